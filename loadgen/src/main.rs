@@ -1,0 +1,3 @@
+//! Quoit's load generator.
+
+fn main() {}

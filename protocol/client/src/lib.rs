@@ -1,0 +1,1 @@
+//! Quoit's native client.

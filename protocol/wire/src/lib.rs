@@ -1,0 +1,32 @@
+//! Quoit's wire format: what travels between clients and nodes, and the ring that says where a key lives.
+//!
+//! Floor 0. No I/O, no clock, no async; everything borrows from the caller's buffers. `protocol/README.md` is the
+//! specification in words, exact enough to write a client from; its byte vectors are tested against this crate.
+
+mod flat;
+mod header;
+pub mod limits;
+mod multi;
+mod operation;
+mod reply;
+mod request;
+pub mod stats;
+pub mod topology;
+mod version;
+
+pub use header::{
+    HelloParameters, HelloReply, IncrementParameters, ItemEntry, KeyEntry, MultiGetParameters, MultiSetParameters,
+    ReplyHeader, RequestHeader, ResultEntry, RetryToken, SetCondition, SetParameters, TopologyParameters,
+    TouchParameters, TraceContext,
+};
+pub use multi::{Item, Items, Keys, MultiResult};
+pub use operation::{Operation, RequestFlags, Status, WriteMode};
+pub use reply::{Reply, ReplyError};
+pub use request::{Refusal, Request, RequestBody, RequestHead, RequestOptions, request_head};
+pub use version::{SEQUENCE_BITS, Version};
+
+/// Writes the length into the four bytes that open the frame at `frame_start`, now that its end is known.
+fn close_frame(out: &mut [u8], frame_start: usize) {
+    let length = (out.len() - frame_start - 4) as u32;
+    out[frame_start..frame_start + 4].copy_from_slice(&length.to_le_bytes());
+}

@@ -1,0 +1,18 @@
+//! Every limit of the wire, in one place.
+
+/// Longest key. Shortest is one byte.
+pub const KEY_BYTES_MAX: usize = 65_535;
+/// Largest value any server may be configured to take; the default maximum as well.
+pub const VALUE_BYTES_MAX: usize = 16 << 20;
+/// Keys in one multi-get or multi-set. More would let one frame hold a core for longer than a turn should last.
+pub const MULTI_KEYS_MAX: usize = 1024;
+/// Bytes of values in one multi-get's reply; entries past it answer `TooLarge`, to be asked for alone.
+pub const MULTI_REPLY_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a multi-get's or multi-set's frame.
+pub const MULTI_FRAME_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a hello's frame, credentials included; a stranger can't make a server buffer more.
+pub const HELLO_FRAME_BYTES_MAX: usize = 1024;
+/// Bytes a ping may carry and get back.
+pub const PING_BYTES_MAX: usize = 1024;
+/// Bytes of a structured reply body (topology, stats) that a client accepts.
+pub const BODY_BYTES_MAX: usize = 16 << 20;

@@ -1,0 +1,5 @@
+//! Quoit: a distributed in-memory cache. The architecture page is `src/README.md`.
+
+pub mod shard;
+pub mod store;
+pub mod time;

@@ -1,0 +1,3 @@
+//! The `quoit` command.
+
+fn main() {}

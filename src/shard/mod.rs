@@ -1,0 +1,3 @@
+//! Floor 4: one core's whole state, and the one dispatch of operations.
+
+pub mod samples;
