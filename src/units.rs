@@ -1,0 +1,302 @@
+//! Sizes and durations as people write them: `256MiB`, `64k`, `1.5GB`; `30s`, `500ms`, `1h30m`.
+//!
+//! One grammar for flags, environment and files. Arithmetic is exact: a fraction that is no whole number of bytes or
+//! nanoseconds is refused instead of rounded, and so is what does not fit. Formatting writes what parsing reads back to
+//! the same value.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Nanoseconds in one second.
+const NANOS_PER_SEC: u128 = 1_000_000_000;
+
+/// What a size may look like, for messages.
+pub const SIZE_EXPECTED: &str =
+    "a size such as 256MiB, 64k or 1.5GB (k, M, G, T count in 1024s; kB, MB, GB, TB in 1000s)";
+
+/// What a duration may look like, for messages.
+pub const DURATION_EXPECTED: &str = "a duration such as 30s, 500ms or 1h30m (units: ns, us, ms, s, m, h, d)";
+
+/// Why a text is no size or duration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// The text has no digits where a number must stand.
+    #[error("\"{text}\" has no number where one must stand; expected {expected}")]
+    Number {
+        /// The text as given.
+        text: String,
+        /// What would have been right.
+        expected: &'static str,
+    },
+    /// The number has no unit, or one that is unknown.
+    #[error("\"{text}\" has the unit \"{unit}\"; expected {expected}")]
+    Unit {
+        /// The text as given.
+        text: String,
+        /// The unit that was read; empty when there was none.
+        unit: String,
+        /// What would have been right.
+        expected: &'static str,
+    },
+    /// The value is not whole in the smallest unit, or too large.
+    #[error("\"{text}\" is {problem}; expected {expected}")]
+    Range {
+        /// The text as given.
+        text: String,
+        /// Which of the two.
+        problem: &'static str,
+        /// What would have been right.
+        expected: &'static str,
+    },
+}
+
+/// Reads a size in bytes. A bare number is bytes; `k`, `M`, `G`, `T` (any case) and `KiB`… are powers of 1024, `kB`… powers of 1000.
+pub fn parse_bytes(text: &str) -> Result<u64, UnitError> {
+    let number = Number::take(text, SIZE_EXPECTED)?;
+    let (unit, rest) = take_unit(number.rest);
+    let unit_bytes: u128 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(unknown_unit(text, unit, SIZE_EXPECTED)),
+    };
+    if !rest.is_empty() {
+        return Err(unknown_unit(text, number.rest, SIZE_EXPECTED));
+    }
+    let bytes = number.times(unit_bytes, text, SIZE_EXPECTED)?;
+    u64::try_from(bytes).map_err(|_| too_large(text, SIZE_EXPECTED))
+}
+
+/// Reads a duration: one or more numbers with units, added up. Only `0` may stand without a unit.
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut total_nanos: u128 = 0;
+    let mut remaining = text;
+    loop {
+        let number = Number::take(remaining, DURATION_EXPECTED).map_err(|error| error.with_text(text))?;
+        let (unit, rest) = take_unit(number.rest);
+        let unit_nanos: u128 = match unit {
+            "ns" => 1,
+            "us" | "µs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => NANOS_PER_SEC,
+            "m" | "min" => 60 * NANOS_PER_SEC,
+            "h" => 3_600 * NANOS_PER_SEC,
+            "d" => 86_400 * NANOS_PER_SEC,
+            _ => return Err(unknown_unit(text, unit, DURATION_EXPECTED)),
+        };
+        let nanos = number.times(unit_nanos, text, DURATION_EXPECTED)?;
+        total_nanos = total_nanos.checked_add(nanos).ok_or_else(|| too_large(text, DURATION_EXPECTED))?;
+        if rest.is_empty() {
+            break;
+        }
+        remaining = rest;
+    }
+    let secs = u64::try_from(total_nanos / NANOS_PER_SEC).map_err(|_| too_large(text, DURATION_EXPECTED))?;
+    Ok(Duration::new(secs, (total_nanos % NANOS_PER_SEC) as u32))
+}
+
+/// A size in the largest unit that shows it exactly: `256MiB`, `1536KiB`, `1000B`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DisplayBytes(pub u64);
+
+impl fmt::Display for DisplayBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B")];
+        let exact = units.iter().find(|(unit_bytes, _)| self.0 != 0 && self.0.is_multiple_of(*unit_bytes));
+        let (unit_bytes, unit) = exact.unwrap_or(&(1, "B"));
+        write!(f, "{}{unit}", self.0 / unit_bytes)
+    }
+}
+
+/// A duration as its parts: `1h30m`, `500ms`, `0s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DisplayDuration(pub Duration);
+
+impl fmt::Display for DisplayDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = self.0.subsec_nanos();
+        let secs = self.0.as_secs();
+        let parts = [
+            (secs / 86_400, "d"),
+            (secs / 3_600 % 24, "h"),
+            (secs / 60 % 60, "m"),
+            (secs % 60, "s"),
+            (u64::from(nanos) / 1_000_000, "ms"),
+            (u64::from(nanos) / 1_000 % 1_000, "us"),
+            (u64::from(nanos) % 1_000, "ns"),
+        ];
+        if self.0.is_zero() {
+            return write!(f, "0s");
+        }
+        for (count, unit) in parts {
+            if count != 0 {
+                write!(f, "{count}{unit}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A decimal number `digits / 10^fraction_digits` and the text behind it.
+struct Number<'a> {
+    digits: u128,
+    fraction_digits: u32,
+    rest: &'a str,
+}
+
+impl<'a> Number<'a> {
+    /// Digits one number may have; twenty write the largest `u64`. Keeps all arithmetic below inside a `u128`.
+    const DIGITS_MAX: usize = 20;
+
+    fn take(text: &'a str, expected: &'static str) -> Result<Self, UnitError> {
+        let no_number = || UnitError::Number { text: text.to_owned(), expected };
+        let digits_of = |text: &'a str| {
+            let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+            text.split_at(end)
+        };
+        let (whole, after_whole) = digits_of(text);
+        let (fraction, rest) = match after_whole.strip_prefix('.') {
+            Some(after_point) => match digits_of(after_point) {
+                ("", _) => return Err(no_number()),
+                parts => parts,
+            },
+            None => ("", after_whole),
+        };
+        if whole.is_empty() {
+            return Err(no_number());
+        }
+        if whole.len() + fraction.len() > Self::DIGITS_MAX {
+            return Err(UnitError::Range { text: text.to_owned(), problem: "a number of too many digits", expected });
+        }
+        let digits = format!("{whole}{fraction}").parse().map_err(|_| no_number())?;
+        Ok(Self { digits, fraction_digits: fraction.len() as u32, rest })
+    }
+
+    /// The number times `unit`, if that is whole.
+    fn times(&self, unit: u128, text: &str, expected: &'static str) -> Result<u128, UnitError> {
+        // 10^20 digits times a day in nanoseconds (10^14) stays below 10^38 < 2^127.
+        let product = self.digits * unit;
+        let divisor = 10u128.pow(self.fraction_digits);
+        if !product.is_multiple_of(divisor) {
+            let problem = "not a whole number of the smallest unit";
+            return Err(UnitError::Range { text: text.to_owned(), problem, expected });
+        }
+        Ok(product / divisor)
+    }
+}
+
+impl UnitError {
+    /// The same error about the whole text instead of its part.
+    fn with_text(mut self, whole: &str) -> Self {
+        let (Self::Number { text, .. } | Self::Unit { text, .. } | Self::Range { text, .. }) = &mut self;
+        whole.clone_into(text);
+        self
+    }
+}
+
+fn take_unit(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_alphabetic()).unwrap_or(text.len()))
+}
+
+fn unknown_unit(text: &str, unit: &str, expected: &'static str) -> UnitError {
+    UnitError::Unit { text: text.to_owned(), unit: unit.to_owned(), expected }
+}
+
+fn too_large(text: &str, expected: &'static str) -> UnitError {
+    UnitError::Range { text: text.to_owned(), problem: "too large", expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_as_people_write_them() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("17", 17),
+            ("17B", 17),
+            ("64k", 64 << 10),
+            ("64K", 64 << 10),
+            ("64KiB", 64 << 10),
+            ("64kB", 64_000),
+            ("256MiB", 256 << 20),
+            ("256m", 256 << 20),
+            ("1.5GiB", 3 << 29),
+            ("1.5GB", 1_500_000_000),
+            ("2t", 2 << 40),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_that_are_no_size_are_refused() {
+        for text in ["", "MiB", "-1", "+1", "1..5k", "1.k", ".5k", "12 MiB", "12MiBs", "1k1", "0.3", "1e9", "٣", "∞"]
+        {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+        for text in ["18446744073709551616", "16777216T", "999999999999999999999"] {
+            assert!(matches!(parse_bytes(text), Err(UnitError::Range { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_as_people_write_them() {
+        for (text, nanos) in [
+            ("0", 0),
+            ("0s", 0),
+            ("250ns", 250),
+            ("50us", 50_000),
+            ("50µs", 50_000),
+            ("500ms", 500_000_000),
+            ("1.5s", 1_500_000_000),
+            ("30s", 30_000_000_000),
+            ("2m", 120_000_000_000),
+            ("2min", 120_000_000_000),
+            ("1h30m", 5_400_000_000_000),
+            ("1d", 86_400_000_000_000),
+        ] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_nanos(nanos)), "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_that_are_no_duration_are_refused_whole() {
+        for text in ["", "5", "s", "-5s", "5 s", "5x", "1h30", "1.5ns", "99999999999999999999d"] {
+            let error = parse_duration(text).expect_err(text);
+            assert!(error.to_string().starts_with(&format!("\"{text}\"")), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_formatted_size_reads_back(bytes: u64, shift in 0u32..50) {
+            let bytes = bytes >> shift << (shift / 2);
+            prop_assert_eq!(parse_bytes(&DisplayBytes(bytes).to_string()), Ok(bytes));
+        }
+
+        #[test]
+        fn a_formatted_duration_reads_back(secs in 0u64..=u64::MAX >> 11, nanos in 0u32..1_000_000_000) {
+            let duration = Duration::new(secs, nanos);
+            prop_assert_eq!(parse_duration(&DisplayDuration(duration).to_string()), Ok(duration));
+        }
+
+        #[test]
+        fn any_text_is_answered_without_a_panic(text in "[0-9a-zA-Zµ. +-]{0,40}|\\PC{0,12}") {
+            let _ = parse_bytes(&text);
+            let _ = parse_duration(&text);
+        }
+    }
+}
