@@ -1,0 +1,53 @@
+# The two commands: `make run` starts a node, `make test` proves the tree. Both install what is missing first.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test setup bench-setup format lint docs
+
+# Everything is built once, with the committed lock file.
+CARGO := cargo
+LOCKED := --locked
+# What the runner of `make run` passes on: make run ARGS="--memory 1GiB --cores 0-1"
+ARGS ?=
+
+help:
+	@echo "make run     build, and start a node on 127.0.0.1:7400 (ARGS=\"--memory 1GiB\" passes options)"
+	@echo "make test    format, lints, and every test"
+	@echo "make setup   install what building and testing need (run and test do so too)"
+	@echo "make bench-setup   install what the side-by-side benchmarks need as well"
+
+setup:
+	@bash .ci/setup
+
+bench-setup:
+	@bash .ci/setup bench
+
+run: setup
+	@echo "== building (the first time takes a few minutes)"
+	$(CARGO) build $(LOCKED) --release --bin quoit
+	@echo
+	@echo "== talk to it from another terminal:"
+	@echo "     target/release/quoit set greeting hello"
+	@echo "     target/release/quoit get greeting"
+	@echo "     curl http://127.0.0.1:7401/metrics"
+	@echo "   Ctrl-C stops it."
+	@echo
+	@exec target/release/quoit serve --listen 127.0.0.1:7400 --admin 127.0.0.1:7401 $(ARGS)
+
+test: setup format lint docs
+	@echo "== unit, model and integration tests, and the examples"
+	$(CARGO) test $(LOCKED) --workspace --all-targets
+	@echo "== examples in the documentation"
+	$(CARGO) test $(LOCKED) --workspace --doc
+	@echo "== everything passed"
+
+format:
+	@echo "== format"
+	$(CARGO) fmt --all --check
+
+lint:
+	@echo "== lints, on everything"
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+
+docs:
+	@echo "== documentation builds, and its links lead somewhere"
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps --quiet
