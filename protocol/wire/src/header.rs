@@ -38,7 +38,7 @@ flat! {
         id: u32,
         /// Code of a [`crate::Status`].
         status: u8,
-        /// Zero; reserved for stale and lease marks.
+        /// Zero; reserved for stale and lease marks. A client ignores the bits it does not know.
         flags: u8,
         /// With `Overloaded`: milliseconds to wait before trying again. Else zero.
         retry_after_ms: u16,
@@ -61,7 +61,7 @@ flat! {
     /// Makes a write that is not idempotent safe to repeat: a number that rises by one per such write of a session.
     ///
     /// A session sends over one connection at a time, in the order of its numbers. After a reconnect it sends the
-    /// unanswered ones again, with the same numbers, before any new one.
+    /// unanswered ones again, with the same numbers and [`crate::RequestFlags::REPEAT`], before any new one.
     RetryToken / ArchivedRetryToken [12] {
         /// The session, drawn at random by the client.
         session: u64,
@@ -109,7 +109,8 @@ flat! {
     IncrementParameters / ArchivedIncrementParameters [25] {
         /// What is added; negative to decrement.
         delta: i64,
-        /// The counter's value when there is none yet (the delta is not added to it).
+        /// The counter's value when there is none yet (the delta is not added to it). The reply's value is the counter's
+        /// new value as eight little-endian bytes.
         initial: i64,
         /// Time to live of a counter made by this request; zero is for ever. An existing one keeps its own.
         ttl_ms: u64,

@@ -25,8 +25,7 @@ pub use reply::{Reply, ReplyError};
 pub use request::{Refusal, Request, RequestBody, RequestHead, RequestOptions, request_head};
 pub use version::{SEQUENCE_BITS, Version};
 
-/// Writes the length into the four bytes that open the frame at `frame_start`, now that its end is known.
-fn close_frame(out: &mut [u8], frame_start: usize) {
-    let length = (out.len() - frame_start - 4) as u32;
-    out[frame_start..frame_start + 4].copy_from_slice(&length.to_le_bytes());
+/// The length field of a frame with `length` bytes behind it.
+fn frame_length(length: usize) -> u32 {
+    u32::try_from(length).expect("a frame is shorter than 4 GiB")
 }

@@ -14,5 +14,8 @@ pub const MULTI_FRAME_BYTES_MAX: usize = 4 << 20;
 pub const HELLO_FRAME_BYTES_MAX: usize = 1024;
 /// Bytes a ping may carry and get back.
 pub const PING_BYTES_MAX: usize = 1024;
-/// Bytes of a structured reply body (topology, stats) that a client accepts.
+/// Bytes behind a reply's header that a client accepts: a value, the results of a multi operation, topology, stats.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
+
+const _: () =
+    assert!(VALUE_BYTES_MAX <= BODY_BYTES_MAX && MULTI_REPLY_BYTES_MAX + MULTI_KEYS_MAX * 20 <= BODY_BYTES_MAX);

@@ -11,6 +11,7 @@
 //! `Keys` and `Items` are checked once, whole, when they are parsed; walking them can't fail after that.
 
 use crate::header::{ItemEntry, KeyEntry, ResultEntry};
+use crate::limits::MULTI_KEYS_MAX;
 use crate::operation::Status;
 use crate::version::Version;
 
@@ -22,8 +23,11 @@ pub struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// Checks that `bytes` holds exactly `count` entries with keys of at least one byte.
+    /// Checks that `bytes` holds exactly `count` entries with keys of at least one byte, and no more than a frame may.
     pub fn parse(count: usize, bytes: &'a [u8]) -> Option<Self> {
+        if count > MULTI_KEYS_MAX {
+            return None;
+        }
         let mut walk = KeyWalk(bytes);
         let whole = walk.by_ref().take(count).filter(|key| !key.is_empty()).count() == count && walk.0.is_empty();
         whole.then_some(Self { count, bytes })
@@ -91,8 +95,11 @@ pub struct Items<'a> {
 }
 
 impl<'a> Items<'a> {
-    /// Checks that `bytes` holds exactly `count` items with keys of at least one byte.
+    /// Checks that `bytes` holds exactly `count` items with keys of at least one byte, and no more than a frame may.
     pub fn parse(count: usize, bytes: &'a [u8]) -> Option<Self> {
+        if count > MULTI_KEYS_MAX {
+            return None;
+        }
         let mut walk = ItemWalk(bytes);
         let whole = walk.by_ref().take(count).filter(|item| !item.key.is_empty()).count() == count && walk.0.is_empty();
         whole.then_some(Self { count, bytes })
@@ -124,7 +131,7 @@ impl<'a> Items<'a> {
         ItemEntry {
             ttl_ms: item.ttl_ms,
             client_flags: item.client_flags,
-            value_bytes: item.value.len() as u32,
+            value_bytes: crate::frame_length(item.value.len()),
             key_bytes: item.key.len() as u16,
         }
         .put(body);
@@ -168,7 +175,7 @@ impl<'a> MultiResult<'a> {
         ResultEntry {
             version: self.version.as_u64(),
             client_flags: self.client_flags,
-            value_bytes: self.value.len() as u32,
+            value_bytes: crate::frame_length(self.value.len()),
             status: self.status.code(),
             flags: 0,
             retry_after_ms: self.retry_after_ms,

@@ -78,11 +78,12 @@ codes! {
         ConditionFailed = 2 / "condition_failed",
         /// Not an answer: the server's news (id 0) that the topology now has the epoch in `version`.
         TopologyChanged = 3 / "topology_changed",
-        /// The frame breaks the format. The connection is closed after it unless the frame's end was certain.
+        /// The frame breaks the format. The connection is closed after it unless the frame's end was certain. Nothing
+        /// was changed.
         Malformed = 16 / "malformed",
-        /// No such operation.
+        /// No such operation. Nothing was changed.
         UnknownOperation = 17 / "unknown_operation",
-        /// The operation or flag exists and this server does not offer it.
+        /// A version, flag, code or option that this server does not know or does not offer. Nothing was changed.
         Unsupported = 18 / "unsupported",
         /// Key, value, number of keys or reply over a limit. Nothing was changed.
         TooLarge = 19 / "too_large",
@@ -94,7 +95,8 @@ codes! {
         NoSpace = 22 / "no_space",
         /// A limit of the server is reached; try again after `retry_after_ms`. Nothing was changed.
         Overloaded = 23 / "overloaded",
-        /// This server does not own the key; `version` carries the epoch of a topology that says who does.
+        /// This server does not own the key; `version` carries the epoch of a topology that says who does. Nothing was
+        /// changed.
         Moved = 24 / "moved",
         /// The write mode asks for more in-sync copies than there are. Nothing was changed.
         NotEnoughCopies = 25 / "not_enough_copies",
@@ -166,11 +168,14 @@ pub enum WriteMode {
 ///
 /// ```text
 ///   bit 7     6            5           4              3  2        1             0
-/// ┌────────┬────────────┬───────────┬──────────────┬────────────┬─────────────┬───────┐
-/// │ zero   │ stale is   │ lease on  │ any in-sync  │ write mode │ retry token │ trace │
-/// │        │ fine (get) │ miss (get)│ copy (reads) │            │ follows     │ ctx   │
-/// └────────┴────────────┴───────────┴──────────────┴────────────┴─────────────┴───────┘
+/// ┌────────┬────────────┬───────────┬──────────────┬────────────┬─────────────┬───────────────┐
+/// │ repeat │ stale is   │ lease on  │ any in-sync  │ write mode │ retry token │ trace context │
+/// │        │ fine       │ miss      │ copy         │            │ follows     │ follows       │
+/// └────────┴────────────┴───────────┴──────────────┴────────────┴─────────────┴───────────────┘
+///   writes   gets         gets        gets           writes       keyed writes  all but hello
 /// ```
+/// A flag outside its operations ([`RequestFlags::allowed`]) is refused, so it can be given a meaning there later. Bits
+/// 4 to 6 are permissions: a server may leave them unused, and does so today.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RequestFlags(u8);
 
@@ -185,12 +190,37 @@ impl RequestFlags {
     pub const LEASE_ON_MISS: Self = Self(1 << 5);
     /// Reserved: a value past its time is better than none.
     pub const STALE_IS_FINE: Self = Self(1 << 6);
+    /// This request was sent before, with the same retry token, and not answered. A server that knows nothing of the
+    /// session then answers `OutcomeUnknown` instead of taking the write for a new one.
+    pub const REPEAT: Self = Self(1 << 7);
 
     const WRITE_MODE_SHIFT: u32 = 2;
+    const WRITE_MODE: Self = Self(3 << Self::WRITE_MODE_SHIFT);
 
-    /// The flags of a byte that came from outside; `None` when its zero bit is set.
+    /// The flags of a byte that came from outside; `None` when it marks a repeat without a retry token.
     pub const fn from_bits(bits: u8) -> Option<Self> {
-        if bits & 0x80 == 0 { Some(Self(bits)) } else { None }
+        let flags = Self(bits);
+        if flags.has(Self::REPEAT) && !flags.has(Self::RETRY_TOKEN) { None } else { Some(flags) }
+    }
+
+    /// The flags that have a meaning with `operation`.
+    pub const fn allowed(operation: Operation) -> Self {
+        let reads = Self::ANY_COPY.with(Self::LEASE_ON_MISS).with(Self::STALE_IS_FINE);
+        let keyed_writes = Self::WRITE_MODE.with(Self::RETRY_TOKEN).with(Self::REPEAT);
+        match operation {
+            // No feature is agreed on before the hello is answered.
+            Operation::Hello => Self(0),
+            Operation::Get | Operation::MultiGet => Self::TRACE.with(reads),
+            Operation::Set
+            | Operation::Delete
+            | Operation::Touch
+            | Operation::GetAndTouch
+            | Operation::Increment
+            | Operation::Append
+            | Operation::Prepend => Self::TRACE.with(keyed_writes),
+            Operation::MultiSet | Operation::Flush => Self::TRACE.with(Self::WRITE_MODE),
+            Operation::Ping | Operation::Stats | Operation::Topology => Self::TRACE,
+        }
     }
 
     /// The byte on the wire.

@@ -43,7 +43,9 @@ impl<'a> Reply<'a> {
             return Err(ReplyError::Length(frame_bytes));
         }
         let Some(frame) = bytes.get(..frame_bytes) else { return Ok(None) };
-        let Some((header, value)) = ReplyHeader::take(&frame[4..]) else { return Ok(None) };
+        let Some((header, value)) = ReplyHeader::take(&frame[4..]) else {
+            return Err(ReplyError::Length(frame_bytes));
+        };
         let status = Status::from_code(header.status).ok_or(ReplyError::Status(header.status))?;
         let reply = Self {
             id: header.id,
@@ -66,8 +68,7 @@ impl<'a> Reply<'a> {
     /// Appends all but the value, for a value of `value_bytes` that the caller sends behind it from where it lies.
     #[inline]
     pub fn encode_head(&self, value_bytes: usize, out: &mut Vec<u8>) {
-        let length = (ReplyHeader::BYTES + value_bytes) as u32;
-        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(&crate::frame_length(ReplyHeader::BYTES + value_bytes).to_le_bytes());
         ReplyHeader {
             id: self.id,
             status: self.status.code(),

@@ -97,13 +97,24 @@ const fn parameter_bytes(operation: Operation) -> usize {
     }
 }
 
-/// Largest payload behind the key, or behind the parameters where there is no key.
-const fn payload_bytes_max(operation: Operation, value_bytes_max: usize) -> usize {
+/// What stands behind the key, or behind the parameters where there is no key.
+enum Payload {
+    /// Nothing.
+    None,
+    /// Bytes kept as they are, up to this many.
+    Bytes(usize),
+    /// A value for the item, which a server may receive elsewhere than the rest of the frame.
+    Value,
+    /// Something that bounds the frame as a whole.
+    Frame(usize),
+}
+
+const fn payload(operation: Operation) -> Payload {
     match operation {
-        Operation::Set | Operation::Append | Operation::Prepend => value_bytes_max,
-        Operation::MultiGet | Operation::MultiSet => MULTI_FRAME_BYTES_MAX,
-        Operation::Ping => PING_BYTES_MAX,
-        Operation::Hello => HELLO_FRAME_BYTES_MAX,
+        Operation::Set | Operation::Append | Operation::Prepend => Payload::Value,
+        Operation::MultiGet | Operation::MultiSet => Payload::Frame(MULTI_FRAME_BYTES_MAX),
+        Operation::Hello => Payload::Frame(HELLO_FRAME_BYTES_MAX),
+        Operation::Ping => Payload::Bytes(PING_BYTES_MAX),
         Operation::Get
         | Operation::Delete
         | Operation::Touch
@@ -111,12 +122,12 @@ const fn payload_bytes_max(operation: Operation, value_bytes_max: usize) -> usiz
         | Operation::Increment
         | Operation::Flush
         | Operation::Stats
-        | Operation::Topology => 0,
+        | Operation::Topology => Payload::None,
     }
 }
 
-/// The longest frame that is skipped rather than closed upon when it is over a limit: what a client of this crate's
-/// own limits could have meant. Beyond it a length is noise.
+/// The longest frame that is skipped rather than closed upon when it is over a limit: a value four times the largest
+/// any server takes is a client's honest mistake. Beyond it a length is noise.
 const FRAME_BYTES_PLAUSIBLE: usize = VALUE_BYTES_MAX * 4 + KEY_BYTES_MAX + 256;
 
 /// Reads the head of the frame at the front of `bytes`: `Ok(None)` when fewer than 16 bytes have arrived.
@@ -135,7 +146,10 @@ pub fn request_head(bytes: &[u8], value_bytes_max: usize) -> Result<Option<Reque
         return Err(Refusal { id: None, status: Status::Malformed, frame_bytes: None });
     }
     let Some(operation) = Operation::from_code(header.operation) else { return refuse(Status::UnknownOperation) };
-    let Some(flags) = RequestFlags::from_bits(header.flags) else { return refuse(Status::Unsupported) };
+    let Some(flags) = RequestFlags::from_bits(header.flags) else { return refuse(Status::Malformed) };
+    if !RequestFlags::allowed(operation).has(flags) {
+        return refuse(Status::Unsupported);
+    }
     let key_bytes = usize::from(header.key_bytes);
     let mut key_offset = RequestHeader::FRAME_BYTES + parameter_bytes(operation);
     if flags.has(RequestFlags::TRACE) {
@@ -150,8 +164,12 @@ pub fn request_head(bytes: &[u8], value_bytes_max: usize) -> Result<Option<Reque
     let Some(payload_bytes) = frame_bytes.checked_sub(key_offset + key_bytes) else {
         return refuse(Status::Malformed);
     };
-    if payload_bytes > payload_bytes_max(operation, value_bytes_max) {
-        return refuse(if payload_bytes_max(operation, 1) == 0 { Status::Malformed } else { Status::TooLarge });
+    match payload(operation) {
+        Payload::None if payload_bytes > 0 => return refuse(Status::Malformed),
+        Payload::Bytes(bytes_max) if payload_bytes > bytes_max => return refuse(Status::TooLarge),
+        Payload::Value if payload_bytes > value_bytes_max => return refuse(Status::TooLarge),
+        Payload::Frame(frame_bytes_max) if frame_bytes > frame_bytes_max => return refuse(Status::TooLarge),
+        _ => {}
     }
     Ok(Some(RequestHead { id: header.id, epoch: header.epoch, operation, flags, frame_bytes, key_bytes, key_offset }))
 }
@@ -179,11 +197,15 @@ impl RequestHead {
 impl<'a> Request<'a> {
     /// Decodes the whole frame whose head was read from the front of `bytes`.
     ///
-    /// `bytes` holds at least `head.payload_offset()` bytes. Normally that is the whole frame; a set whose large value is
-    /// received elsewhere is decoded from what stands before it, and then has as much of the value as is there.
+    /// `bytes` holds the whole frame. Only where a large value (set, append, prepend) is received elsewhere may the
+    /// frame be cut, at `head.payload_offset()` or later; the body then has as much of the value as is there, and
+    /// `head.payload_bytes()` says how much it will be. Asserts that no more than that is missing.
     #[inline]
     pub fn decode(head: RequestHead, bytes: &'a [u8]) -> Result<Self, Refusal> {
         let frame = &bytes[..head.frame_bytes.min(bytes.len())];
+        let enough =
+            if matches!(payload(head.operation), Payload::Value) { head.payload_offset() } else { head.frame_bytes };
+        assert!(frame.len() >= enough, "a frame is decoded when it is there");
         let refusal = |status| Refusal { id: Some(head.id), status, frame_bytes: Some(head.frame_bytes) };
         let malformed = || refusal(Status::Malformed);
         let mut rest = &frame[RequestHeader::FRAME_BYTES..];
@@ -196,15 +218,22 @@ impl<'a> Request<'a> {
         let body = match head.operation {
             Operation::Hello => {
                 let (parameters, _) = HelloParameters::take(rest).ok_or_else(malformed)?;
+                if parameters.magic != HelloParameters::MAGIC || parameters.version_min > parameters.version_max {
+                    return Err(Refusal { id: None, status: Status::Malformed, frame_bytes: None });
+                }
                 RequestBody::Hello { parameters, credentials: payload }
             }
             Operation::Ping => RequestBody::Ping { payload },
             Operation::Get => RequestBody::Get { key },
             Operation::Set => {
                 let (parameters, _) = SetParameters::take(rest).ok_or_else(malformed)?;
-                let condition = SetCondition::from_code(parameters.condition).ok_or_else(malformed)?;
+                let condition =
+                    SetCondition::from_code(parameters.condition).ok_or_else(|| refusal(Status::Unsupported))?;
                 if parameters.options & !SetParameters::IDLE_EXPIRY != 0 {
                     return Err(refusal(Status::Unsupported));
+                }
+                if parameters.if_version != 0 && condition != SetCondition::IfVersion {
+                    return Err(malformed());
                 }
                 RequestBody::Set { key, parameters, condition, value: payload }
             }
@@ -220,7 +249,7 @@ impl<'a> Request<'a> {
             Operation::Increment => {
                 let (parameters, _) = IncrementParameters::take(rest).ok_or_else(malformed)?;
                 if parameters.create > 1 {
-                    return Err(malformed());
+                    return Err(refusal(Status::Unsupported));
                 }
                 RequestBody::Increment { key, parameters }
             }
@@ -324,11 +353,12 @@ impl RequestBody<'_> {
         }
     }
 
-    /// Appends the request as one frame to `out`. Asserts that the key has 1 to 65,535 bytes.
+    /// Appends the request as one frame to `out`.
+    ///
+    /// Asserts what no server would take: id 0, a key of no or more than 65,535 bytes, flags that the operation does not
+    /// have, a frame too long for its length field.
     pub fn encode(&self, id: u32, options: RequestOptions, out: &mut Vec<u8>) {
         assert!(id != 0, "id 0 is the server's");
-        let frame_start = out.len();
-        out.extend_from_slice(&[0; 4]);
         let key = self.key().unwrap_or_default();
         assert!(key.len() <= KEY_BYTES_MAX && (self.key().is_none() || !key.is_empty()), "a key has 1 to 65,535 bytes");
         let mut flags = options.flags;
@@ -338,6 +368,16 @@ impl RequestBody<'_> {
         if options.retry.is_some() {
             flags = flags.with(RequestFlags::RETRY_TOKEN);
         }
+        assert!(RequestFlags::allowed(self.operation()).has(flags), "a flag this operation does not have");
+        let payload = self.payload();
+        let length = RequestHeader::BYTES
+            + options.trace.map_or(0, |_| TraceContext::BYTES)
+            + options.retry.map_or(0, |_| RetryToken::BYTES)
+            + parameter_bytes(self.operation())
+            + key.len()
+            + payload.len();
+        out.reserve(size_of::<u32>() + length);
+        out.extend_from_slice(&crate::frame_length(length).to_le_bytes());
         RequestHeader {
             id,
             epoch: options.epoch,
@@ -354,15 +394,15 @@ impl RequestBody<'_> {
         }
         self.encode_parameters(out);
         out.extend_from_slice(key);
-        out.extend_from_slice(self.payload());
-        crate::close_frame(out, frame_start);
+        out.extend_from_slice(payload);
     }
 
     fn encode_parameters(&self, out: &mut Vec<u8>) {
         match self {
             Self::Hello { parameters, .. } => parameters.put(out),
             Self::Set { parameters, condition, .. } => {
-                SetParameters { condition: *condition as u8, ..*parameters }.put(out);
+                let if_version = if *condition == SetCondition::IfVersion { parameters.if_version } else { 0 };
+                SetParameters { condition: *condition as u8, if_version, ..*parameters }.put(out);
             }
             Self::Touch { ttl_ms, .. } | Self::GetAndTouch { ttl_ms, .. } => {
                 TouchParameters { ttl_ms: *ttl_ms }.put(out);
