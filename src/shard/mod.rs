@@ -1,3 +1,1 @@
 //! Floor 4: one core's whole state, and the one dispatch of operations.
-
-pub mod samples;
