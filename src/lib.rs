@@ -1,5 +1,6 @@
 //! Quoit: a distributed in-memory cache. The architecture page is `src/README.md`.
 
+pub mod runtime;
 pub mod samples;
 pub mod shard;
 pub mod store;
