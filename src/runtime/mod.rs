@@ -1,4 +1,34 @@
-//! Floor 5: executors, socket rings, connections, mesh.
+//! Floor 5: executors, socket rings, connections, mesh. Only here are glommio and io-uring.
+//!
+//! ```text
+//! node.rs ── starts one executor per core ──► core.rs: the turn
+//!                                              ├ ring.rs, buffers.rs     the private io_uring
+//!                                              ├ intake.rs               bytes → frames → the shard
+//!                                              ├ mesh.rs, mesh_serve.rs  other cores' requests and replies, gather.rs
+//!                                              ├ egress.rs               replies → sends
+//!                                              ├ lifecycle.rs            accept, hello, hand-over, close, drain
+//!                                              ├ park.rs, clock.rs       sleeping, time
+//!                                              └ report.rs               counters
+//! ```
+//! Every limit stands in `limits.rs`.
 
+mod buffers;
+mod clock;
+mod connection;
+mod core;
+mod egress;
+mod gather;
+mod intake;
+mod lifecycle;
+pub mod limits;
 pub mod machine;
+mod mesh;
+mod mesh_serve;
+mod node;
+mod park;
 pub mod preflight;
+mod report;
+mod ring;
+
+pub use node::{Command, CoreHandle, MemorySplit, Node, RuntimeOptions, StartError};
+pub use park::Idle;

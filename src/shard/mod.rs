@@ -1,1 +1,140 @@
 //! Floor 4: one core's whole state, and the one dispatch of operations.
+//!
+//! A shard owns a store, the view of the topology it routes by, and the results that repeats get again. It is
+//! synchronous: a request comes in with `now`, its reply is appended to an [`Output`]. It neither reads a clock nor does
+//! I/O, so the same type runs in the server and under a simulator. It does not know how many sockets or peers there are.
+
+mod counters;
+mod execute;
+mod large_set;
+mod output;
+mod retries;
+
+use std::sync::Arc;
+
+use quoit_wire::topology::{Topology, key_hash, vnode_of};
+use quoit_wire::{Operation, Status};
+
+pub use counters::RequestCounters;
+pub use large_set::LargeSet;
+pub use output::{Output, Piece, ReplyLimits};
+pub use retries::{RESULTS_MAX, Recall, RetryTable, SESSION_IDLE_MIN, SESSIONS_MAX, WriteResult};
+
+use crate::samples::{Sample, SampleKind};
+use crate::store::{Pin, Progress, Store, StoreError, StoreOptions};
+use crate::time::Instant;
+
+/// Who executes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// This shard.
+    Here,
+    /// Another core of this node.
+    Core(u16),
+    /// Another node: answer `Moved` with this epoch.
+    Moved {
+        /// The epoch of the topology that says who.
+        epoch: u32,
+    },
+}
+
+/// One core's whole state.
+pub struct Shard {
+    core: u16,
+    node: u16,
+    topology: Arc<Topology>,
+    topology_bytes: Arc<[u8]>,
+    store: Store,
+    retries: RetryTable,
+    counters: RequestCounters,
+}
+
+impl Shard {
+    /// A shard for `core` of the node at index `node`, owning the vnodes that `topology` gives it.
+    pub fn new(core: u16, node: u16, topology: Arc<Topology>, options: StoreOptions) -> Result<Self, StoreError> {
+        let mut store = Store::new(options)?;
+        for (vnode, placement) in topology.vnodes.iter().enumerate() {
+            if placement.primary.node == node && placement.primary.core == core {
+                store.add_vnode(vnode, placement.term);
+            }
+        }
+        let topology_bytes = topology.to_bytes().into();
+        Ok(Self {
+            core,
+            node,
+            topology,
+            topology_bytes,
+            store,
+            retries: RetryTable::default(),
+            counters: RequestCounters::default(),
+        })
+    }
+
+    /// The key's place in the hash space.
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        key_hash(self.topology.seed, key)
+    }
+
+    /// Who executes a request for the key with this hash.
+    #[inline]
+    pub fn route(&self, hash: u64) -> Route {
+        let seat = self.topology.vnodes[vnode_of(hash, self.topology.vnode_bits)].primary;
+        if seat.node != self.node {
+            Route::Moved { epoch: self.topology.epoch }
+        } else if seat.core == self.core {
+            Route::Here
+        } else {
+            Route::Core(seat.core)
+        }
+    }
+
+    /// The topology this shard routes by.
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// First stage of a turn's prefetch: the key's index line.
+    #[inline]
+    pub fn prefetch_bucket(&self, hash: u64) {
+        self.store.prefetch_bucket(hash);
+    }
+
+    /// Second stage: the item itself.
+    #[inline]
+    pub fn prefetch_item(&self, hash: u64) {
+        self.store.prefetch_item(hash);
+    }
+
+    /// Background work: at most `steps` short steps of expiry, reclaiming, compaction and index growth.
+    pub fn work(&mut self, now: Instant, steps: usize) -> Progress {
+        self.store.work(now, steps)
+    }
+
+    /// Gives back what an output held in place.
+    pub fn unpin(&mut self, pins: &mut Vec<Pin>) {
+        pins.drain(..).for_each(|pin| self.store.unpin(pin));
+    }
+
+    /// Counts a request that was answered before it reached a shard's dispatch.
+    pub fn count(&mut self, operation: Operation, status: Status) {
+        self.counters.count(operation, status);
+    }
+
+    /// Requests by operation and status.
+    pub fn requests(&self) -> Vec<(Operation, Status, u64)> {
+        self.counters.list()
+    }
+
+    /// The shard's counters and its store's.
+    pub fn samples(&self, out: &mut Vec<Sample>) {
+        self.store.samples(out);
+        out.push(Sample {
+            name: "retry_results",
+            help: "Results of non-idempotent writes kept for repeats.",
+            kind: SampleKind::Gauge,
+            label: None,
+            value: self.retries.len() as u64,
+        });
+    }
+}

@@ -233,6 +233,11 @@ impl RequestFlags {
         Self(self.0 | other.0)
     }
 
+    /// The same flags without those that say that a piece follows the header, or mark a repeat.
+    pub const fn without_pieces(self) -> Self {
+        Self(self.0 & !(Self::TRACE.0 | Self::RETRY_TOKEN.0 | Self::REPEAT.0))
+    }
+
     /// Whether all of `other` are set.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0

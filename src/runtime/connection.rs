@@ -1,0 +1,201 @@
+//! One client connection: what has arrived and is not executed yet, what is answered and not sent yet.
+//!
+//! A connection is owned by one core. It holds memory only while something is under way: an idle one keeps no buffer.
+//! The limits that stall it are checked where bytes come in (`intake.rs`); where replies leave is `egress.rs`.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use super::clock::Reading;
+use crate::shard::{LargeSet, Output};
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing but a hello is taken. One single-shot receive is under way.
+    Hello,
+    /// Requests are taken.
+    Open,
+    /// Nothing more is read; what was asked is answered, then the connection is closed.
+    Draining,
+    /// The socket is shut down; the slot is freed when the kernel has let go of its memory.
+    Closing,
+}
+
+/// What the next bytes are.
+#[derive(Debug)]
+pub(super) enum Intake {
+    /// Frames.
+    Frames,
+    /// The rest of a frame that was refused: so many bytes to pass over.
+    Skip(usize),
+    /// The value of a large set, which goes to the arena.
+    Large(Box<LargeSet>),
+}
+
+/// Why a connection's bytes are left lying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stall {
+    /// Too many replies wait for the reader.
+    Output,
+    /// Too many requests are unanswered at other cores.
+    Inflight,
+    /// No credit to this core.
+    Credit(usize),
+}
+
+/// Why a connection was closed; each has its counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CloseCause {
+    /// The client ended it, or the node is shutting down.
+    Ended,
+    /// The network or the peer's host failed.
+    Failed,
+    /// Its bytes were not this protocol.
+    Malformed,
+    /// No hello in time.
+    NoHello,
+    /// The reader made no progress for too long.
+    SlowReader,
+    /// A limit on connections or buffers was reached.
+    Limit,
+}
+
+impl CloseCause {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Ended, Self::Failed, Self::Malformed, Self::NoHello, Self::SlowReader, Self::Limit];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Ended => "ended",
+            Self::Failed => "failed",
+            Self::Malformed => "malformed",
+            Self::NoHello => "no_hello",
+            Self::SlowReader => "slow_reader",
+            Self::Limit => "limit",
+        }
+    }
+}
+
+/// Output that the kernel is reading. Nothing in it moves or changes until the send's completion.
+#[derive(Debug, Default)]
+pub(super) struct Sending {
+    pub output: Output,
+    /// Bytes of the output that have left.
+    pub sent: usize,
+    pub is_active: bool,
+    pub vector: Option<Box<super::egress::Vectored>>,
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub socket: OwnedFd,
+    /// Tells this connection from an earlier one in the same slot.
+    pub generation: u32,
+    pub phase: Phase,
+    pub intake: Intake,
+    pub stall: Option<Stall>,
+    /// Bytes that have arrived and could not be executed where they lay.
+    pub carry: Vec<u8>,
+    /// How many bytes at the front of `carry` are already scanned in this turn.
+    pub scanned: usize,
+    /// Frames that were scanned and must wait, to be put before `carry` at the end of the turn.
+    pub deferred: Vec<u8>,
+    /// Requests of this connection in the turn's ready list.
+    pub ready: usize,
+    /// A receive is under way in the kernel.
+    pub is_receiving: bool,
+    /// Its cancellation has been asked for.
+    pub is_cancelling: bool,
+    /// In the turn's list of connections to tidy up.
+    pub is_touched: bool,
+    /// In the list of connections with output to send.
+    pub is_dirty: bool,
+    /// Requests unanswered at other cores.
+    pub inflight: u16,
+    pub output: Output,
+    pub sending: Sending,
+    /// When the hello was due from, or a reader last made progress.
+    pub progress: Reading,
+    /// Bytes of buffers this connection was charged for.
+    pub charged_bytes: usize,
+    pub close_cause: CloseCause,
+}
+
+impl Connection {
+    /// A connection that has said nothing yet.
+    pub(super) fn new(socket: OwnedFd, generation: u32, now: Reading) -> Self {
+        Self {
+            socket,
+            generation,
+            phase: Phase::Hello,
+            intake: Intake::Frames,
+            stall: None,
+            carry: Vec::new(),
+            scanned: 0,
+            deferred: Vec::new(),
+            ready: 0,
+            is_receiving: false,
+            is_cancelling: false,
+            is_touched: false,
+            is_dirty: false,
+            inflight: 0,
+            output: Output::default(),
+            sending: Sending::default(),
+            progress: now,
+            charged_bytes: 0,
+            close_cause: CloseCause::Ended,
+        }
+    }
+
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// Reply bytes that have not left.
+    pub(super) const fn unsent_bytes(&self) -> usize {
+        self.output.len() + self.sending.output.len() - self.sending.sent
+    }
+
+    /// Whether everything that was asked is answered and has left.
+    pub(super) const fn is_answered(&self) -> bool {
+        self.inflight == 0 && self.output.is_empty() && !self.sending.is_active && self.stall.is_none()
+    }
+
+    /// Heap bytes of its buffers. Pieces lie in the arena and are the store's to count.
+    pub(super) const fn buffer_bytes(&self) -> usize {
+        self.carry.capacity()
+            + self.deferred.capacity()
+            + self.output.bytes.capacity()
+            + self.sending.output.bytes.capacity()
+    }
+}
+
+/// What a request's reply is addressed to when it comes back over the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    /// A connection's slot and generation.
+    Connection { slot: u32, generation: u32 },
+    /// A gather's key.
+    Gather(u32),
+}
+
+/// Generations count in 31 bits; the bit above tells the kinds of token apart.
+pub(super) const GENERATION_MASK: u32 = u32::MAX >> 1;
+
+impl Token {
+    pub(super) const fn to_u64(self) -> u64 {
+        match self {
+            Self::Connection { slot, generation } => ((generation as u64) << 32) | slot as u64,
+            Self::Gather(key) => (1 << 63) | key as u64,
+        }
+    }
+
+    pub(super) const fn from_u64(raw: u64) -> Self {
+        if raw >> 63 == 1 {
+            Self::Gather(raw as u32)
+        } else {
+            Self::Connection { slot: raw as u32, generation: (raw >> 32) as u32 }
+        }
+    }
+}

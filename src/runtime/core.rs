@@ -1,0 +1,252 @@
+//! One core: its ring, its connections, its shard, and the turn that drives them.
+//!
+//! The turn is the whole data path, in the order of `src/README.md`: reap completions, scan and execute what arrived,
+//! serve the mesh, send, enter the kernel once, then a bounded slice of background work. Nothing in a turn waits.
+//! The parts of a turn are in files of their own: `intake.rs`, `mesh_serve.rs`, `egress.rs`, `lifecycle.rs`.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use slab::Slab;
+
+use super::clock::Reading;
+use super::connection::Connection;
+use super::gather::Gather;
+use super::limits::{
+    CONNECTION_INFLIGHT_MAX, OVERLOADED_RETRY_MS, PIN_BYTES_MIN, RECEIVE_BUFFER_BYTES, SHUTDOWN_TIME_MAX,
+    SWEEP_INTERVAL,
+};
+use super::mesh::Mesh;
+use super::report::Counters;
+use super::ring::{Completion, Purpose, Ring};
+use crate::shard::{ReplyLimits, Shard};
+use crate::store::Progress;
+use quoit_wire::RequestHead;
+
+/// What is fixed for a core's life.
+#[derive(Clone, Debug)]
+pub(super) struct CoreOptions {
+    pub core: u16,
+    pub cores: u16,
+    pub cpu: usize,
+    pub node_id: u64,
+    pub value_bytes_max: usize,
+    pub connections_max: usize,
+    pub buffer_bytes_max: usize,
+    pub started: Reading,
+}
+
+/// What a turn found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Work: take the next turn at once.
+    Busy,
+    /// Only background work is left.
+    Background,
+    /// Nothing.
+    Idle,
+    /// The core is shut down and every other core is too.
+    Over,
+}
+
+/// Where a scanned request's bytes lie until it is executed, later in the same turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    /// In a provided buffer.
+    Buffer(u16),
+    /// In its connection's carry.
+    Carry,
+}
+
+/// A whole request of this core's own, scanned and not executed yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ready {
+    pub slot: u32,
+    pub source: Source,
+    pub offset: usize,
+    pub head: RequestHead,
+    /// Of the key; zero where there is none.
+    pub hash: u64,
+}
+
+/// One core's runtime state.
+pub(super) struct Core {
+    pub options: CoreOptions,
+    pub ring: Ring,
+    pub mesh: Mesh,
+    pub shard: Shard,
+    pub listener: Option<TcpListener>,
+    pub is_accepting: bool,
+    /// A slot's connection is out of its place while it is worked on (`take`, `put`).
+    pub connections: Slab<Option<Box<Connection>>>,
+    pub gathers: Slab<Gather>,
+    pub next_generation: u32,
+    pub now: Reading,
+    pub counters: Counters,
+    /// Bytes of all connections' buffers.
+    pub buffer_bytes: usize,
+    pub sweep_cursor: usize,
+    pub last_sweep: Reading,
+    pub draining_since: Option<Reading>,
+
+    // Lists of one turn, kept for their memory.
+    pub completions: Vec<Completion>,
+    pub ready: Vec<Ready>,
+    pub held_buffers: Vec<u16>,
+    pub touched: Vec<u32>,
+    pub dirty: Vec<u32>,
+    pub resume: Vec<u32>,
+    pub rearm: Vec<u32>,
+    pub spare_bytes: Vec<Vec<u8>>,
+    /// A frame, or the front of one, copied out of its buffer while the core works on it.
+    pub scratch: Vec<u8>,
+}
+
+/// Steps of background work in a turn that had requests, and in one that had none.
+const WORK_STEPS_BUSY: usize = 4;
+const WORK_STEPS_IDLE: usize = 32;
+/// Byte buffers kept for reuse, and the largest of them.
+const SPARE_BUFFERS: usize = 256;
+const SPARE_BUFFER_BYTES: usize = 64 << 10;
+
+impl Core {
+    /// A core that accepts nothing yet.
+    pub(super) fn new(options: CoreOptions, ring: Ring, mesh: Mesh, shard: Shard, listener: TcpListener) -> Self {
+        let now = Reading::now();
+        Self {
+            options,
+            ring,
+            mesh,
+            shard,
+            listener: Some(listener),
+            is_accepting: false,
+            connections: Slab::new(),
+            gathers: Slab::new(),
+            next_generation: 0,
+            now,
+            counters: Counters::new(),
+            buffer_bytes: 0,
+            sweep_cursor: 0,
+            last_sweep: now,
+            draining_since: None,
+            completions: Vec::new(),
+            ready: Vec::new(),
+            held_buffers: Vec::new(),
+            touched: Vec::new(),
+            dirty: Vec::new(),
+            resume: Vec::new(),
+            rearm: Vec::new(),
+            spare_bytes: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// One turn.
+    pub(super) fn turn(&mut self) -> std::io::Result<Turn> {
+        self.now = Reading::now();
+        let answered_before = self.counters.answered;
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.reap(&mut completions);
+        let mut is_busy = !completions.is_empty() || !self.resume.is_empty();
+        for completion in completions.drain(..) {
+            self.complete(completion);
+        }
+        self.completions = completions;
+        self.resume_stalled();
+        self.execute_ready();
+        is_busy |= self.serve_mesh();
+        self.tidy_touched();
+        self.mesh.flush();
+        self.send_dirty();
+        self.held_buffers.drain(..).for_each(|id| self.ring.buffers.put_back(id));
+        self.rearm_receives();
+        self.ring.enter()?;
+        is_busy |= self.ring.has_completions();
+
+        let steps = if is_busy { WORK_STEPS_BUSY } else { WORK_STEPS_IDLE };
+        let progress = self.shard.work(self.now.instant(), steps);
+        if self.now.is_past(self.last_sweep, SWEEP_INTERVAL) {
+            self.last_sweep = self.now;
+            self.sweep();
+        }
+        self.counters.turn(self.now, answered_before);
+        if let Some(since) = self.draining_since {
+            self.drain();
+            let shared = self.mesh.shared();
+            let is_late = self.now.is_past(since, SHUTDOWN_TIME_MAX);
+            if is_late || shared.iter().all(|core| core.drained.load(Ordering::Acquire)) {
+                return Ok(Turn::Over);
+            }
+            return Ok(Turn::Busy);
+        }
+        Ok(match (is_busy, progress) {
+            (true, _) => Turn::Busy,
+            (false, Progress::More) => Turn::Background,
+            (false, Progress::Idle) => Turn::Idle,
+        })
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        match completion.purpose {
+            Purpose::Accept => self.on_accept(completion),
+            Purpose::Receive => self.on_receive(completion),
+            Purpose::Send => self.on_sent(completion.slot, completion.result),
+            Purpose::Cancel => {}
+        }
+    }
+
+    /// The bytes a completion brought. Its buffer goes back to the kernel at the end of the turn.
+    pub(super) fn received_bytes(&self, completion: &Completion) -> usize {
+        usize::try_from(completion.result).unwrap_or(0).min(RECEIVE_BUFFER_BYTES)
+    }
+
+    /// How replies may be built for a connection with so many bytes unsent.
+    pub(super) fn reply_limits(&self) -> ReplyLimits {
+        ReplyLimits {
+            pin_bytes_min: PIN_BYTES_MIN,
+            copy_bytes_max: self.options.buffer_bytes_max.saturating_sub(self.buffer_bytes),
+            retry_after_ms: OVERLOADED_RETRY_MS,
+        }
+    }
+
+    /// Takes a connection out of its slot to work on it.
+    pub(super) fn take(&mut self, slot: u32) -> Option<Box<Connection>> {
+        self.connections.get_mut(slot as usize)?.take()
+    }
+
+    /// Puts a connection back into its slot.
+    pub(super) fn put(&mut self, slot: u32, connection: Box<Connection>) {
+        self.connections[slot as usize] = Some(connection);
+    }
+
+    /// Brings the account of buffer bytes up to date with a connection's.
+    pub(super) fn recharge(&mut self, connection: &mut Connection) {
+        let bytes = connection.buffer_bytes();
+        self.buffer_bytes = self.buffer_bytes + bytes - connection.charged_bytes;
+        connection.charged_bytes = bytes;
+    }
+
+    /// An empty byte buffer, used before where there is one.
+    pub(super) fn spare_bytes(&mut self) -> Vec<u8> {
+        self.spare_bytes.pop().unwrap_or_default()
+    }
+
+    /// Keeps a byte buffer for reuse.
+    pub(super) fn recycle_bytes(&mut self, mut bytes: Vec<u8>) {
+        if bytes.capacity() > 0 && bytes.capacity() <= SPARE_BUFFER_BYTES && self.spare_bytes.len() < SPARE_BUFFERS {
+            bytes.clear();
+            self.spare_bytes.push(bytes);
+        }
+    }
+
+    /// Requests a connection may have unanswered, as the hello says.
+    pub(super) const fn inflight_max(&self) -> u16 {
+        CONNECTION_INFLIGHT_MAX
+    }
+
+    /// The cores of this node, shared.
+    pub(super) fn shared(&self) -> &Arc<[super::mesh::CoreShared]> {
+        self.mesh.shared()
+    }
+}

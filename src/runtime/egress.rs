@@ -1,0 +1,170 @@
+//! The way out: each connection with output sends once a turn, from where the bytes lie.
+//!
+//! An output without pieces is one `send`; with pieces it is one `sendmsg` over a vector of copied frames and pinned arena
+//! slices. One send per connection is under way at a time, of at most [`SEND_BYTES_MAX`] bytes.
+
+use super::clock::Reading;
+use super::connection::{CloseCause, Connection, Phase, Stall};
+use super::core::Core;
+use super::limits::{CONNECTION_OUTPUT_BYTES_HIGH, SEND_BYTES_MAX, SEND_PIECES_MAX};
+use crate::shard::Output;
+
+/// The memory of a vectored send, which the kernel reads until its completion.
+pub(super) struct Vectored {
+    pieces: [libc::iovec; SEND_PIECES_MAX],
+    header: libc::msghdr,
+}
+
+impl std::fmt::Debug for Vectored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vectored").field("pieces", &self.header.msg_iovlen).finish_non_exhaustive()
+    }
+}
+
+impl Vectored {
+    fn new() -> Box<Self> {
+        let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        // SAFETY: a msghdr of zeroes is a valid message without name, pieces and control data.
+        Box::new(Self { pieces: [empty; SEND_PIECES_MAX], header: unsafe { std::mem::zeroed() } })
+    }
+
+    /// Points the vector at the output's bytes from `sent` on.
+    fn aim(&mut self, output: &Output, sent: usize) {
+        let mut skip = sent;
+        let mut room = SEND_BYTES_MAX;
+        let mut count = 0;
+        let mut add = |pointer: *const u8, length: usize| {
+            let skipped = skip.min(length);
+            skip -= skipped;
+            let length = (length - skipped).min(room);
+            if length > 0 && count < SEND_PIECES_MAX {
+                let start = pointer.wrapping_add(skipped).cast_mut().cast();
+                self.pieces[count] = libc::iovec { iov_base: start, iov_len: length };
+                room -= length;
+                count += 1;
+            }
+            room > 0 && count < SEND_PIECES_MAX
+        };
+        let mut at = 0;
+        let mut goes_on = true;
+        for piece in &output.pieces {
+            goes_on = goes_on && add(output.bytes[at..].as_ptr(), piece.at - at);
+            goes_on = goes_on && add(piece.pointer, piece.length);
+            at = piece.at;
+            if !goes_on {
+                break;
+            }
+        }
+        if goes_on {
+            add(output.bytes[at..].as_ptr(), output.bytes.len() - at);
+        }
+        self.header.msg_iov = self.pieces.as_mut_ptr();
+        self.header.msg_iovlen = count;
+    }
+}
+
+impl Core {
+    /// Notes that a connection has output, so that the turn's end sends it.
+    pub(super) fn mark_dirty(&mut self, slot: u32, connection: &mut Connection) {
+        if !connection.is_dirty {
+            connection.is_dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Starts a send on every connection with output and none under way.
+    pub(super) fn send_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..) {
+            if let Some(mut connection) = self.take(slot) {
+                connection.is_dirty = false;
+                self.start_send(slot, &mut connection);
+                self.put(slot, connection);
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    fn start_send(&mut self, slot: u32, connection: &mut Connection) {
+        if connection.sending.is_active || connection.phase == Phase::Closing {
+            return;
+        }
+        if connection.output.is_empty() {
+            if connection.phase == Phase::Draining && connection.is_answered() {
+                self.close(slot, connection, CloseCause::Ended);
+            }
+            return;
+        }
+        std::mem::swap(&mut connection.output, &mut connection.sending.output);
+        connection.sending.sent = 0;
+        connection.sending.is_active = true;
+        connection.progress = self.now;
+        self.submit_send(slot, connection);
+    }
+
+    fn submit_send(&mut self, slot: u32, connection: &mut Connection) {
+        let descriptor = connection.descriptor();
+        let sending = &mut connection.sending;
+        if sending.output.pieces.is_empty() {
+            let rest = &sending.output.bytes[sending.sent..];
+            let length = rest.len().min(SEND_BYTES_MAX) as u32;
+            // SAFETY: `sending.output` is not touched while `is_active`, and its heap memory does not move with the
+            // connection; the slot is not freed before the completion.
+            unsafe { self.ring.send(descriptor, slot, rest.as_ptr(), length) };
+        } else {
+            let vectored = sending.vector.get_or_insert_with(Vectored::new);
+            vectored.aim(&sending.output, sending.sent);
+            // SAFETY: as above for the copied bytes; the pieces are pinned until `sent_all`, and the vector is boxed.
+            unsafe { self.ring.send_message(descriptor, slot, &raw const vectored.header) };
+        }
+    }
+
+    /// A send has completed with `result`.
+    pub(super) fn on_sent(&mut self, slot: u32, result: i32) {
+        let Some(mut connection) = self.take(slot) else { return };
+        let total = connection.sending.output.len();
+        let is_open = connection.phase != Phase::Closing;
+        if is_open && result > 0 {
+            connection.sending.sent += result as usize;
+            connection.progress = self.now;
+            if connection.sending.sent < total {
+                self.submit_send(slot, &mut connection);
+            } else {
+                self.sent_all(slot, &mut connection);
+            }
+        } else if is_open && matches!(-result, libc::EINTR | libc::EAGAIN) {
+            self.submit_send(slot, &mut connection);
+        } else {
+            connection.sending.is_active = false;
+            self.shard.unpin(&mut connection.sending.output.pins);
+            self.close(slot, &mut connection, CloseCause::Failed);
+        }
+        self.put_or_free(slot, connection);
+    }
+
+    fn sent_all(&mut self, slot: u32, connection: &mut Connection) {
+        let sending = &mut connection.sending;
+        sending.is_active = false;
+        sending.sent = 0;
+        self.shard.unpin(&mut sending.output.pins);
+        sending.output.pieces.clear();
+        sending.output.piece_bytes = 0;
+        sending.vector = None;
+        self.recycle_bytes(std::mem::take(&mut sending.output.bytes));
+        if !connection.output.is_empty() {
+            self.mark_dirty(slot, connection);
+        } else if connection.phase == Phase::Draining && connection.is_answered() {
+            self.close(slot, connection, CloseCause::Ended);
+        }
+        if connection.stall == Some(Stall::Output) && connection.unsent_bytes() < CONNECTION_OUTPUT_BYTES_HIGH / 2 {
+            connection.stall = None;
+            self.resume.push(slot);
+        }
+        self.recharge(connection);
+    }
+
+    /// Whether a connection with replies waiting has made no progress since `time` ago.
+    pub(super) fn is_slow_reader(connection: &Connection, now: Reading, time: std::time::Duration) -> bool {
+        connection.sending.is_active && now.is_past(connection.progress, time)
+    }
+}

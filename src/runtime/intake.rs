@@ -1,0 +1,583 @@
+//! The way in: received bytes are cut into frames where they lie, routed, and executed in batches.
+//!
+//! **Order.** A connection's frames are scanned in order. Those of this core wait in the ready list, those of other cores
+//! go to the mesh at once; a key always goes the same way, so its requests stay in order. What can't go on (no credit, too
+//! much unsent) stays in the connection's carry, with everything behind it.
+//! **Barriers.** A large set's value and a request that spans cores must not overtake what is in the ready list: the scan
+//! stops, the list is executed, the scan goes on.
+
+use quoit_wire::limits::MULTI_REPLY_BYTES_MAX;
+use quoit_wire::{Operation, Refusal, Request, RequestBody, RequestHead, Status, request_head};
+
+use super::connection::{CloseCause, Connection, Intake, Phase, Stall, Token};
+use super::core::{Core, Ready, Source};
+use super::limits::{
+    CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_HIGH, CONNECTION_STALLED_BYTES_MAX, OVERLOADED_RETRY_MS,
+    PREFETCH_WINDOW, RECEIVE_BUFFER_BYTES, RESERVE_BYTES_MIN,
+};
+use super::ring::{Completion, Purpose};
+use crate::shard::{Output, Route};
+
+/// Why a scan stopped.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    /// Everything is scanned, or what is left is an unfinished frame.
+    End,
+    /// What is left must wait.
+    Stalled,
+    /// What is left goes on after the ready list has been executed.
+    Barrier,
+    /// What is left begins with a large set whose front is here.
+    Large(RequestHead, u64),
+    /// The stream is not this protocol.
+    Broken,
+}
+
+impl Core {
+    /// A receive has completed.
+    pub(super) fn on_receive(&mut self, completion: Completion) {
+        let slot = completion.slot;
+        self.held_buffers.extend(completion.buffer);
+        let Some(mut connection) = self.take(slot) else { return };
+        connection.is_receiving = completion.more;
+        if !completion.more {
+            connection.is_cancelling = false;
+        }
+        match (connection.phase, completion.result) {
+            (Phase::Closing, _) => {}
+            (Phase::Hello, 1..) => {
+                self.on_hello_bytes(slot, connection, completion);
+                return;
+            }
+            (Phase::Open | Phase::Draining, 1..) => {
+                self.put(slot, connection);
+                if let Some(buffer) = completion.buffer {
+                    self.take_in(slot, buffer, self.received_bytes(&completion));
+                }
+                self.touch(slot);
+                return;
+            }
+            (Phase::Hello, 0) => self.close(slot, &mut connection, CloseCause::Ended),
+            (Phase::Open | Phase::Draining, 0) => {
+                // The client has said all it will say; what it asked is still answered.
+                let is_cut_off = !connection.carry.is_empty() || matches!(connection.intake, Intake::Large(_));
+                self.counters.truncated += u64::from(is_cut_off && connection.stall.is_none());
+                connection.phase = Phase::Draining;
+                self.mark_dirty(slot, &mut connection);
+            }
+            (_, error) => match -error {
+                libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {
+                    self.counters.receive_restarts += 1;
+                    self.put(slot, connection);
+                    self.touch(slot);
+                    return;
+                }
+                _ => self.close(slot, &mut connection, CloseCause::Failed),
+            },
+        }
+        self.put_or_free(slot, connection);
+    }
+
+    /// Takes in `bytes` bytes of a provided buffer.
+    fn take_in(&mut self, slot: u32, buffer: u16, bytes: usize) {
+        let mut offset = 0;
+        while offset < bytes {
+            let Some(mut connection) = self.take(slot) else { return };
+            let received = &self.ring.buffers.received(buffer, bytes)[offset..];
+            if let Intake::Large(set) = &mut connection.intake {
+                offset += self.shard.fill_large_set(set, received);
+                let is_complete = set.missing_bytes() == 0;
+                self.put(slot, connection);
+                if is_complete {
+                    self.execute_ready();
+                    self.publish_large(slot);
+                }
+                continue;
+            }
+            if connection.stall.is_some() || connection.carry.len() > connection.scanned {
+                // What came before is unfinished or waits: this joins it.
+                if connection.carry.capacity() == 0 {
+                    connection.carry = self.spare_bytes.pop().unwrap_or_default();
+                }
+                connection.carry.extend_from_slice(received);
+                self.put(slot, connection);
+                self.scan_carry(slot);
+                return;
+            }
+            let (scanned, stop) = scan(self, slot, &mut connection, Source::Buffer(buffer), offset, bytes);
+            offset += scanned;
+            let is_over = self.after_scan(slot, connection, stop, |core, connection| {
+                let rest = &core.ring.buffers.received(buffer, bytes)[offset..];
+                if connection.carry.capacity() == 0 && !rest.is_empty() {
+                    connection.carry = core.spare_bytes.pop().unwrap_or_default();
+                }
+                connection.carry.extend_from_slice(rest);
+            });
+            match is_over {
+                After::Over => return,
+                After::GoOn => {}
+                After::Front(front_bytes) => offset += front_bytes,
+            }
+        }
+    }
+
+    /// Scans what lies in a connection's carry.
+    fn scan_carry(&mut self, slot: u32) {
+        loop {
+            let Some(mut connection) = self.take(slot) else { return };
+            if connection.scanned >= connection.carry.len() || connection.stall.is_some() {
+                self.put(slot, connection);
+                return;
+            }
+            if let Intake::Large(set) = &mut connection.intake {
+                let scanned = connection.scanned;
+                connection.scanned += self.shard.fill_large_set(set, &connection.carry[scanned..]);
+                let is_complete = set.missing_bytes() == 0;
+                self.put(slot, connection);
+                if is_complete {
+                    self.execute_ready();
+                    self.publish_large(slot);
+                    continue;
+                }
+                return;
+            }
+            let (offset, end) = (connection.scanned, connection.carry.len());
+            let (scanned, stop) = scan(self, slot, &mut connection, Source::Carry, offset, end);
+            connection.scanned += scanned;
+            match self.after_scan(slot, connection, stop, |_, _| {}) {
+                After::Over => return,
+                After::GoOn => {}
+                After::Front(front_bytes) => {
+                    if let Some(connection) = self.connections[slot as usize].as_mut() {
+                        connection.scanned += front_bytes;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what a scan's stop asks for. `keep_rest` moves what is not scanned to the carry.
+    fn after_scan(
+        &mut self,
+        slot: u32,
+        mut connection: Box<Connection>,
+        stop: Stop,
+        keep_rest: impl FnOnce(&mut Self, &mut Connection),
+    ) -> After {
+        match stop {
+            Stop::End | Stop::Stalled => {
+                keep_rest(self, &mut connection);
+                self.put(slot, connection);
+                After::Over
+            }
+            Stop::Barrier => {
+                self.put(slot, connection);
+                self.execute_ready();
+                self.after_barrier(slot, keep_rest)
+            }
+            Stop::Large(head, hash) => {
+                self.put(slot, connection);
+                self.execute_ready();
+                match self.after_barrier(slot, |_, _| {}) {
+                    After::GoOn => self.open_large(slot, head, hash),
+                    _ => {
+                        if let Some(mut connection) = self.take(slot) {
+                            keep_rest(self, &mut connection);
+                            self.put(slot, connection);
+                        }
+                        After::Over
+                    }
+                }
+            }
+            Stop::Broken => {
+                // Replies to what came before may still leave; nothing more is read.
+                connection.phase = Phase::Draining;
+                connection.close_cause = CloseCause::Malformed;
+                connection.intake = Intake::Skip(usize::MAX);
+                connection.carry.truncate(connection.scanned);
+                self.counters.malformed += 1;
+                self.complain(slot, "bytes that are no frame of this protocol");
+                self.mark_dirty(slot, &mut connection);
+                self.put(slot, connection);
+                After::Over
+            }
+        }
+    }
+
+    /// After a barrier: scanning goes on unless the connection was stalled by what was executed.
+    fn after_barrier(&mut self, slot: u32, keep_rest: impl FnOnce(&mut Self, &mut Connection)) -> After {
+        let Some(mut connection) = self.take(slot) else { return After::Over };
+        if connection.stall.is_some() {
+            keep_rest(self, &mut connection);
+            self.put(slot, connection);
+            return After::Over;
+        }
+        self.put(slot, connection);
+        After::GoOn
+    }
+
+    /// Reserves arena space for a large set; its value's bytes come next.
+    fn open_large(&mut self, slot: u32, head: RequestHead, hash: u64) -> After {
+        let Some(mut connection) = self.take(slot) else { return After::Over };
+        let front_bytes = head.payload_offset();
+        // The front is in the carry or in a buffer; either way the scan copied it to `scratch`.
+        let front = std::mem::take(&mut self.scratch);
+        match self.shard.open_large_set(self.now.instant(), head, &front, hash) {
+            Ok(set) => connection.intake = Intake::Large(Box::new(set)),
+            Err(status) => {
+                if status == Status::Overloaded {
+                    connection.output.overloaded(head.id, OVERLOADED_RETRY_MS);
+                } else {
+                    connection.output.status(head.id, status);
+                }
+                self.shard.count(head.operation, status);
+                self.counters.answered += 1;
+                connection.intake = Intake::Skip(head.frame_bytes - front_bytes);
+                self.mark_dirty(slot, &mut connection);
+            }
+        }
+        self.scratch = front;
+        self.put(slot, connection);
+        After::Front(front_bytes)
+    }
+
+    fn publish_large(&mut self, slot: u32) {
+        let Some(mut connection) = self.take(slot) else { return };
+        if let Intake::Large(set) = std::mem::replace(&mut connection.intake, Intake::Frames) {
+            let limits = self.reply_limits();
+            self.shard.publish_large_set(self.now.instant(), *set, limits, &mut connection.output);
+            self.counters.answered += 1;
+            self.mark_dirty(slot, &mut connection);
+        }
+        self.put(slot, connection);
+    }
+
+    /// Executes everything in the ready list, in order, memory latency hidden by two stages of prefetching.
+    pub(super) fn execute_ready(&mut self) {
+        let mut ready = std::mem::take(&mut self.ready);
+        for window in ready.chunks(PREFETCH_WINDOW) {
+            window
+                .iter()
+                .filter(|request| request.hash != 0)
+                .for_each(|request| self.shard.prefetch_item(request.hash));
+            for request in window {
+                self.execute_one(request);
+            }
+        }
+        ready.clear();
+        self.ready = ready;
+    }
+
+    #[inline]
+    fn execute_one(&mut self, ready: &Ready) {
+        let Some(mut connection) = self.take(ready.slot) else { return };
+        connection.ready -= 1;
+        let mut output = std::mem::take(&mut connection.output);
+        let bytes = match ready.source {
+            Source::Buffer(id) => &self.ring.buffers.received(id, RECEIVE_BUFFER_BYTES)[ready.offset..],
+            Source::Carry => &connection.carry[ready.offset..],
+        };
+        let frame = &bytes[..ready.head.frame_bytes];
+        let unsent = output.len() + connection.sending.output.len() - connection.sending.sent;
+        if !connection.deferred.is_empty() || unsent > CONNECTION_OUTPUT_BYTES_HIGH {
+            connection.deferred.extend_from_slice(frame);
+            connection.stall = Some(Stall::Output);
+            self.counters.stalls_output += 1;
+        } else {
+            if output.bytes.capacity() == 0 {
+                output.bytes = self.spare_bytes.pop().unwrap_or_default();
+            }
+            match Request::decode(ready.head, frame) {
+                Ok(request) => {
+                    let limits = self.reply_limits();
+                    self.shard.execute(self.now.instant(), &request, ready.hash, limits, &mut output);
+                }
+                Err(refusal) => {
+                    output.status(ready.head.id, refusal.status);
+                    self.shard.count(ready.head.operation, refusal.status);
+                }
+            }
+            self.counters.answered += 1;
+        }
+        connection.output = output;
+        self.mark_dirty(ready.slot, &mut connection);
+        self.touch_taken(ready.slot, &mut connection);
+        self.put_or_free(ready.slot, connection);
+    }
+
+    /// Scans the carries of connections whose stall has ended.
+    pub(super) fn resume_stalled(&mut self) {
+        let mut resume = std::mem::take(&mut self.resume);
+        for slot in resume.drain(..) {
+            if self.connections.get(slot as usize).is_some_and(Option::is_some) {
+                self.touch(slot);
+                self.scan_carry(slot);
+            }
+        }
+        // Whatever was stalled and released meanwhile is looked at next turn.
+        resume.append(&mut self.resume);
+        self.resume = resume;
+    }
+
+    /// Puts a connection on the list that `tidy_touched` works through.
+    pub(super) fn touch(&mut self, slot: u32) {
+        if let Some(Some(connection)) = self.connections.get_mut(slot as usize)
+            && !connection.is_touched
+        {
+            connection.is_touched = true;
+            self.touched.push(slot);
+        }
+    }
+
+    fn touch_taken(&mut self, slot: u32, connection: &mut Connection) {
+        if !connection.is_touched {
+            connection.is_touched = true;
+            self.touched.push(slot);
+        }
+    }
+
+    /// After execution: drops executed bytes from carries, puts deferred frames before them, keeps the receives going.
+    pub(super) fn tidy_touched(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for slot in touched.drain(..) {
+            let Some(mut connection) = self.take(slot) else { continue };
+            connection.is_touched = false;
+            if !connection.carry.is_empty() || !connection.deferred.is_empty() {
+                let mut carry = std::mem::take(&mut connection.deferred);
+                if carry.is_empty() {
+                    carry = std::mem::take(&mut connection.carry);
+                    carry.drain(..connection.scanned);
+                } else {
+                    carry.extend_from_slice(&connection.carry[connection.scanned..]);
+                    self.recycle_bytes(std::mem::take(&mut connection.carry));
+                }
+                connection.scanned = 0;
+                if carry.is_empty() {
+                    self.recycle_bytes(carry);
+                } else {
+                    connection.carry = carry;
+                }
+            }
+            self.recharge(&mut connection);
+            if self.buffer_bytes > self.options.buffer_bytes_max && connection.charged_bytes > RECEIVE_BUFFER_BYTES * 8
+            {
+                // Over the budget: the connection that grew goes, and nobody else suffers.
+                self.complain(slot, "more unread or unsent bytes than the node's buffers hold");
+                self.close(slot, &mut connection, CloseCause::Limit);
+            }
+            self.keep_receiving(slot, &mut connection);
+            self.put_or_free(slot, connection);
+        }
+        self.touched = touched;
+    }
+
+    fn keep_receiving(&mut self, slot: u32, connection: &mut Connection) {
+        if connection.phase != Phase::Open {
+            return;
+        }
+        let is_full = connection.stall.is_some() && connection.carry.len() > CONNECTION_STALLED_BYTES_MAX;
+        if connection.is_receiving && is_full && !connection.is_cancelling {
+            connection.is_cancelling = true;
+            self.counters.receive_cancels += 1;
+            self.ring.cancel(Purpose::Receive, slot);
+        } else if !connection.is_receiving && !is_full {
+            connection.is_receiving = true;
+            self.rearm.push(slot);
+        }
+    }
+
+    /// Arms receives that have ended; after the turn's buffers went back, so that they don't end again at once.
+    pub(super) fn rearm_receives(&mut self) {
+        let mut rearm = std::mem::take(&mut self.rearm);
+        for slot in rearm.drain(..) {
+            match self.connections.get(slot as usize) {
+                Some(Some(connection)) if connection.phase == Phase::Open => {
+                    self.ring.receive(connection.descriptor(), slot);
+                }
+                Some(Some(_)) => {
+                    if let Some(mut connection) = self.take(slot) {
+                        connection.is_receiving = false;
+                        self.put_or_free(slot, connection);
+                    }
+                }
+                Some(None) | None => {}
+            }
+        }
+        self.rearm = rearm;
+    }
+}
+
+/// How scanning goes on.
+enum After {
+    /// It does not.
+    Over,
+    /// It does.
+    GoOn,
+    /// It does, past so many bytes of a large set's front.
+    Front(usize),
+}
+
+/// Scans frames from `offset` to `end` of `source`; returns how many bytes are done with, and why it stopped.
+fn scan(
+    core: &mut Core,
+    slot: u32,
+    connection: &mut Connection,
+    source: Source,
+    start: usize,
+    end: usize,
+) -> (usize, Stop) {
+    let mut offset = start;
+    loop {
+        if offset == end {
+            return (offset - start, Stop::End);
+        }
+        if let Intake::Skip(left) = &mut connection.intake {
+            let skipped = (*left).min(end - offset);
+            *left -= skipped;
+            offset += skipped;
+            if *left == 0 {
+                connection.intake = Intake::Frames;
+            }
+            continue;
+        }
+        let rest = match source {
+            Source::Buffer(id) => &core.ring.buffers.received(id, end)[offset..],
+            Source::Carry => &connection.carry[offset..end],
+        };
+        let head = match request_head(rest, core.options.value_bytes_max) {
+            Ok(Some(head)) => head,
+            Ok(None) => return (offset - start, Stop::End),
+            Err(Refusal { id: Some(id), status, frame_bytes: Some(frame_bytes) }) => {
+                connection.output.status(id, status);
+                connection.intake = Intake::Skip(frame_bytes);
+                core.counters.refused += 1;
+                core.counters.answered += 1;
+                core.mark_dirty(slot, connection);
+                continue;
+            }
+            Err(_) => return (offset - start, Stop::Broken),
+        };
+        if rest.len() < head.frame_bytes {
+            return (offset - start, unfinished(core, slot, connection, source, offset, end, head));
+        }
+        let hash = if head.operation.has_key() { core.shard.hash(head.key(rest)) } else { 0 };
+        let route = if head.operation.has_key() { core.shard.route(hash) } else { Route::Here };
+        match route {
+            Route::Here => match head.operation {
+                Operation::Stats | Operation::MultiGet | Operation::MultiSet | Operation::Flush => {
+                    if connection.ready > 0 {
+                        return (offset - start, Stop::Barrier);
+                    }
+                    let mut frame = std::mem::take(&mut core.scratch);
+                    frame.clear();
+                    let rest = match source {
+                        Source::Buffer(id) => &core.ring.buffers.received(id, end)[offset..],
+                        Source::Carry => &connection.carry[offset..end],
+                    };
+                    frame.extend_from_slice(&rest[..head.frame_bytes]);
+                    let stall = core.span(slot, connection, head, &frame);
+                    core.scratch = frame;
+                    if let Some(stall) = stall {
+                        stall_on(core, slot, connection, stall);
+                        return (offset - start, Stop::Stalled);
+                    }
+                }
+                _ => {
+                    core.shard.prefetch_bucket(hash);
+                    connection.ready += 1;
+                    core.ready.push(Ready { slot, source, offset, head, hash });
+                }
+            },
+            Route::Core(owner) => {
+                let owner = usize::from(owner);
+                if connection.inflight >= CONNECTION_INFLIGHT_MAX {
+                    stall_on(core, slot, connection, Stall::Inflight);
+                    return (offset - start, Stop::Stalled);
+                }
+                if connection.unsent_bytes() > CONNECTION_OUTPUT_BYTES_HIGH {
+                    stall_on(core, slot, connection, Stall::Output);
+                    return (offset - start, Stop::Stalled);
+                }
+                if !core.mesh.has_credit(owner, head.frame_bytes) {
+                    stall_on(core, slot, connection, Stall::Credit(owner));
+                    return (offset - start, Stop::Stalled);
+                }
+                let token = Token::Connection { slot, generation: connection.generation }.to_u64();
+                let frame = match source {
+                    Source::Buffer(id) => &core.ring.buffers.received(id, end)[offset..offset + head.frame_bytes],
+                    Source::Carry => &connection.carry[offset..offset + head.frame_bytes],
+                };
+                core.mesh.request(owner, token, frame, core.now);
+                core.counters.forwarded += 1;
+                connection.inflight += 1;
+            }
+            Route::Moved { epoch } => {
+                let version = quoit_wire::Version::from_u64(u64::from(epoch));
+                connection.output.written(head.id, Status::Moved, version);
+                core.shard.count(head.operation, Status::Moved);
+                core.counters.answered += 1;
+                core.mark_dirty(slot, connection);
+            }
+        }
+        offset += head.frame_bytes;
+    }
+}
+
+/// What to do with a frame whose end has not arrived.
+fn unfinished(
+    core: &mut Core,
+    slot: u32,
+    connection: &mut Connection,
+    source: Source,
+    offset: usize,
+    end: usize,
+    head: RequestHead,
+) -> Stop {
+    if head.operation == Operation::Set && head.payload_bytes() >= RESERVE_BYTES_MIN {
+        let rest = match source {
+            Source::Buffer(id) => &core.ring.buffers.received(id, end)[offset..],
+            Source::Carry => &connection.carry[offset..end],
+        };
+        if rest.len() < head.payload_offset() {
+            return Stop::End;
+        }
+        let hash = core.shard.hash(head.key(rest));
+        if core.shard.route(hash) == Route::Here {
+            core.scratch.clear();
+            core.scratch.extend_from_slice(&rest[..head.payload_offset()]);
+            return Stop::Large(head, hash);
+        }
+    }
+    let budget_left = core.options.buffer_bytes_max.saturating_sub(core.buffer_bytes);
+    if head.frame_bytes > RECEIVE_BUFFER_BYTES && head.frame_bytes > budget_left {
+        connection.output.overloaded(head.id, OVERLOADED_RETRY_MS);
+        connection.intake = Intake::Skip(head.frame_bytes);
+        core.shard.count(head.operation, Status::Overloaded);
+        core.counters.answered += 1;
+        core.mark_dirty(slot, connection);
+        return Stop::Barrier;
+    }
+    Stop::End
+}
+
+fn stall_on(core: &mut Core, slot: u32, connection: &mut Connection, stall: Stall) {
+    connection.stall = Some(stall);
+    match stall {
+        Stall::Output => core.counters.stalls_output += 1,
+        Stall::Inflight => core.counters.stalls_inflight += 1,
+        Stall::Credit(peer) => {
+            core.counters.stalls_credit += 1;
+            core.mesh.wait(peer, slot);
+        }
+    }
+}
+
+/// The body of a multi operation's request, for cutting it into parts.
+pub(super) fn multi_body<'a>(head: RequestHead, frame: &'a [u8]) -> Result<RequestBody<'a>, Status> {
+    Request::decode(head, frame).map(|request| request.body).map_err(|refusal| refusal.status)
+}
+
+/// Whether a whole reply to a multi operation may still be appended to `output`.
+pub(super) const fn has_multi_room(output: &Output) -> bool {
+    output.len() < CONNECTION_OUTPUT_BYTES_HIGH + MULTI_REPLY_BYTES_MAX
+}

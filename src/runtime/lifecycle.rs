@@ -1,0 +1,324 @@
+//! A connection's beginning and end: accept, hello, hand-over to the core it asks for, time limits, close, shutdown.
+
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use quoit_wire::limits::HELLO_FRAME_BYTES_MAX;
+use quoit_wire::{HelloParameters, HelloReply, Operation, Reply, Request, RequestBody, Status, request_head};
+
+use super::connection::{CloseCause, Connection, GENERATION_MASK, Intake, Phase};
+use super::core::Core;
+use super::limits::{COMPLAINT_INTERVAL, HELLO_TIME_MAX, READER_STALL_MAX, SOCKET_BUFFER_BYTES, SWEEP_CONNECTIONS};
+use super::mesh::Adoption;
+use super::ring::{Completion, Purpose};
+
+impl Core {
+    /// Starts accepting on the core's listener.
+    pub(super) fn start_accepting(&mut self) {
+        if let Some(listener) = &self.listener
+            && !self.is_accepting
+        {
+            self.is_accepting = true;
+            self.ring.accept(listener.as_raw_fd());
+        }
+    }
+
+    /// A connection was accepted, or accepting has ended.
+    pub(super) fn on_accept(&mut self, completion: Completion) {
+        self.is_accepting = completion.more;
+        if completion.result < 0 {
+            if !matches!(-completion.result, libc::ECANCELED | libc::EINTR | libc::EAGAIN) {
+                let error = std::io::Error::from_raw_os_error(-completion.result);
+                self.counters.accept_failures += 1;
+                self.complain_about(&format!("a connection could not be accepted: {error}"));
+            }
+            // The sweep starts accepting again: a failure such as a full file table does not end by trying at once.
+            return;
+        }
+        // SAFETY: the completion hands over a descriptor that nobody else owns.
+        let socket = unsafe { OwnedFd::from_raw_fd(completion.result) };
+        let open: usize = self.shared().iter().map(|core| core.connections.load(Ordering::Relaxed)).sum();
+        if open >= self.options.connections_max || self.draining_since.is_some() {
+            self.counters.closed[CloseCause::Limit as usize] += 1;
+        } else {
+            let slot = self.open(socket);
+            self.receive_hello(slot);
+        }
+        if !self.is_accepting && self.draining_since.is_none() {
+            self.start_accepting();
+        }
+    }
+
+    fn open(&mut self, socket: OwnedFd) -> u32 {
+        configure(&socket);
+        self.next_generation = (self.next_generation + 1) & GENERATION_MASK;
+        self.counters.opened += 1;
+        self.mesh.own().connections.fetch_add(1, Ordering::Relaxed);
+        let connection = Box::new(Connection::new(socket, self.next_generation, self.now));
+        self.connections.insert(Some(connection)) as u32
+    }
+
+    fn receive_hello(&mut self, slot: u32) {
+        let Some(mut connection) = self.take(slot) else { return };
+        connection.is_receiving = true;
+        self.ring.receive_once(connection.descriptor(), slot);
+        self.put(slot, connection);
+    }
+
+    /// Bytes have arrived on a connection that has not said hello.
+    pub(super) fn on_hello_bytes(&mut self, slot: u32, mut connection: Box<Connection>, completion: Completion) {
+        if let Some(buffer) = completion.buffer {
+            let bytes = self.received_bytes(&completion);
+            connection.carry.extend_from_slice(self.ring.buffers.received(buffer, bytes));
+        }
+        match read_hello(&connection.carry) {
+            Hello::Unfinished => {
+                self.put(slot, connection);
+                self.receive_hello(slot);
+            }
+            Hello::NotOurs => {
+                self.counters.malformed += 1;
+                self.close(slot, &mut connection, CloseCause::Malformed);
+                self.put_or_free(slot, connection);
+                self.complain(slot, "no hello: not a client of this protocol");
+            }
+            Hello::Refused(id, status) => {
+                connection.carry = Vec::new();
+                self.refuse_hello(slot, &mut connection, id, status);
+                self.put(slot, connection);
+            }
+            Hello::Good(id, parameters) => {
+                connection.carry = Vec::new();
+                self.on_hello(slot, connection, id, parameters);
+            }
+        }
+    }
+
+    fn on_hello(&mut self, slot: u32, mut connection: Box<Connection>, id: u32, parameters: HelloParameters) {
+        let wanted = usize::from(parameters.core);
+        let is_elsewhere = wanted != usize::from(self.options.core) && wanted < usize::from(self.options.cores);
+        if !is_elsewhere || self.draining_since.is_some() {
+            self.answer_hello(slot, &mut connection, id, parameters);
+            self.put(slot, connection);
+            return;
+        }
+        // Nothing is under way on the socket: its one receive has completed, and the client waits for the answer.
+        self.forget(slot, &connection);
+        self.counters.handed_over += 1;
+        let Connection { socket, .. } = *connection;
+        let adoption = Box::new(Adoption { socket, hello_id: id, hello: parameters });
+        if self.mesh.adopt(wanted, adoption).is_err() {
+            // Dropped, and with it closed: the client connects again after its backoff.
+            self.counters.closed[CloseCause::Limit as usize] += 1;
+        }
+    }
+
+    /// A connection that asked for this core was accepted by another.
+    pub(super) fn on_adopt(&mut self, adoption: Adoption) {
+        let slot = self.open(adoption.socket);
+        if let Some(mut connection) = self.take(slot) {
+            self.counters.adopted += 1;
+            self.answer_hello(slot, &mut connection, adoption.hello_id, adoption.hello);
+            self.put(slot, connection);
+        }
+    }
+
+    fn answer_hello(&mut self, slot: u32, connection: &mut Connection, id: u32, parameters: HelloParameters) {
+        let epoch = self.shard.topology().epoch;
+        let body = HelloReply {
+            features: parameters.features & HelloParameters::FEATURES,
+            node: self.options.node_id,
+            version: HelloParameters::VERSION,
+            core: self.options.core,
+            cores: self.options.cores,
+            inflight_max: self.inflight_max(),
+            value_bytes_max: self.options.value_bytes_max as u32,
+            frame_bytes_max: quoit_wire::limits::MULTI_FRAME_BYTES_MAX
+                .max(self.options.value_bytes_max + FRONT_BYTES_MAX) as u32,
+            epoch,
+        };
+        let mut value = Vec::new();
+        body.put(&mut value);
+        connection.output.reply(&Reply { value: &value, ..Reply::status(id, Status::Ok) });
+        self.shard.count(Operation::Hello, Status::Ok);
+        self.counters.answered += 1;
+        connection.phase = Phase::Open;
+        connection.is_receiving = true;
+        self.rearm.push(slot);
+        self.mark_dirty(slot, connection);
+    }
+
+    fn refuse_hello(&mut self, slot: u32, connection: &mut Connection, id: u32, status: Status) {
+        let mend: &[u8] = match status {
+            Status::Unauthorized => b"this server takes no credentials: connect without them",
+            Status::Unsupported => b"this server speaks protocol version 1, without TLS",
+            _ => b"the first frame must be a hello, alone",
+        };
+        connection.output.reply(&Reply { value: mend, ..Reply::status(id, status) });
+        self.shard.count(Operation::Hello, status);
+        self.counters.answered += 1;
+        connection.phase = Phase::Draining;
+        connection.close_cause = CloseCause::Malformed;
+        self.mark_dirty(slot, connection);
+    }
+
+    /// Ends a connection: its socket is shut down, so that what is under way completes; then the slot is freed.
+    pub(super) fn close(&mut self, _slot: u32, connection: &mut Connection, cause: CloseCause) {
+        if connection.phase == Phase::Closing {
+            return;
+        }
+        let cause = if cause == CloseCause::Ended { connection.close_cause } else { cause };
+        connection.phase = Phase::Closing;
+        connection.stall = None;
+        self.counters.closed[cause as usize] += 1;
+        let socket = socket2::SockRef::from(&connection.socket);
+        // Fails when the peer is gone already, which is as well.
+        let _ = socket.shutdown(Shutdown::Both);
+    }
+
+    /// Puts a connection back, or frees its slot when it is closed and the kernel has let go of its memory.
+    pub(super) fn put_or_free(&mut self, slot: u32, mut connection: Box<Connection>) {
+        let is_over = connection.phase == Phase::Closing
+            && !connection.is_receiving
+            && !connection.sending.is_active
+            && connection.ready == 0;
+        if !is_over {
+            self.put(slot, connection);
+            return;
+        }
+        self.shard.unpin(&mut connection.output.pins);
+        self.shard.unpin(&mut connection.sending.output.pins);
+        if let Intake::Large(set) = std::mem::replace(&mut connection.intake, Intake::Frames) {
+            self.shard.abandon_large_set(*set);
+        }
+        self.buffer_bytes -= connection.charged_bytes;
+        self.forget(slot, &connection);
+    }
+
+    fn forget(&mut self, slot: u32, _connection: &Connection) {
+        self.mesh.own().connections.fetch_sub(1, Ordering::Relaxed);
+        self.connections.remove(slot as usize);
+    }
+
+    /// Looks at a bounded number of connections for those over their time.
+    pub(super) fn sweep(&mut self) {
+        if self.draining_since.is_none() {
+            self.start_accepting();
+        }
+        let capacity = self.connections.capacity();
+        for _ in 0..SWEEP_CONNECTIONS.min(capacity) {
+            self.sweep_cursor = if self.sweep_cursor + 1 < capacity { self.sweep_cursor + 1 } else { 0 };
+            let slot = self.sweep_cursor as u32;
+            let Some(mut connection) = self.take(slot) else { continue };
+            if connection.phase == Phase::Hello && self.now.is_past(connection.progress, HELLO_TIME_MAX) {
+                self.close(slot, &mut connection, CloseCause::NoHello);
+            } else if Self::is_slow_reader(&connection, self.now, READER_STALL_MAX) {
+                self.complain(slot, "its reader makes no progress while replies wait");
+                self.close(slot, &mut connection, CloseCause::SlowReader);
+            }
+            self.put_or_free(slot, connection);
+        }
+    }
+
+    /// Begins a graceful shutdown: nothing new is accepted or read; what was asked is answered.
+    pub(super) fn begin_drain(&mut self) {
+        if self.draining_since.is_some() {
+            return;
+        }
+        self.draining_since = Some(Reading::now());
+        if self.is_accepting {
+            self.ring.cancel(Purpose::Accept, 0);
+        }
+        self.listener = None;
+    }
+
+    /// One step of a graceful shutdown.
+    pub(super) fn drain(&mut self) {
+        for slot in 0..self.connections.capacity() as u32 {
+            let Some(mut connection) = self.take(slot) else { continue };
+            if matches!(connection.phase, Phase::Open | Phase::Hello) {
+                connection.phase = Phase::Draining;
+            }
+            if connection.phase == Phase::Draining && connection.is_answered() && connection.ready == 0 {
+                self.close(slot, &mut connection, CloseCause::Ended);
+            }
+            self.put_or_free(slot, connection);
+        }
+        if self.connections.is_empty() && self.mesh.inflight() == 0 {
+            self.mesh.own().drained.store(true, Ordering::Release);
+        }
+    }
+
+    /// Says what is wrong with a client, at most once per interval; all are counted.
+    pub(super) fn complain(&mut self, slot: u32, what: &str) {
+        let peer = self
+            .connections
+            .get(slot as usize)
+            .and_then(Option::as_ref)
+            .and_then(|connection| socket2::SockRef::from(&connection.socket).peer_addr().ok()?.as_socket());
+        match peer {
+            Some(peer) => self.complain_about(&format!("connection from {peer} closed: {what}")),
+            None => self.complain_about(&format!("connection closed: {what}")),
+        }
+    }
+
+    fn complain_about(&mut self, what: &str) {
+        let is_silent = self.counters.last_complaint.is_some_and(|last| !self.now.is_past(last, COMPLAINT_INTERVAL));
+        if is_silent {
+            self.counters.silent_complaints += 1;
+        } else {
+            let since_last = std::mem::take(&mut self.counters.silent_complaints);
+            tracing::warn!(core = self.options.core, not_shown_before = since_last, "{what}");
+            self.counters.last_complaint = Some(self.now);
+        }
+    }
+}
+
+use super::clock::Reading;
+
+/// Bytes a frame may have before its value: header, trace context, retry token, parameters, key.
+const FRONT_BYTES_MAX: usize = quoit_wire::limits::KEY_BYTES_MAX + 256;
+
+/// What the first bytes of a connection are.
+enum Hello {
+    Unfinished,
+    NotOurs,
+    Refused(u32, Status),
+    Good(u32, HelloParameters),
+}
+
+fn read_hello(bytes: &[u8]) -> Hello {
+    let head = match request_head(bytes, 0) {
+        Ok(Some(head)) if head.operation == Operation::Hello && head.frame_bytes <= HELLO_FRAME_BYTES_MAX => head,
+        Ok(None) if bytes.len() < HELLO_FRAME_BYTES_MAX => return Hello::Unfinished,
+        Ok(Some(_) | None) | Err(_) => return Hello::NotOurs,
+    };
+    if bytes.len() < head.frame_bytes {
+        return Hello::Unfinished;
+    }
+    let parameters = match Request::decode(head, bytes) {
+        Ok(Request { body: RequestBody::Hello { parameters, .. }, .. }) => parameters,
+        Ok(_) | Err(_) => return Hello::NotOurs,
+    };
+    if parameters.magic != HelloParameters::MAGIC {
+        return Hello::NotOurs;
+    }
+    let speaks_ours = (parameters.version_min..=parameters.version_max).contains(&HelloParameters::VERSION);
+    // The low four bits name a kind of authentication, the high four one of TLS.
+    match (bytes.len() == head.frame_bytes, speaks_ours, parameters.security) {
+        (false, _, _) => Hello::Refused(head.id, Status::Malformed),
+        (true, false, _) => Hello::Refused(head.id, Status::Unsupported),
+        (true, true, 0) => Hello::Good(head.id, parameters),
+        (true, true, security) if security & 0xf != 0 => Hello::Refused(head.id, Status::Unauthorized),
+        (true, true, _) => Hello::Refused(head.id, Status::Unsupported),
+    }
+}
+
+/// Sets a socket's options. A failure leaves the kernel's defaults, which are slower or larger and not wrong.
+fn configure(socket: &OwnedFd) {
+    let socket = socket2::SockRef::from(socket);
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+}

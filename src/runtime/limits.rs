@@ -1,0 +1,77 @@
+//! Every limit of the runtime, in one place, each with what breaks when it is larger or smaller.
+
+use std::time::Duration;
+
+/// Entries of a core's submission queue. A turn that prepares more submits in between.
+pub(super) const SUBMISSIONS_MAX: u32 = 1024;
+/// Entries of a core's completion queue: a burst over all connections fits; past it the kernel keeps the rest aside.
+pub(super) const COMPLETIONS_MAX: u32 = 4096;
+
+/// Bytes of one provided receive buffer. Larger: more memory per waiting message; smaller: more completions per value.
+pub(super) const RECEIVE_BUFFER_BYTES: usize = 8 << 10;
+/// Provided receive buffers of a core (4 MiB). All return at the end of a turn; too few end multishot receives early.
+pub(super) const RECEIVE_BUFFERS: u16 = 512;
+
+/// Connections of one core when `--connections-max` says nothing else.
+pub const CONNECTIONS_MAX_DEFAULT: usize = 65_536;
+/// Requests a connection may have unanswered at other cores. Past it the connection is not read.
+pub(super) const CONNECTION_INFLIGHT_MAX: u16 = 1024;
+/// Unsent reply bytes of a connection past which its further requests wait.
+pub(super) const CONNECTION_OUTPUT_BYTES_HIGH: usize = 1 << 20;
+/// Unsent reply bytes of a connection past which replies that other cores send for it become `Overloaded`.
+pub(super) const CONNECTION_OUTPUT_BYTES_MAX: usize = 40 << 20;
+/// Received bytes that a stalled connection may hold before its receive is cancelled.
+pub(super) const CONNECTION_STALLED_BYTES_MAX: usize = 64 << 10;
+/// Bytes of one send, so that a slow reader of a large value is seen to make progress.
+pub(super) const SEND_BYTES_MAX: usize = 1 << 20;
+/// Pieces of one vectored send (the kernel's own limit is 1024).
+pub(super) const SEND_PIECES_MAX: usize = 64;
+
+/// Values of at least this many bytes are sent from where they lie; below it copying is cheaper than an extra piece.
+pub const PIN_BYTES_MIN: usize = 16 << 10;
+/// Sets with values of at least this many bytes are received into the arena; below it the carry buffer is cheaper.
+pub(super) const RESERVE_BYTES_MIN: usize = 32 << 10;
+
+/// Share of `--memory` (one part in this many) for carry, output and mesh buffers; the rest is the store's.
+pub const BUFFER_SHARE: usize = 16;
+/// Least bytes of a core's buffer budget.
+pub const BUFFER_BYTES_MIN: usize = 8 << 20;
+/// Kernel socket buffers of a connection, each direction. The kernel doubles it for its own bookkeeping.
+pub(super) const SOCKET_BUFFER_BYTES: usize = 256 << 10;
+
+/// Requests one core may have unanswered at one other core.
+pub(super) const MESH_INFLIGHT_MAX: usize = 1024;
+/// Bytes of requests one core may have unanswered at one other core; a single larger request may go alone.
+pub(super) const MESH_INFLIGHT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one batch past which it is pushed and a new one begun.
+pub(super) const MESH_BATCH_BYTES: usize = 64 << 10;
+/// Reply bytes that may wait for one core at another; past it reads are answered `Overloaded`.
+pub(super) const MESH_REPLY_BYTES_MAX: usize = 32 << 20;
+/// Connections that may be on their way from one core to another.
+pub(super) const MESH_ADOPTIONS_MAX: usize = 64;
+/// Multi-core requests (multi-get over cores, flush, stats) of one core at a time.
+pub(super) const GATHERS_MAX: usize = 4096;
+
+/// Requests whose index lines are prefetched ahead of execution: enough to hide memory latency, few enough for L1.
+pub(super) const PREFETCH_WINDOW: usize = 32;
+/// Mesh batches a core takes from one inlet per turn, so one busy neighbour can't hold its turn.
+pub(super) const MESH_BATCHES_PER_TURN: usize = 16;
+/// Longest time between two yields to glommio, whose timers and control commands wait for them.
+pub(super) const YIELD_INTERVAL: Duration = Duration::from_micros(250);
+
+/// Time a connection has for its hello.
+pub(super) const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
+/// Time a reader may take without progress while replies wait for it.
+pub(super) const READER_STALL_MAX: Duration = Duration::from_secs(30);
+/// Time between two looks at connections that may be over their time.
+pub(super) const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+/// Connections looked at in one sweep step.
+pub(super) const SWEEP_CONNECTIONS: usize = 2048;
+/// Time a graceful shutdown gives replies to leave.
+pub(super) const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(5);
+/// Messages about bad clients: at most one per this time and core.
+pub(super) const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+/// Milliseconds an `Overloaded` reply asks its client to wait.
+pub const OVERLOADED_RETRY_MS: u16 = 5;
+/// Control commands that may wait for a core.
+pub(super) const COMMANDS_MAX: usize = 64;

@@ -1,0 +1,334 @@
+//! The mesh's side of a turn: requests of other cores are executed, replies are delivered, spanning requests are cut.
+
+use quoit_wire::topology::CORES_MAX;
+use quoit_wire::{
+    Items, Keys, Operation, Reply, Request, RequestBody, RequestHead, RequestOptions, Status, request_head,
+};
+
+use super::connection::{Connection, Stall, Token};
+use super::core::Core;
+use super::gather::{Gather, Part};
+use super::intake::{has_multi_room, multi_body};
+use super::limits::{
+    CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_MAX, GATHERS_MAX, MESH_BATCH_BYTES, MESH_BATCHES_PER_TURN,
+    OVERLOADED_RETRY_MS,
+};
+use super::mesh::{Batch, Message};
+use crate::shard::{Output, ReplyLimits, Route};
+
+impl Core {
+    /// Takes what other cores have sent, a bounded number of batches each; whether there was anything.
+    pub(super) fn serve_mesh(&mut self) -> bool {
+        let mut had_any = false;
+        for other in self.mesh.others() {
+            for _ in 0..MESH_BATCHES_PER_TURN {
+                let Some(message) = self.mesh.next(other) else { break };
+                had_any = true;
+                self.counters.mesh_messages += 1;
+                match message {
+                    Message::Requests(batch) => self.execute_batch(other, batch),
+                    Message::Replies(batch) => self.deliver_batch(other, batch),
+                    Message::Adopt(adoption) => self.on_adopt(*adoption),
+                }
+            }
+        }
+        had_any
+    }
+
+    fn execute_batch(&mut self, origin: usize, batch: Batch) {
+        let now = self.now.instant();
+        let value_bytes_max = self.options.value_bytes_max;
+        self.prefetch_batch(&batch);
+        let mut replies = self.mesh.spare_batch(batch.sent);
+        let mut offset = 0;
+        while let Some((token, frame, next)) = batch.request_at(offset) {
+            offset = next;
+            let Ok(Some(head)) = request_head(frame, value_bytes_max) else {
+                unreachable!("the asking core has scanned the frame");
+            };
+            replies.open_reply(token, frame.len());
+            let limits = ReplyLimits {
+                pin_bytes_min: usize::MAX,
+                copy_bytes_max: self.mesh.reply_bytes_left(origin, &replies),
+                retry_after_ms: OVERLOADED_RETRY_MS,
+            };
+            let mut output = Output { bytes: std::mem::take(&mut replies.bytes), ..Output::default() };
+            match Request::decode(head, frame) {
+                Ok(Request { body: RequestBody::Stats, .. }) => self.reply_own_stats(head.id, &mut output),
+                Ok(request) => {
+                    let hash = request.body.key().map_or(0, |key| self.shard.hash(key));
+                    self.shard.execute(now, &request, hash, limits, &mut output);
+                }
+                Err(refusal) => output.status(head.id, refusal.status),
+            }
+            self.counters.answered += 1;
+            replies.bytes = output.bytes;
+            if replies.bytes.len() >= MESH_BATCH_BYTES && offset < batch.bytes.len() {
+                let full = std::mem::replace(&mut replies, self.mesh.spare_batch(batch.sent));
+                self.mesh.reply(origin, full);
+            }
+        }
+        if replies.entries > 0 {
+            self.mesh.reply(origin, replies);
+        }
+        self.mesh.recycle(batch);
+    }
+
+    fn prefetch_batch(&self, batch: &Batch) {
+        let hashes = |batch: &Batch, visit: &dyn Fn(u64)| {
+            let mut offset = 0;
+            while let Some((_, frame, next)) = batch.request_at(offset) {
+                offset = next;
+                if let Ok(Some(head)) = request_head(frame, self.options.value_bytes_max)
+                    && head.operation.has_key()
+                {
+                    visit(self.shard.hash(head.key(frame)));
+                }
+            }
+        };
+        hashes(batch, &|hash| self.shard.prefetch_bucket(hash));
+        hashes(batch, &|hash| self.shard.prefetch_item(hash));
+    }
+
+    fn deliver_batch(&mut self, origin: usize, batch: Batch) {
+        let hop_nanos = self.now.nanos_since(batch.sent);
+        let mut offset = 0;
+        let mut entries = 0;
+        while let Some((token, request_bytes, frame, next)) = batch.reply_at(offset) {
+            offset = next;
+            entries += 1;
+            self.mesh.credit(origin, request_bytes);
+            match Token::from_u64(token) {
+                Token::Connection { slot, generation } => self.deliver(slot, generation, frame),
+                Token::Gather(key) => self.deliver_part(key, origin, frame),
+            }
+        }
+        self.counters.hops(hop_nanos, entries);
+        self.mesh.recycle(batch);
+        for slot in self.mesh.take_waiting(origin) {
+            if let Some(Some(connection)) = self.connections.get_mut(slot as usize)
+                && connection.stall == Some(Stall::Credit(origin))
+            {
+                connection.stall = None;
+                self.resume.push(slot);
+            }
+        }
+    }
+
+    /// Appends a reply that another core made to its connection's output, if the connection is still there.
+    fn deliver(&mut self, slot: u32, generation: u32, frame: &[u8]) {
+        let Some(mut connection) = self.take(slot) else { return };
+        if connection.generation == generation {
+            connection.inflight -= 1;
+            self.append_frame(&mut connection, frame);
+            self.resume_inflight(slot, &mut connection);
+            self.mark_dirty(slot, &mut connection);
+        }
+        self.put(slot, connection);
+    }
+
+    fn append_frame(&mut self, connection: &mut Connection, frame: &[u8]) {
+        let fits = connection.unsent_bytes() + frame.len() <= CONNECTION_OUTPUT_BYTES_MAX
+            && self.buffer_bytes + frame.len() <= self.options.buffer_bytes_max;
+        if connection.output.bytes.capacity() == 0 {
+            connection.output.bytes = self.spare_bytes();
+        }
+        match Reply::decode(frame) {
+            // Only a read carries a large value: it was not answered, and nothing was changed.
+            Ok(Some((reply, _))) if !fits && reply.value.len() > OVERLOADED_VALUE_BYTES => {
+                connection.output.overloaded(reply.id, OVERLOADED_RETRY_MS);
+            }
+            _ => connection.output.bytes.extend_from_slice(frame),
+        }
+        self.recharge(connection);
+    }
+
+    fn resume_inflight(&mut self, slot: u32, connection: &mut Connection) {
+        if connection.stall == Some(Stall::Inflight) && connection.inflight < CONNECTION_INFLIGHT_MAX / 2 {
+            connection.stall = None;
+            self.resume.push(slot);
+        }
+    }
+
+    /// Serves a request that may span cores: at once where this core can answer alone, else by one part per core.
+    ///
+    /// Returns why the connection must stall instead, the request then being untouched.
+    pub(super) fn span(
+        &mut self,
+        slot: u32,
+        connection: &mut Connection,
+        head: RequestHead,
+        frame: &[u8],
+    ) -> Option<Stall> {
+        if !has_multi_room(&connection.output) {
+            return Some(Stall::Output);
+        }
+        let parts = match self.cut(head, frame) {
+            Ok(parts) => parts,
+            Err(status) => {
+                connection.output.status(head.id, status);
+                self.shard.count(head.operation, status);
+                self.counters.answered += 1;
+                self.mark_dirty(slot, connection);
+                return None;
+            }
+        };
+        let remote = || parts.frames.iter().filter(|(core, _)| *core != self.options.core);
+        for (core, frame) in remote() {
+            if !self.mesh.has_credit(usize::from(*core), frame.len()) {
+                return Some(Stall::Credit(usize::from(*core)));
+            }
+        }
+        if remote().next().is_none() && head.operation != Operation::Stats {
+            self.execute_here(head, frame, &mut connection.output);
+            self.mark_dirty(slot, connection);
+            return None;
+        }
+        if connection.inflight >= CONNECTION_INFLIGHT_MAX || self.gathers.len() >= GATHERS_MAX {
+            return if connection.inflight > 0 {
+                Some(Stall::Inflight)
+            } else {
+                connection.output.overloaded(head.id, OVERLOADED_RETRY_MS);
+                self.mark_dirty(slot, connection);
+                None
+            };
+        }
+        connection.inflight += 1;
+        let key = self.gathers.insert(Gather {
+            slot,
+            generation: connection.generation,
+            id: head.id,
+            operation: head.operation,
+            order: parts.order,
+            parts: parts.frames.iter().map(|(core, _)| Part { core: *core, reply: None }).collect(),
+        }) as u32;
+        for (core, frame) in &parts.frames {
+            if *core == self.options.core {
+                let mut output = Output::default();
+                self.execute_part(frame, &mut output);
+                self.gathers[key as usize].answer(*core, &output.bytes);
+            } else {
+                self.mesh.request(usize::from(*core), Token::Gather(key).to_u64(), frame, self.now);
+                self.counters.forwarded += 1;
+            }
+        }
+        if self.gathers[key as usize].is_complete() {
+            connection.inflight -= 1;
+            self.finish_gather(key, connection);
+            self.mark_dirty(slot, connection);
+        }
+        None
+    }
+
+    fn execute_part(&mut self, frame: &[u8], output: &mut Output) {
+        if let Ok(Some(head)) = request_head(frame, self.options.value_bytes_max) {
+            self.execute_here(head, frame, output);
+        }
+    }
+
+    fn execute_here(&mut self, head: RequestHead, frame: &[u8], output: &mut Output) {
+        match Request::decode(head, frame) {
+            Ok(Request { body: RequestBody::Stats, .. }) => self.reply_own_stats(head.id, output),
+            Ok(request) => {
+                let limits = ReplyLimits { pin_bytes_min: usize::MAX, ..self.reply_limits() };
+                self.shard.execute(self.now.instant(), &request, 0, limits, output);
+            }
+            Err(refusal) => output.status(head.id, refusal.status),
+        }
+        self.counters.answered += 1;
+    }
+
+    fn deliver_part(&mut self, key: u32, origin: usize, frame: &[u8]) {
+        let Some(gather) = self.gathers.get_mut(key as usize) else { return };
+        gather.answer(origin as u16, frame);
+        if !gather.is_complete() {
+            return;
+        }
+        let (slot, generation) = (gather.slot, gather.generation);
+        match self.take(slot) {
+            Some(mut connection) if connection.generation == generation => {
+                connection.inflight -= 1;
+                self.finish_gather(key, &mut connection);
+                self.resume_inflight(slot, &mut connection);
+                self.mark_dirty(slot, &mut connection);
+                self.put(slot, connection);
+            }
+            Some(other) => {
+                self.put(slot, other);
+                self.gathers.remove(key as usize);
+            }
+            None => {
+                self.gathers.remove(key as usize);
+            }
+        }
+    }
+
+    fn finish_gather(&mut self, key: u32, connection: &mut Connection) {
+        let gather = self.gathers.remove(key as usize);
+        let (status, body) = gather.finish(|cores| self.node_stats(cores));
+        connection.output.reply(&Reply { value: &body, ..Reply::status(gather.id, status) });
+        self.shard.count(gather.operation, status);
+    }
+
+    /// One frame per core that has a part in the request.
+    fn cut(&self, head: RequestHead, frame: &[u8]) -> Result<Parts, Status> {
+        let options =
+            RequestOptions { epoch: head.epoch, flags: head.flags.without_pieces(), trace: None, retry: None };
+        let mut bodies: Vec<(u16, usize, Vec<u8>)> = Vec::new();
+        let mut order = Vec::new();
+        let mut add = |core: u16, push: &mut dyn FnMut(&mut Vec<u8>)| {
+            order.push(core);
+            let index = bodies.iter().position(|(known, _, _)| *known == core).unwrap_or_else(|| {
+                bodies.push((core, 0, Vec::new()));
+                bodies.len() - 1
+            });
+            bodies[index].1 += 1;
+            push(&mut bodies[index].2);
+        };
+        let owner = |key: &[u8]| match self.shard.route(self.shard.hash(key)) {
+            Route::Core(core) => core,
+            // A key of another node is answered `Moved` by this core's part.
+            Route::Here | Route::Moved { .. } => self.options.core,
+        };
+        let body = multi_body(head, frame)?;
+        match body {
+            RequestBody::MultiGet(keys) => {
+                keys.iter().for_each(|key| add(owner(key), &mut |body: &mut Vec<u8>| Keys::push(key, body)));
+            }
+            RequestBody::MultiSet(items) => {
+                items.iter().for_each(|item| add(owner(item.key), &mut |body: &mut Vec<u8>| Items::push(item, body)));
+            }
+            _ => {
+                debug_assert!(usize::from(self.options.cores) <= CORES_MAX);
+                let mut part = Vec::new();
+                body.encode(head.id, options, &mut part);
+                let frames = (0..self.options.cores).map(|core| (core, part.clone())).collect();
+                return Ok(Parts { frames, order: Vec::new() });
+            }
+        }
+        if bodies.is_empty() {
+            bodies.push((self.options.core, 0, Vec::new()));
+        }
+        let mut frames = Vec::with_capacity(bodies.len());
+        for (core, count, bytes) in &bodies {
+            let part = match body {
+                RequestBody::MultiGet(_) => RequestBody::MultiGet(Keys::parse(*count, bytes).ok_or(Status::Malformed)?),
+                _ => RequestBody::MultiSet(Items::parse(*count, bytes).ok_or(Status::Malformed)?),
+            };
+            let mut frame = Vec::new();
+            part.encode(head.id, options, &mut frame);
+            frames.push((*core, frame));
+        }
+        Ok(Parts { frames, order })
+    }
+}
+
+/// Replies with at most this many bytes of value are never replaced by `Overloaded`: a write's result must arrive.
+const OVERLOADED_VALUE_BYTES: usize = 64;
+
+/// A spanning request, cut.
+struct Parts {
+    frames: Vec<(u16, Vec<u8>)>,
+    /// The core of each key, in the order asked.
+    order: Vec<u16>,
+}

@@ -1,0 +1,443 @@
+//! A node: its listeners, its cores' executors, and the handles by which the control thread reaches them.
+//!
+//! Each core is one glommio executor pinned to one CPU, whose main task takes turns and whose second task serves control
+//! commands. Beside them only a timer runs, so that a sleeping core still expires items.
+
+use std::cell::RefCell;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use glommio::timer::Timer;
+use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement};
+use quoit_wire::Version;
+use quoit_wire::topology::{Node as TopologyNode, Topology};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::clock::Reading;
+use super::core::{Core, CoreOptions, Turn};
+use super::limits::{
+    BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, YIELD_INTERVAL,
+};
+use super::mesh::{CoreShared, Mesh};
+use super::park::{Bell, Idle, new_eventfd};
+use super::ring::Ring;
+use crate::samples::CoreSnapshot;
+use crate::shard::Shard;
+use crate::store::{PolicyKind, StoreError, StoreOptions};
+
+/// How a node is started.
+#[derive(Clone, Debug)]
+pub struct RuntimeOptions {
+    /// Where clients connect; port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// The CPU of each core; repeats put several cores on one CPU.
+    pub cpus: Vec<usize>,
+    /// What the node may use for items, index and buffers together, in bytes.
+    pub memory_bytes: usize,
+    /// Who has to go when memory is full.
+    pub policy: PolicyKind,
+    /// What a core does when it finds nothing to do.
+    pub idle: Idle,
+    /// Largest value; by default the smaller of 16 MiB and 1/8 of a core's arena.
+    pub value_bytes_max: Option<usize>,
+    /// Connections the node keeps open; further ones are closed at once.
+    pub connections_max: usize,
+    /// The hash space is cut into `2^vnode_bits` vnodes.
+    pub vnode_bits: u8,
+    /// The node's id; drawn at random when `None`.
+    pub node_id: Option<u64>,
+}
+
+/// How a node's memory is divided. Every core gets the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySplit {
+    /// For items, index and the eviction policy, per core.
+    pub store_bytes: usize,
+    /// For receiving, replies and the mesh, per core.
+    pub buffer_bytes: usize,
+    /// The largest value.
+    pub value_bytes_max: usize,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The list of CPUs is empty, or longer than vnodes allow.
+    #[error(
+        "{cores} cores can't share {vnodes} vnodes: give --cores at least one core, and no more than there are vnodes"
+    )]
+    Cores {
+        /// Cores asked for.
+        cores: usize,
+        /// Vnodes there are.
+        vnodes: usize,
+    },
+    /// Less memory than the cores need.
+    #[error(
+        "{given_bytes} bytes of memory for {cores} cores are too few: --memory must be at least {needed_bytes} bytes"
+    )]
+    Memory {
+        /// Bytes given.
+        given_bytes: usize,
+        /// Cores asked for.
+        cores: usize,
+        /// The least that works.
+        needed_bytes: usize,
+    },
+    /// The largest value would not fit a core's arena.
+    #[error(
+        "a largest value of {given_bytes} bytes is too large: with this memory and these cores it is at most {limit_bytes} bytes"
+    )]
+    ValueMax {
+        /// Bytes given.
+        given_bytes: usize,
+        /// The most that works.
+        limit_bytes: usize,
+    },
+    /// The address could not be listened on.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A core's store could not be made.
+    #[error("core {core}: {source}")]
+    Store {
+        /// The core.
+        core: u16,
+        /// Why.
+        source: StoreError,
+    },
+    /// A core's ring or descriptors could not be made.
+    #[error("core {core}: the kernel refused an io_uring or eventfd: {source}")]
+    Ring {
+        /// The core.
+        core: u16,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// glommio could not start an executor.
+    #[error("core {core} on CPU {cpu}: its executor did not start: {message}")]
+    Executor {
+        /// The core.
+        core: u16,
+        /// The CPU.
+        cpu: usize,
+        /// What glommio said.
+        message: String,
+    },
+}
+
+/// What the control thread asks of a core.
+#[derive(Debug)]
+pub enum Command {
+    /// Send everything the core tells about itself.
+    Snapshot(flume::Sender<CoreSnapshot>),
+    /// Answer what was asked, close, and end.
+    Shutdown,
+}
+
+/// The control thread's way to one core.
+#[derive(Clone, Debug)]
+pub struct CoreHandle {
+    /// Index of the core within the node.
+    pub core: u16,
+    /// The CPU it is pinned to.
+    pub cpu: usize,
+    /// A bounded queue; a core serves it within milliseconds even when it is saturated.
+    pub commands: flume::Sender<Command>,
+}
+
+/// A running node.
+pub struct Node {
+    address: SocketAddr,
+    topology: Arc<Topology>,
+    memory: MemorySplit,
+    handles: Vec<CoreHandle>,
+    executors: Vec<ExecutorJoinHandle<io::Result<()>>>,
+}
+
+/// A core's receive buffers, rings and descriptors: what is spent whatever the traffic.
+const CORE_FIXED_BYTES: usize = RECEIVE_BUFFER_BYTES * RECEIVE_BUFFERS as usize + (1 << 20);
+/// Least bytes of a core's store: a few hundred segments, so that eviction has something to choose from.
+const STORE_BYTES_MIN: usize = 16 << 20;
+/// Bytes glommio registers for direct I/O on each executor. The server does none yet, so this is its minimum.
+const GLOMMIO_IO_BYTES: usize = 64 << 10;
+/// A sleeping core wakes this often to expire items.
+const BACKGROUND_INTERVAL: Duration = Duration::from_millis(100);
+/// Connections the kernel may hold before a core accepts them.
+const LISTEN_BACKLOG: i32 = 4096;
+
+impl RuntimeOptions {
+    /// How the memory is divided among cores and uses.
+    pub fn split_memory(&self) -> Result<MemorySplit, StartError> {
+        let cores = self.cpus.len();
+        let vnodes = 1 << self.vnode_bits;
+        if cores == 0 || cores > vnodes {
+            return Err(StartError::Cores { cores, vnodes });
+        }
+        let core_bytes = self.memory_bytes / cores;
+        let buffer_bytes = (core_bytes / BUFFER_SHARE).max(BUFFER_BYTES_MIN);
+        let needed_bytes = (CORE_FIXED_BYTES + BUFFER_BYTES_MIN + STORE_BYTES_MIN) * cores;
+        if self.memory_bytes < needed_bytes {
+            return Err(StartError::Memory { given_bytes: self.memory_bytes, cores, needed_bytes });
+        }
+        let store_bytes = core_bytes - buffer_bytes - CORE_FIXED_BYTES;
+        let limit_bytes = (store_bytes / 8).min(quoit_wire::limits::VALUE_BYTES_MAX);
+        let value_bytes_max = self.value_bytes_max.unwrap_or(limit_bytes);
+        if value_bytes_max > limit_bytes {
+            return Err(StartError::ValueMax { given_bytes: value_bytes_max, limit_bytes });
+        }
+        Ok(MemorySplit { store_bytes, buffer_bytes, value_bytes_max })
+    }
+}
+
+impl Node {
+    /// Starts a node; returns when every core serves.
+    pub fn start(options: &RuntimeOptions) -> Result<Self, StartError> {
+        let memory = options.split_memory()?;
+        let cores = options.cpus.len();
+        let listeners =
+            listen(options.listen, cores).map_err(|source| StartError::Listen { address: options.listen, source })?;
+        let address = listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(options.listen);
+        let topology = Arc::new(standalone_topology(options, address));
+        let shared = (0..cores).map(|_| new_eventfd().map(CoreShared::new)).collect::<io::Result<Arc<[_]>>>();
+        let shared = shared.map_err(|source| StartError::Ring { core: 0, source })?;
+
+        let (started, starts) = flume::bounded(cores);
+        let mut node = Self { address, topology: topology.clone(), memory, handles: Vec::new(), executors: Vec::new() };
+        let start_time = Reading::now();
+        for ((core, mesh), listener) in Mesh::connect(&shared).into_iter().enumerate().zip(listeners) {
+            let (commands, inbox) = flume::bounded(COMMANDS_MAX);
+            let (core, cpu) = (core as u16, options.cpus[core]);
+            let core_options = CoreOptions {
+                core,
+                cores: cores as u16,
+                cpu,
+                node_id: topology.nodes[0].id,
+                value_bytes_max: memory.value_bytes_max,
+                connections_max: options.connections_max,
+                buffer_bytes_max: memory.buffer_bytes,
+                started: start_time,
+            };
+            let store_options = StoreOptions {
+                memory_bytes: memory.store_bytes,
+                value_bytes_max: memory.value_bytes_max,
+                policy: options.policy,
+                vnode_bits: options.vnode_bits,
+                hash_seed: topology.seed,
+            };
+            let (topology, started, idle) = (topology.clone(), started.clone(), options.idle);
+            let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+                .name(&format!("quoit-core-{core}"))
+                .io_memory(GLOMMIO_IO_BYTES)
+                .spawn(move || async move {
+                    let made = make_core(core_options, store_options, topology, mesh, listener);
+                    match made {
+                        Ok((made, bell)) => {
+                            let _ = started.send(Ok(()));
+                            drop(started);
+                            run(made, bell, inbox, idle).await
+                        }
+                        Err(error) => {
+                            let _ = started.send(Err(error));
+                            Ok(())
+                        }
+                    }
+                })
+                .map_err(|error: GlommioError<()>| StartError::Executor { core, cpu, message: error.to_string() })?;
+            node.handles.push(CoreHandle { core, cpu, commands });
+            node.executors.push(executor);
+        }
+        drop(started);
+        for _ in 0..cores {
+            let failed = match starts.recv() {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error,
+                Err(_) => StartError::Executor { core: 0, cpu: options.cpus[0], message: "it ended early".to_owned() },
+            };
+            node.begin_shutdown();
+            return Err(failed);
+        }
+        Ok(node)
+    }
+
+    /// The address clients connect to.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The topology the node serves.
+    pub const fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// How the node's memory is divided.
+    pub const fn memory(&self) -> MemorySplit {
+        self.memory
+    }
+
+    /// The ways to the cores.
+    pub fn handles(&self) -> &[CoreHandle] {
+        &self.handles
+    }
+
+    /// Asks every core to answer what it was asked, close its connections and end. [`Self::join`] waits for it.
+    pub fn begin_shutdown(&self) {
+        for handle in &self.handles {
+            // A core that has ended takes no commands and needs none.
+            let _ = handle.commands.send(Command::Shutdown);
+        }
+    }
+
+    /// Waits until every core has ended; returns what went wrong in one, if anything did.
+    pub fn join(self) -> io::Result<()> {
+        let mut result = Ok(());
+        for executor in self.executors {
+            let ended = executor.join().map_err(|error| io::Error::other(error.to_string())).and_then(|ended| ended);
+            result = result.and(ended);
+        }
+        result
+    }
+}
+
+/// One listener per core on one address.
+fn listen(address: SocketAddr, cores: usize) -> io::Result<Vec<TcpListener>> {
+    // Without SO_REUSEPORT, so that a node that already listens there is noticed: with it, both would get connections.
+    let mut address = address;
+    let probe = bind(address, false)?;
+    address = probe.local_addr()?.as_socket().unwrap_or(address);
+    drop(probe);
+    (0..cores)
+        .map(|_| {
+            let socket = bind(address, true)?;
+            socket.listen(LISTEN_BACKLOG)?;
+            Ok(socket.into())
+        })
+        .collect()
+}
+
+fn bind(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(is_shared)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn standalone_topology(options: &RuntimeOptions, address: SocketAddr) -> Topology {
+    let random = || RandomState::new().build_hasher().finish();
+    let node = TopologyNode {
+        id: options.node_id.unwrap_or_else(random),
+        incarnation: random(),
+        address: address.to_string(),
+        zone: String::new(),
+        cores: options.cpus.len() as u16,
+        weight: 1,
+    };
+    // A random term: a version from before a restart is never taken for one from after it.
+    let term = (random() as u32 % Version::TERM_MAX) + 1;
+    Topology::standalone(node, options.vnode_bits, random(), term)
+}
+
+fn make_core(
+    options: CoreOptions,
+    store_options: StoreOptions,
+    topology: Arc<Topology>,
+    mesh: Mesh,
+    listener: TcpListener,
+) -> Result<(Core, Bell), StartError> {
+    let core = options.core;
+    let eventfd = mesh.own().eventfd();
+    let refused = |source| StartError::Ring { core, source };
+    let ring = Ring::new(eventfd).map_err(refused)?;
+    let bell = Bell::new(eventfd).map_err(refused)?;
+    let shard = Shard::new(core, 0, topology, store_options).map_err(|source| StartError::Store { core, source })?;
+    Ok((Core::new(options, ring, mesh, shard, listener), bell))
+}
+
+/// A core's life: turns, until it is told to end.
+async fn run(core: Core, bell: Bell, inbox: flume::Receiver<Command>, idle: Idle) -> io::Result<()> {
+    let core = Rc::new(RefCell::new(core));
+    core.borrow_mut().start_accepting();
+    let commands = glommio::spawn_local(serve_commands(core.clone(), inbox));
+    let background = glommio::spawn_local(wake_for_background(core.clone()));
+    let result = take_turns(&core, &bell, idle).await;
+    commands.cancel().await;
+    background.cancel().await;
+    result
+}
+
+async fn take_turns(core: &RefCell<Core>, bell: &Bell, idle: Idle) -> io::Result<()> {
+    let mut last_yield = Reading::now();
+    let mut last_work = last_yield;
+    loop {
+        let (turn, now) = {
+            let mut core = core.borrow_mut();
+            (core.turn()?, core.now)
+        };
+        match turn {
+            Turn::Over => return Ok(()),
+            Turn::Busy => last_work = now,
+            Turn::Background => {}
+            Turn::Idle if idle.shall_park(now, last_work) => {
+                let is_settled = core.borrow_mut().settle()?;
+                if is_settled {
+                    bell.rung().await?;
+                }
+                core.borrow_mut().wake();
+                last_yield = now;
+                continue;
+            }
+            Turn::Idle => {}
+        }
+        if now.is_past(last_yield, YIELD_INTERVAL) {
+            glommio::executor().yield_task_queue_now().await;
+            last_yield = now;
+        }
+    }
+}
+
+async fn serve_commands(core: Rc<RefCell<Core>>, inbox: flume::Receiver<Command>) {
+    while let Ok(command) = inbox.recv_async().await {
+        let mut core = core.borrow_mut();
+        match command {
+            // The asker may have given up waiting.
+            Command::Snapshot(answer) => drop(answer.try_send(core.snapshot())),
+            Command::Shutdown => {
+                core.begin_drain();
+                core.mesh.own().wake();
+            }
+        }
+    }
+}
+
+async fn wake_for_background(core: Rc<RefCell<Core>>) {
+    loop {
+        Timer::new(BACKGROUND_INTERVAL).await;
+        core.borrow().mesh.own().wake_if_sleeping();
+    }
+}
+
+impl Core {
+    /// Makes the core ready to sleep; whether it may: false when there is something to do after all.
+    fn settle(&mut self) -> io::Result<bool> {
+        self.ring.set_eventfd_enabled(true);
+        self.mesh.own().announce_sleep();
+        let is_idle = self.turn()? == Turn::Idle;
+        self.counters.parks += u64::from(is_idle);
+        Ok(is_idle)
+    }
+
+    /// The core is awake again.
+    fn wake(&mut self) {
+        self.mesh.own().announce_awake();
+        self.ring.set_eventfd_enabled(false);
+    }
+}

@@ -1,0 +1,223 @@
+//! What a core tells about itself: the runtime's counters and histograms, beside the shard's.
+
+use hdrhistogram::Histogram;
+use quoit_wire::stats::{CoreStats, Stats};
+use quoit_wire::{Reply, Status};
+
+use super::clock::Reading;
+use super::connection::CloseCause;
+use super::core::Core;
+use crate::samples::{CoreSnapshot, HistogramSample, Sample, SampleKind};
+use crate::shard::Output;
+
+/// Longest time a histogram tells apart; longer ones count as this.
+const NANOS_MAX: u64 = 60_000_000_000;
+
+/// Plain integers, one core's.
+#[derive(Debug)]
+pub(super) struct Counters {
+    pub answered: u64,
+    pub forwarded: u64,
+    pub mesh_messages: u64,
+    pub opened: u64,
+    pub closed: [u64; CloseCause::ALL.len()],
+    pub handed_over: u64,
+    pub adopted: u64,
+    pub accept_failures: u64,
+    pub malformed: u64,
+    pub truncated: u64,
+    pub refused: u64,
+    pub receive_restarts: u64,
+    pub receive_cancels: u64,
+    pub stalls_output: u64,
+    pub stalls_inflight: u64,
+    pub stalls_credit: u64,
+    pub turns: u64,
+    pub parks: u64,
+    pub silent_complaints: u64,
+    pub last_complaint: Option<Reading>,
+    request_time: Histogram<u64>,
+    turn_time: Histogram<u64>,
+    hop_time: Histogram<u64>,
+}
+
+impl Counters {
+    pub(super) fn new() -> Self {
+        let histogram =
+            || Histogram::new_with_bounds(1, NANOS_MAX, 2).expect("1 ns to 60 s with two digits is in range");
+        Self {
+            answered: 0,
+            forwarded: 0,
+            mesh_messages: 0,
+            opened: 0,
+            closed: [0; CloseCause::ALL.len()],
+            handed_over: 0,
+            adopted: 0,
+            accept_failures: 0,
+            malformed: 0,
+            truncated: 0,
+            refused: 0,
+            receive_restarts: 0,
+            receive_cancels: 0,
+            stalls_output: 0,
+            stalls_inflight: 0,
+            stalls_credit: 0,
+            turns: 0,
+            parks: 0,
+            silent_complaints: 0,
+            last_complaint: None,
+            request_time: histogram(),
+            turn_time: histogram(),
+            hop_time: histogram(),
+        }
+    }
+
+    /// A turn that began at `began` has ended. A request's time is its turn's: it came in with it and left with it.
+    pub(super) fn turn(&mut self, began: Reading, answered_before: u64) {
+        self.turns += 1;
+        let answered = self.answered - answered_before;
+        if answered > 0 {
+            let nanos = Reading::now().nanos_since(began).clamp(1, NANOS_MAX);
+            self.turn_time.saturating_record(nanos);
+            self.request_time.saturating_record_n(nanos, answered);
+        }
+    }
+
+    /// `entries` replies have come back from another core `nanos` after their requests left.
+    pub(super) fn hops(&mut self, nanos: u64, entries: u64) {
+        self.hop_time.saturating_record_n(nanos.clamp(1, NANOS_MAX), entries);
+    }
+}
+
+impl Core {
+    /// Everything this core tells about itself.
+    pub(super) fn snapshot(&self) -> CoreSnapshot {
+        let mut samples = Vec::new();
+        self.samples(&mut samples);
+        self.shard.samples(&mut samples);
+        let histogram =
+            |name, help, histogram: &Histogram<u64>| HistogramSample { name, help, histogram: histogram.clone() };
+        let counters = &self.counters;
+        CoreSnapshot {
+            core: self.options.core,
+            cpu: self.options.cpu,
+            requests: self.shard.requests(),
+            samples,
+            histograms: vec![
+                histogram(
+                    "request_duration_seconds",
+                    "Time from a request's receipt by its executing core to its reply's submission to the kernel.",
+                    &counters.request_time,
+                ),
+                histogram("turn_duration_seconds", "Time of a turn that answered requests.", &counters.turn_time),
+                histogram(
+                    "mesh_hop_duration_seconds",
+                    "Time from handing a request to another core to having its reply.",
+                    &counters.hop_time,
+                ),
+            ],
+        }
+    }
+
+    fn samples(&self, out: &mut Vec<Sample>) {
+        let counters = &self.counters;
+        let mut counter = |name, help, label, value| {
+            out.push(Sample { name, help, kind: SampleKind::Counter, label, value });
+        };
+        counter(
+            "requests_forwarded_total",
+            "Requests handed to the core that owns their key.",
+            None,
+            counters.forwarded,
+        );
+        counter("mesh_messages_total", "Messages taken from other cores' queues.", None, counters.mesh_messages);
+        counter("connections_opened_total", "Connections accepted or adopted.", None, counters.opened);
+        for cause in CloseCause::ALL {
+            let count = counters.closed[cause as usize];
+            counter("connections_closed_total", "Connections closed.", Some(("cause", cause.name())), count);
+        }
+        counter(
+            "connections_handed_over_total",
+            "Connections given to the core they asked for.",
+            None,
+            counters.handed_over,
+        );
+        counter(
+            "connections_adopted_total",
+            "Connections taken over from the core that accepted them.",
+            None,
+            counters.adopted,
+        );
+        counter("accept_failures_total", "Connections the kernel could not accept.", None, counters.accept_failures);
+        counter(
+            "frames_malformed_total",
+            "Streams closed because they were not this protocol.",
+            None,
+            counters.malformed,
+        );
+        counter("frames_truncated_total", "Streams that ended within a frame.", None, counters.truncated);
+        counter("frames_refused_total", "Frames refused from their header and passed over.", None, counters.refused);
+        counter(
+            "receive_restarts_total",
+            "Receives armed again after the kernel ended them.",
+            None,
+            counters.receive_restarts,
+        );
+        counter(
+            "receive_cancels_total",
+            "Receives cancelled because their connection was stalled.",
+            None,
+            counters.receive_cancels,
+        );
+        for (reason, count) in [
+            ("output", counters.stalls_output),
+            ("inflight", counters.stalls_inflight),
+            ("credit", counters.stalls_credit),
+        ] {
+            counter(
+                "connection_stalls_total",
+                "Times a connection was left unread at a limit.",
+                Some(("reason", reason)),
+                count,
+            );
+        }
+        counter("turns_total", "Turns taken.", None, counters.turns);
+        counter("parks_total", "Times the core slept.", None, counters.parks);
+        let mut gauge = |name, help, value: usize| {
+            out.push(Sample { name, help, kind: SampleKind::Gauge, label: None, value: value as u64 });
+        };
+        gauge("connections", "Open connections.", self.connections.len());
+        gauge("buffer_bytes", "Bytes of connections' buffers.", self.buffer_bytes);
+        gauge("buffer_bytes_max", "Bytes that connections' buffers may have.", self.options.buffer_bytes_max);
+        gauge("mesh_inflight", "Requests unanswered at other cores.", self.mesh.inflight());
+        gauge("gathers", "Requests that span cores and wait for a part.", self.gathers.len());
+    }
+
+    /// Appends this core's part of a stats reply.
+    pub(super) fn reply_own_stats(&mut self, id: u32, output: &mut Output) {
+        let snapshot = self.snapshot();
+        let label = |name: &str, key: &str, value: &str| format!("{name}{{{key}=\"{value}\"}}");
+        let requests = snapshot.requests.iter().map(|(operation, status, count)| {
+            let name = format!("requests_total{{operation=\"{}\",status=\"{}\"}}", operation.name(), status.name());
+            (name, *count)
+        });
+        let samples = snapshot.samples.iter().map(|sample| {
+            let name = sample.label.map_or(sample.name.to_owned(), |(key, value)| label(sample.name, key, value));
+            (name, sample.value)
+        });
+        let core = CoreStats { core: self.options.core, values: requests.chain(samples).collect() };
+        let body = Stats { cores: vec![core], ..Stats::default() }.to_bytes();
+        output.reply(&Reply { value: &body, ..Reply::status(id, Status::Ok) });
+    }
+
+    /// The node's stats, put together from its cores'.
+    pub(super) fn node_stats(&self, mut cores: Vec<CoreStats>) -> Stats {
+        cores.sort_by_key(|core| core.core);
+        Stats {
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.options.node_id,
+            uptime_ms: self.now.nanos_since(self.options.started) / 1_000_000,
+            cores,
+        }
+    }
+}

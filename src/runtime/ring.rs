@@ -1,0 +1,183 @@
+//! A core's private io_uring: everything its sockets do, submitted and reaped by one `io_uring_enter` per turn.
+//!
+//! The ring is driven from inside a glommio task, whose own rings it does not touch. While the core is awake the ring's
+//! eventfd is silent; a parked core is woken by it (`park.rs`). What this file leaves out: what the completions mean.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use io_uring::types::{CancelBuilder, Fd};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::buffers::{BUFFER_GROUP, ReceiveBuffers};
+use super::limits::{COMPLETIONS_MAX, SUBMISSIONS_MAX};
+
+/// What a submission was for; travels through the kernel in the upper byte of its user data, with the connection's slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A new connection on the listener.
+    Accept,
+    /// Bytes of a connection, into provided buffers.
+    Receive,
+    /// A connection's output has left, or part of it.
+    Send,
+    /// A cancellation's own completion; nothing follows from it.
+    Cancel,
+}
+
+/// One completion, as plain numbers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Completion {
+    /// What it completes.
+    pub purpose: Purpose,
+    /// The connection's slot.
+    pub slot: u32,
+    /// Bytes or descriptor; a negative errno on failure.
+    pub result: i32,
+    /// The provided buffer that holds the bytes.
+    pub buffer: Option<u16>,
+    /// More completions of this submission will come.
+    pub more: bool,
+}
+
+/// The private ring with its provided buffers.
+pub(super) struct Ring {
+    // Field order is drop order: the io_uring goes before the buffers it may write to.
+    uring: IoUring,
+    pub(super) buffers: ReceiveBuffers,
+}
+
+impl Ring {
+    /// Sets the ring up for the calling thread, which alone may use it; `eventfd` is rung by completions when enabled.
+    pub(super) fn new(eventfd: RawFd) -> io::Result<Self> {
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETIONS_MAX)
+            .build(SUBMISSIONS_MAX)?;
+        uring.submitter().register_eventfd(eventfd)?;
+        let buffers = ReceiveBuffers::register(&uring.submitter())?;
+        let mut ring = Self { uring, buffers };
+        ring.uring.completion().disable_eventfd();
+        Ok(ring)
+    }
+
+    /// Accepts connections on `listener` until cancelled.
+    pub(super) fn accept(&mut self, listener: RawFd) {
+        let entry = opcode::AcceptMulti::new(Fd(listener)).flags(libc::SOCK_CLOEXEC).build();
+        self.push(&entry.user_data(user_data(Purpose::Accept, 0)));
+    }
+
+    /// Receives once into a provided buffer.
+    pub(super) fn receive_once(&mut self, socket: RawFd, slot: u32) {
+        let entry = opcode::Recv::new(Fd(socket), std::ptr::null_mut(), 0).buf_group(BUFFER_GROUP).build();
+        let entry = entry.flags(squeue::Flags::BUFFER_SELECT);
+        self.push(&entry.user_data(user_data(Purpose::Receive, slot)));
+    }
+
+    /// Receives into provided buffers until cancelled or out of buffers.
+    pub(super) fn receive(&mut self, socket: RawFd, slot: u32) {
+        let entry = opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build();
+        self.push(&entry.user_data(user_data(Purpose::Receive, slot)));
+    }
+
+    /// Sends `bytes`.
+    ///
+    /// # Safety
+    /// The bytes stay in place and unchanged until the submission's completion has been reaped.
+    pub(super) unsafe fn send(&mut self, socket: RawFd, slot: u32, bytes: *const u8, length: u32) {
+        let entry = opcode::Send::new(Fd(socket), bytes, length).flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL).build();
+        self.push(&entry.user_data(user_data(Purpose::Send, slot)));
+    }
+
+    /// Sends the pieces `message` points to.
+    ///
+    /// # Safety
+    /// The header, its vector and every piece stay in place and unchanged until the completion has been reaped.
+    pub(super) unsafe fn send_message(&mut self, socket: RawFd, slot: u32, message: *const libc::msghdr) {
+        let entry = opcode::SendMsg::new(Fd(socket), message.cast())
+            .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
+            .build();
+        self.push(&entry.user_data(user_data(Purpose::Send, slot)));
+    }
+
+    /// Cancels what is under way for this purpose and slot; its last completion still comes.
+    pub(super) fn cancel(&mut self, purpose: Purpose, slot: u32) {
+        let target = CancelBuilder::user_data(user_data(purpose, slot));
+        let entry = opcode::AsyncCancel2::new(target).build();
+        self.push(&entry.user_data(user_data(Purpose::Cancel, slot)));
+    }
+
+    /// Submits everything prepared and lets the kernel post what is ready; returns without waiting.
+    pub(super) fn enter(&mut self) -> io::Result<()> {
+        /// `IORING_ENTER_GETEVENTS`: run deferred task work even when nothing is submitted.
+        const GET_EVENTS: u32 = 1;
+        self.buffers.publish();
+        let to_submit = {
+            let mut submission = self.uring.submission();
+            submission.sync();
+            submission.len() as u32
+        };
+        // SAFETY: no argument is passed; every submission's memory is kept by the callers of the unsafe methods above.
+        match unsafe { self.uring.submitter().enter::<libc::sigset_t>(to_submit, 0, GET_EVENTS, None) } {
+            Ok(_) => Ok(()),
+            // EBUSY: completions overflowed and wait in the kernel until some are reaped; the next turn goes on.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Moves every completion that is there to `into`.
+    pub(super) fn reap(&mut self, into: &mut Vec<Completion>) {
+        for entry in self.uring.completion() {
+            let (purpose, slot) = from_user_data(entry.user_data());
+            into.push(Completion {
+                purpose,
+                slot,
+                result: entry.result(),
+                buffer: cqueue::buffer_select(entry.flags()),
+                more: cqueue::more(entry.flags()),
+            });
+        }
+    }
+
+    /// Whether a completion is waiting to be reaped.
+    pub(super) fn has_completions(&mut self) -> bool {
+        !self.uring.completion().is_empty()
+    }
+
+    /// Lets completions ring the eventfd (before parking) or not (while awake).
+    pub(super) fn set_eventfd_enabled(&mut self, enabled: bool) {
+        let completion = self.uring.completion();
+        if enabled { completion.enable_eventfd() } else { completion.disable_eventfd() }
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: the entry's memory is kept by the callers of the unsafe methods; the others name none.
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            // A full queue is submitted at once: rare (more sends than SUBMISSIONS_MAX in a turn) and only costs an enter.
+            if let Err(error) = self.uring.submit() {
+                assert!(
+                    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)),
+                    "the ring refuses submissions: {error}"
+                );
+            }
+        }
+    }
+}
+
+impl Purpose {
+    const ALL: [Self; 4] = [Self::Accept, Self::Receive, Self::Send, Self::Cancel];
+}
+
+const fn user_data(purpose: Purpose, slot: u32) -> u64 {
+    ((purpose as u64) << 56) | slot as u64
+}
+
+fn from_user_data(user_data: u64) -> (Purpose, u32) {
+    (Purpose::ALL[(user_data >> 56) as usize], user_data as u32)
+}

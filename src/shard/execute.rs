@@ -1,0 +1,328 @@
+//! The one dispatch of operations: a decoded request in, its reply appended, synchronously.
+//!
+//! Every operation on keys ends here, whether it came from a socket of this core, over the mesh, or (later) by another
+//! protocol. What spans cores (a multi operation over several owners, flush, stats) is cut into one part per core above.
+
+use quoit_wire::limits::MULTI_REPLY_BYTES_MAX;
+use quoit_wire::{
+    IncrementParameters, Items, Keys, MultiResult, Operation, Reply, Request, RequestBody, RequestFlags, RetryToken,
+    SetCondition, SetParameters, Status, Version, WriteMode,
+};
+
+use super::output::{Output, ReplyLimits};
+use super::retries::{Recall, WriteResult};
+use super::{Route, Shard};
+use crate::store::{
+    Condition, End, Expiry, ExtendOutcome, Increment, IncrementOutcome, SetOutcome, TouchOutcome, Write,
+};
+use crate::time::{Duration, Instant};
+
+impl Shard {
+    /// Executes a request whose keys this shard owns and appends its reply to `output`.
+    ///
+    /// `hash` is that of the request's key, zero where it has none. Hello and stats are answered above and not here.
+    #[inline]
+    pub fn execute(
+        &mut self,
+        now: Instant,
+        request: &Request<'_>,
+        hash: u64,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) {
+        let id = request.head.id;
+        let status = match request.body {
+            RequestBody::Get { key } if request.head.flags == RequestFlags::default() => {
+                self.get(now, hash, key, id, limits, output)
+            }
+            _ => match self.refusal(request) {
+                Some(status) => {
+                    output.status(id, status);
+                    status
+                }
+                None => self.execute_checked(now, request, hash, limits, output),
+            },
+        };
+        self.counters.count(request.head.operation, status);
+    }
+
+    /// Why the request's flags can't be met by this node, if so.
+    pub(super) fn refusal(&self, request: &Request<'_>) -> Option<Status> {
+        const RESERVED: [RequestFlags; 2] = [RequestFlags::LEASE_ON_MISS, RequestFlags::STALE_IS_FINE];
+        let flags = request.head.flags;
+        if RESERVED.iter().any(|reserved| flags.has(*reserved)) {
+            return Some(Status::Unsupported);
+        }
+        // A node without replicas has one copy: a write that asks for another is refused, not weakened.
+        let wants_copies = matches!(flags.write_mode(), WriteMode::One | WriteMode::All);
+        (wants_copies && request.head.operation.is_write()).then_some(Status::NotEnoughCopies)
+    }
+
+    fn execute_checked(
+        &mut self,
+        now: Instant,
+        request: &Request<'_>,
+        hash: u64,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) -> Status {
+        let id = request.head.id;
+        match request.body {
+            RequestBody::Get { key } => self.get(now, hash, key, id, limits, output),
+            RequestBody::GetAndTouch { key, ttl_ms } => {
+                match self.store.touch(now, hash, key, Duration::from_millis(ttl_ms)) {
+                    TouchOutcome::Touched(_) => self.get(now, hash, key, id, limits, output),
+                    TouchOutcome::Missing => answer(id, Status::Miss, Version::NONE, output),
+                    TouchOutcome::NoSpace => answer(id, Status::NoSpace, Version::NONE, output),
+                }
+            }
+            RequestBody::Set { .. }
+            | RequestBody::Delete { .. }
+            | RequestBody::Touch { .. }
+            | RequestBody::Increment { .. }
+            | RequestBody::Append { .. }
+            | RequestBody::Prepend { .. } => {
+                let result = match request.retry {
+                    Some(token) => {
+                        self.once(now, token, is_repeat(request), |shard| shard.write(now, hash, &request.body))
+                    }
+                    None => Ok(self.write(now, hash, &request.body)),
+                };
+                answer_write(id, result, limits, output)
+            }
+            RequestBody::MultiGet(keys) => self.multi_get(now, &keys, id, output),
+            RequestBody::MultiSet(items) => self.multi_set(now, &items, id, output),
+            RequestBody::Flush => {
+                self.store.flush(now);
+                answer(id, Status::Ok, Version::NONE, output)
+            }
+            RequestBody::Ping { payload } => {
+                output.reply(&Reply { value: payload, ..Reply::status(id, Status::Ok) });
+                Status::Ok
+            }
+            RequestBody::Topology { known_epoch } => {
+                let epoch = self.topology.epoch;
+                let body: &[u8] = if known_epoch == epoch { &[] } else { &self.topology_bytes };
+                let version = Version::from_u64(u64::from(epoch));
+                output.reply(&Reply { version, value: body, ..Reply::status(id, Status::Ok) });
+                Status::Ok
+            }
+            RequestBody::Hello { .. } | RequestBody::Stats => answer(id, Status::Malformed, Version::NONE, output),
+        }
+    }
+
+    fn get(
+        &mut self,
+        now: Instant,
+        hash: u64,
+        key: &[u8],
+        id: u32,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) -> Status {
+        match self.store.get(now, hash, key) {
+            Some(hit) => output.hit(id, &hit, limits),
+            None => answer(id, Status::Miss, Version::NONE, output),
+        }
+    }
+
+    /// Applies a write once per token: a repeat gets the first result. `Err` carries a refusal.
+    pub(super) fn once(
+        &mut self,
+        now: Instant,
+        token: RetryToken,
+        is_repeat: bool,
+        write: impl FnOnce(&mut Self) -> WriteResult,
+    ) -> Result<WriteResult, Status> {
+        match self.retries.recall(now, token, is_repeat) {
+            Recall::Repeat(result) => Ok(result),
+            Recall::Forgotten => Err(Status::OutcomeUnknown),
+            Recall::Full => Err(Status::Overloaded),
+            Recall::New => {
+                let result = write(self);
+                // What changed nothing and may go better next time is not a result to repeat.
+                if !matches!(result.status, Status::NoSpace | Status::Overloaded) {
+                    self.retries.record(token, result);
+                }
+                Ok(result)
+            }
+        }
+    }
+
+    fn write(&mut self, now: Instant, hash: u64, body: &RequestBody<'_>) -> WriteResult {
+        match *body {
+            RequestBody::Set { key, parameters, condition, value } => {
+                let write = Write {
+                    value,
+                    client_flags: parameters.client_flags,
+                    expiry: expiry_of(&parameters),
+                    condition: condition_of(condition, &parameters),
+                };
+                set_result(self.store.set(now, hash, key, write))
+            }
+            RequestBody::Delete { key } => match self.store.delete(now, hash, key) {
+                Some(version) => done(version),
+                None => ended(Status::Miss),
+            },
+            RequestBody::Touch { key, ttl_ms } => {
+                match self.store.touch(now, hash, key, Duration::from_millis(ttl_ms)) {
+                    TouchOutcome::Touched(version) => done(version),
+                    TouchOutcome::Missing => ended(Status::Miss),
+                    TouchOutcome::NoSpace => ended(Status::NoSpace),
+                }
+            }
+            RequestBody::Increment { key, parameters } => self.increment(now, hash, key, &parameters),
+            RequestBody::Append { key, value } => self.extend(now, hash, key, value, End::Back),
+            RequestBody::Prepend { key, value } => self.extend(now, hash, key, value, End::Front),
+            RequestBody::Hello { .. }
+            | RequestBody::Ping { .. }
+            | RequestBody::Get { .. }
+            | RequestBody::GetAndTouch { .. }
+            | RequestBody::MultiGet(_)
+            | RequestBody::MultiSet(_)
+            | RequestBody::Flush
+            | RequestBody::Stats
+            | RequestBody::Topology { .. } => unreachable!("only writes of one key come here"),
+        }
+    }
+
+    fn increment(&mut self, now: Instant, hash: u64, key: &[u8], parameters: &IncrementParameters) -> WriteResult {
+        let create = (parameters.create == 1).then(|| (parameters.initial, Duration::from_millis(parameters.ttl_ms)));
+        match self.store.increment(now, hash, key, Increment { delta: parameters.delta, create }) {
+            IncrementOutcome::Stored { version, value } => {
+                WriteResult { status: Status::Ok, version, counter: Some(value) }
+            }
+            IncrementOutcome::Missing => ended(Status::Miss),
+            IncrementOutcome::NotANumber => ended(Status::NotANumber),
+            IncrementOutcome::Overflow => ended(Status::CounterOverflow),
+            IncrementOutcome::NoSpace => ended(Status::NoSpace),
+        }
+    }
+
+    fn extend(&mut self, now: Instant, hash: u64, key: &[u8], bytes: &[u8], end: End) -> WriteResult {
+        match self.store.extend(now, hash, key, bytes, end) {
+            ExtendOutcome::Stored(version) => done(version),
+            ExtendOutcome::Missing => ended(Status::Miss),
+            ExtendOutcome::TooLarge => ended(Status::TooLarge),
+            ExtendOutcome::NoSpace => ended(Status::NoSpace),
+        }
+    }
+
+    fn multi_get(&mut self, now: Instant, keys: &Keys<'_>, id: u32, output: &mut Output) -> Status {
+        keys.iter().for_each(|key| self.store.prefetch_bucket(self.hash(key)));
+        keys.iter().for_each(|key| self.store.prefetch_item(self.hash(key)));
+        let open = output.open_multi(id);
+        for key in keys.iter() {
+            let hash = self.hash(key);
+            let status = match self.route(hash) {
+                Route::Here => match self.store.get(now, hash, key) {
+                    Some(hit) => output.multi_hit(&open, &hit, MULTI_REPLY_BYTES_MAX),
+                    None => multi_ended(Status::Miss, Version::NONE, output),
+                },
+                Route::Core(_) | Route::Moved { .. } => {
+                    multi_ended(Status::Moved, Version::from_u64(u64::from(self.topology.epoch)), output)
+                }
+            };
+            self.counters.count(Operation::Get, status);
+        }
+        output.close_multi(&open);
+        Status::Ok
+    }
+
+    fn multi_set(&mut self, now: Instant, items: &Items<'_>, id: u32, output: &mut Output) -> Status {
+        items.iter().for_each(|item| self.store.prefetch_bucket(self.hash(item.key)));
+        let open = output.open_multi(id);
+        for item in items.iter() {
+            let hash = self.hash(item.key);
+            let (status, version) = match self.route(hash) {
+                Route::Here => {
+                    let write = Write {
+                        value: item.value,
+                        client_flags: item.client_flags,
+                        expiry: Expiry::after(Duration::from_millis(item.ttl_ms)),
+                        condition: Condition::Always,
+                    };
+                    let result = set_result(self.store.set(now, hash, item.key, write));
+                    (result.status, result.version)
+                }
+                Route::Core(_) | Route::Moved { .. } => {
+                    (Status::Moved, Version::from_u64(u64::from(self.topology.epoch)))
+                }
+            };
+            self.counters.count(Operation::Set, multi_ended(status, version, output));
+        }
+        output.close_multi(&open);
+        Status::Ok
+    }
+}
+
+/// Whether the client says it has sent this request before.
+pub(super) const fn is_repeat(request: &Request<'_>) -> bool {
+    request.head.flags.has(RequestFlags::REPEAT)
+}
+
+/// The store's expiry for a set's parameters.
+pub(super) fn expiry_of(parameters: &SetParameters) -> Expiry {
+    Expiry { ttl: Duration::from_millis(parameters.ttl_ms), idle: parameters.options & SetParameters::IDLE_EXPIRY != 0 }
+}
+
+/// The store's condition for a set's parameters.
+pub(super) const fn condition_of(condition: SetCondition, parameters: &SetParameters) -> Condition {
+    match condition {
+        SetCondition::Always => Condition::Always,
+        SetCondition::IfAbsent => Condition::IfAbsent,
+        SetCondition::IfPresent => Condition::IfPresent,
+        SetCondition::IfVersion => Condition::IfVersion(Version::from_u64(parameters.if_version)),
+    }
+}
+
+/// A set's outcome as it is answered.
+pub(super) fn set_result(outcome: SetOutcome) -> WriteResult {
+    match outcome {
+        SetOutcome::Stored(version) => done(version),
+        SetOutcome::ConditionFailed(version) => {
+            WriteResult { status: Status::ConditionFailed, version: version.unwrap_or(Version::NONE), counter: None }
+        }
+        SetOutcome::TooLarge => ended(Status::TooLarge),
+        SetOutcome::NoSpace => ended(Status::NoSpace),
+    }
+}
+
+/// Appends the reply to a write of one key and returns its status.
+pub(super) fn answer_write(
+    id: u32,
+    result: Result<WriteResult, Status>,
+    limits: ReplyLimits,
+    output: &mut Output,
+) -> Status {
+    match result {
+        Ok(WriteResult { status, version, counter: Some(counter) }) => {
+            output.reply(&Reply { version, value: &counter.to_le_bytes(), ..Reply::status(id, status) });
+            status
+        }
+        Ok(WriteResult { status, version, counter: None }) => answer(id, status, version, output),
+        Err(Status::Overloaded) => {
+            output.overloaded(id, limits.retry_after_ms);
+            Status::Overloaded
+        }
+        Err(status) => answer(id, status, Version::NONE, output),
+    }
+}
+
+fn answer(id: u32, status: Status, version: Version, output: &mut Output) -> Status {
+    output.written(id, status, version);
+    status
+}
+
+fn multi_ended(status: Status, version: Version, output: &mut Output) -> Status {
+    output.multi_result(&MultiResult { status, version, client_flags: 0, retry_after_ms: 0, value: &[] });
+    status
+}
+
+const fn done(version: Version) -> WriteResult {
+    WriteResult { status: Status::Ok, version, counter: None }
+}
+
+const fn ended(status: Status) -> WriteResult {
+    WriteResult { status, version: Version::NONE, counter: None }
+}

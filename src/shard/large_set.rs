@@ -1,0 +1,87 @@
+//! Sets whose value is still arriving: received straight into the arena, visible when complete.
+//!
+//! The frame's front (header, parameters, key) is kept; the value goes to the store's reserved space piece by piece as the
+//! socket gives it. Only the publishing is the write: conditions, version and retry token are looked at then.
+
+use quoit_wire::{Operation, Refusal, Request, RequestBody, RequestFlags, RequestHead, Status};
+
+use super::execute::{answer_write, condition_of, expiry_of, set_result};
+use super::output::{Output, ReplyLimits};
+use super::{Shard, WriteResult};
+use crate::store::{Reservation, ReserveRefusal};
+use crate::time::Instant;
+
+/// A set whose value is still arriving. Ends in [`Shard::publish_large_set`] or [`Shard::abandon_large_set`].
+#[derive(Debug)]
+pub struct LargeSet {
+    head: RequestHead,
+    /// The frame up to its value.
+    front: Vec<u8>,
+    reservation: Reservation,
+}
+
+impl LargeSet {
+    /// Bytes of the value that have not arrived.
+    pub fn missing_bytes(&self) -> usize {
+        self.reservation.missing_bytes()
+    }
+}
+
+impl Shard {
+    /// Begins a large set from `front`, its frame up to the value; refused with the status to answer.
+    pub fn open_large_set(
+        &mut self,
+        now: Instant,
+        head: RequestHead,
+        front: &[u8],
+        hash: u64,
+    ) -> Result<LargeSet, Status> {
+        let request = Request::decode(head, front).map_err(|refusal: Refusal| refusal.status)?;
+        if let Some(status) = self.refusal(&request) {
+            return Err(status);
+        }
+        match self.store.reserve(now, hash, head.key(front), head.payload_bytes()) {
+            Ok(reservation) => Ok(LargeSet { head, front: front.to_vec(), reservation }),
+            Err(ReserveRefusal::TooLarge) => Err(Status::TooLarge),
+            Err(ReserveRefusal::NoSpace) => Err(Status::NoSpace),
+            Err(ReserveRefusal::Busy) => Err(Status::Overloaded),
+        }
+    }
+
+    /// Takes the next bytes of the value; returns how many, fewer than there are only when the value is complete.
+    pub fn fill_large_set(&mut self, set: &mut LargeSet, bytes: &[u8]) -> usize {
+        self.store.fill(&mut set.reservation, bytes)
+    }
+
+    /// Carries out a complete large set and appends its reply.
+    pub fn publish_large_set(&mut self, now: Instant, set: LargeSet, limits: ReplyLimits, output: &mut Output) {
+        let LargeSet { head, front, reservation } = set;
+        let status = match Request::decode(head, &front) {
+            Ok(Request { body: RequestBody::Set { parameters, condition, .. }, retry, .. }) => {
+                let mut reservation = Some(reservation);
+                let mut publish = |shard: &mut Self| -> WriteResult {
+                    let reservation = reservation.take().expect("published once");
+                    let condition = condition_of(condition, &parameters);
+                    let expiry = expiry_of(&parameters);
+                    set_result(shard.store.publish(now, reservation, parameters.client_flags, expiry, condition))
+                };
+                let result = match retry {
+                    Some(token) => self.once(now, token, head.flags.has(RequestFlags::REPEAT), &mut publish),
+                    None => Ok(publish(self)),
+                };
+                // A repeat is answered from the table; its bytes are not needed.
+                if let Some(unused) = reservation {
+                    self.store.abandon(unused);
+                }
+                answer_write(head.id, result, limits, output)
+            }
+            Ok(_) | Err(_) => unreachable!("the front was decoded as a set when the reservation was made"),
+        };
+        self.counters.count(Operation::Set, status);
+    }
+
+    /// Gives up a large set whose connection went away.
+    pub fn abandon_large_set(&mut self, set: LargeSet) {
+        self.store.abandon(set.reservation);
+    }
+}
