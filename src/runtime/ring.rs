@@ -45,6 +45,8 @@ pub(super) struct Ring {
     // Field order is drop order: the io_uring goes before the buffers it may write to.
     uring: IoUring,
     pub(super) buffers: ReceiveBuffers,
+    /// Completions that had to make room in the kernel's queue before the turn reaped.
+    early: Vec<Completion>,
 }
 
 impl Ring {
@@ -58,7 +60,7 @@ impl Ring {
             .build(SUBMISSIONS_MAX)?;
         uring.submitter().register_eventfd(eventfd)?;
         let buffers = ReceiveBuffers::register(&uring.submitter())?;
-        let mut ring = Self { uring, buffers };
+        let mut ring = Self { uring, buffers, early: Vec::new() };
         ring.uring.completion().disable_eventfd();
         Ok(ring)
     }
@@ -130,6 +132,11 @@ impl Ring {
 
     /// Moves every completion that is there to `into`.
     pub(super) fn reap(&mut self, into: &mut Vec<Completion>) {
+        into.append(&mut self.early);
+        self.reap_kernel(into);
+    }
+
+    fn reap_kernel(&mut self, into: &mut Vec<Completion>) {
         for entry in self.uring.completion() {
             let (purpose, slot) = from_user_data(entry.user_data());
             into.push(Completion {
@@ -144,7 +151,7 @@ impl Ring {
 
     /// Whether a completion is waiting to be reaped.
     pub(super) fn has_completions(&mut self) -> bool {
-        !self.uring.completion().is_empty()
+        !self.early.is_empty() || !self.uring.completion().is_empty()
     }
 
     /// Lets completions ring the eventfd (before parking) or not (while awake).
@@ -160,11 +167,15 @@ impl Ring {
                 return;
             }
             // A full queue is submitted at once: rare (more sends than SUBMISSIONS_MAX in a turn) and only costs an enter.
-            if let Err(error) = self.uring.submit() {
-                assert!(
-                    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)),
-                    "the ring refuses submissions: {error}"
-                );
+            match self.uring.submit() {
+                Ok(_) => {}
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::EINTR)) => {
+                    // The kernel wants its completions taken first.
+                    let mut early = std::mem::take(&mut self.early);
+                    self.reap_kernel(&mut early);
+                    self.early = early;
+                }
+                Err(error) => panic!("the ring refuses submissions: {error}"),
             }
         }
     }
