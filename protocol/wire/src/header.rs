@@ -42,7 +42,7 @@ flat! {
         flags: u8,
         /// With `Overloaded`: milliseconds to wait before trying again. Else zero.
         retry_after_ms: u16,
-        /// The item's version after a write or with a hit; with `Moved` and `TopologyChanged` the epoch.
+        /// The item's version after a write or with a hit; an epoch with `Moved`, `TopologyChanged` and a topology.
         version: u64,
         /// The client's flags, kept with the item.
         client_flags: u32,

@@ -25,6 +25,11 @@ pub use reply::{Reply, ReplyError};
 pub use request::{Refusal, Request, RequestBody, RequestHead, RequestOptions, request_head};
 pub use version::{SEQUENCE_BITS, Version};
 
+/// The door plate's example is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct DoorPlate;
+
 /// The length field of a frame with `length` bytes behind it.
 fn frame_length(length: usize) -> u32 {
     u32::try_from(length).expect("a frame is shorter than 4 GiB")

@@ -16,6 +16,9 @@ pub const HELLO_FRAME_BYTES_MAX: usize = 1024;
 pub const PING_BYTES_MAX: usize = 1024;
 /// Bytes behind a reply's header that a client accepts: a value, the results of a multi operation, topology, stats.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// The longest frame that is skipped rather than closed upon when it is over a limit: a value four times the largest
+/// any server takes is a client's honest mistake. Beyond it a length is noise.
+pub const FRAME_BYTES_PLAUSIBLE: usize = VALUE_BYTES_MAX * 4 + KEY_BYTES_MAX + 256;
 
 const _: () =
     assert!(VALUE_BYTES_MAX <= BODY_BYTES_MAX && MULTI_REPLY_BYTES_MAX + MULTI_KEYS_MAX * 20 <= BODY_BYTES_MAX);

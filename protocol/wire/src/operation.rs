@@ -172,10 +172,9 @@ pub enum WriteMode {
 /// │ repeat │ stale is   │ lease on  │ any in-sync  │ write mode │ retry token │ trace context │
 /// │        │ fine       │ miss      │ copy         │            │ follows     │ follows       │
 /// └────────┴────────────┴───────────┴──────────────┴────────────┴─────────────┴───────────────┘
-///   writes   gets         gets        gets           writes       keyed writes  all but hello
+///   writes   gets         gets        gets           writes       some writes   all but hello
 /// ```
-/// A flag outside its operations ([`RequestFlags::allowed`]) is refused, so it can be given a meaning there later. Bits
-/// 4 to 6 are permissions: a server may leave them unused, and does so today.
+/// A flag outside its operations ([`RequestFlags::allowed`]) is refused, so it can be given a meaning there later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RequestFlags(u8);
 
@@ -184,7 +183,7 @@ impl RequestFlags {
     pub const TRACE: Self = Self(1);
     /// A [`crate::RetryToken`] follows the header.
     pub const RETRY_TOKEN: Self = Self(1 << 1);
-    /// A read may be answered by any in-sync copy.
+    /// A read may be answered by any in-sync copy; a server may leave this permission unused.
     pub const ANY_COPY: Self = Self(1 << 4);
     /// Reserved: a miss grants the right to fill it.
     pub const LEASE_ON_MISS: Self = Self(1 << 5);
@@ -206,7 +205,7 @@ impl RequestFlags {
     /// The flags that have a meaning with `operation`.
     pub const fn allowed(operation: Operation) -> Self {
         let reads = Self::ANY_COPY.with(Self::LEASE_ON_MISS).with(Self::STALE_IS_FINE);
-        let keyed_writes = Self::WRITE_MODE.with(Self::RETRY_TOKEN).with(Self::REPEAT);
+        let token = Self::RETRY_TOKEN.with(Self::REPEAT);
         match operation {
             // No feature is agreed on before the hello is answered.
             Operation::Hello => Self(0),
@@ -214,11 +213,11 @@ impl RequestFlags {
             Operation::Set
             | Operation::Delete
             | Operation::Touch
-            | Operation::GetAndTouch
             | Operation::Increment
             | Operation::Append
-            | Operation::Prepend => Self::TRACE.with(keyed_writes),
-            Operation::MultiSet | Operation::Flush => Self::TRACE.with(Self::WRITE_MODE),
+            | Operation::Prepend => Self::TRACE.with(Self::WRITE_MODE).with(token),
+            // A kept result has no value, nor one result for many keys; a repeat of these does no harm.
+            Operation::GetAndTouch | Operation::MultiSet | Operation::Flush => Self::TRACE.with(Self::WRITE_MODE),
             Operation::Ping | Operation::Stats | Operation::Topology => Self::TRACE,
         }
     }

@@ -8,7 +8,7 @@ use crate::header::{
     SetCondition, SetParameters, TopologyParameters, TouchParameters, TraceContext,
 };
 use crate::limits::{
-    HELLO_FRAME_BYTES_MAX, KEY_BYTES_MAX, MULTI_FRAME_BYTES_MAX, MULTI_KEYS_MAX, PING_BYTES_MAX, VALUE_BYTES_MAX,
+    FRAME_BYTES_PLAUSIBLE, HELLO_FRAME_BYTES_MAX, KEY_BYTES_MAX, MULTI_FRAME_BYTES_MAX, MULTI_KEYS_MAX, PING_BYTES_MAX,
 };
 use crate::multi::{Items, Keys};
 use crate::operation::{Operation, RequestFlags, Status};
@@ -125,10 +125,6 @@ const fn payload(operation: Operation) -> Payload {
         | Operation::Topology => Payload::None,
     }
 }
-
-/// The longest frame that is skipped rather than closed upon when it is over a limit: a value four times the largest
-/// any server takes is a client's honest mistake. Beyond it a length is noise.
-const FRAME_BYTES_PLAUSIBLE: usize = VALUE_BYTES_MAX * 4 + KEY_BYTES_MAX + 256;
 
 /// Reads the head of the frame at the front of `bytes`: `Ok(None)` when fewer than 16 bytes have arrived.
 ///

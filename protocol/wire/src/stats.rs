@@ -1,4 +1,17 @@
 //! The body of a stats reply: plain counters per core, as the node keeps them.
+//!
+//! ```text
+//! Stats      0                8      16          24      32      CoreStats  0      2        10
+//!            ┌────────────────┬──────┬───────────┬───────┐                  ┌──────┬────────┐
+//!            │ server_version │ node │ uptime_ms │ cores │                  │ core │ values │
+//!            │ string         │ u64  │ u64       │ array │                  │ u16  │ array  │
+//!            └────────────────┴──────┴───────────┴───────┘                  └──────┴────────┘
+//! value      0        8       16
+//!            ┌────────┬───────┐
+//!            │ name   │ value │    strings and arrays are rkyv's relative pointers of 8 bytes each,
+//!            │ string │ u64   │    drawn in `protocol/README.md`; the root (`Stats`) ends the body
+//!            └────────┴───────┘
+//! ```
 
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
@@ -23,6 +36,9 @@ pub struct CoreStats {
     /// Named counters and gauges, in a fixed order per server version; names are those of `/metrics` without prefix.
     pub values: Vec<(String, u64)>,
 }
+
+const _: () = assert!(size_of::<ArchivedStats>() == 32 && align_of::<ArchivedStats>() == 1);
+const _: () = assert!(size_of::<ArchivedCoreStats>() == 10 && align_of::<ArchivedCoreStats>() == 1);
 
 impl Stats {
     /// The stats as a reply's body.

@@ -3,6 +3,26 @@
 //! A key's hash is `xxh3_64(key, seed)`, its vnode the hash's top bits. The number of vnodes is fixed for a cluster's
 //! life; the assignment of vnodes to cores is explicit, so loads differ by at most one vnode per unit of weight and a
 //! node that comes or goes moves its own share and nothing else.
+//!
+//! ```text
+//! Topology   0       4            5      13        21      29       37     Seat  0      2      4
+//!            ┌───────┬────────────┬──────┬─────────┬───────┬────────┐            ┌──────┬──────┐
+//!            │ epoch │ vnode_bits │ seed │ cluster │ nodes │ vnodes │            │ node │ core │
+//!            │ u32   │ u8         │ u64  │ string  │ array │ array  │            │ u16  │ u16  │
+//!            └───────┴────────────┴──────┴─────────┴───────┴────────┘            └──────┴──────┘
+//! Node       0     8             16        24       32      34       36
+//!            ┌─────┬─────────────┬─────────┬────────┬───────┬────────┐
+//!            │ id  │ incarnation │ address │ zone   │ cores │ weight │
+//!            │ u64 │ u64         │ string  │ string │ u16   │ u16    │
+//!            └─────┴─────────────┴─────────┴────────┴───────┴────────┘
+//! Placement  0         4           8           12          16     20
+//!            ┌─────────┬───────────┬───────────┬───────────┬──────┐
+//!            │ primary │ replica 0 │ replica 1 │ replica 2 │ term │
+//!            │ Seat    │ Seat      │ Seat      │ Seat      │ u32  │
+//!            └─────────┴───────────┴───────────┴───────────┴──────┘
+//! ```
+//! Strings and arrays are rkyv's relative pointers of 8 bytes each, drawn in `protocol/README.md`; the root (`Topology`)
+//! ends the body.
 
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -89,6 +109,10 @@ pub struct Topology {
     /// One placement per vnode.
     pub vnodes: Vec<Placement>,
 }
+
+const _: () = assert!(size_of::<ArchivedTopology>() == 37 && align_of::<ArchivedTopology>() == 1);
+const _: () = assert!(size_of::<ArchivedNode>() == 36 && align_of::<ArchivedNode>() == 1);
+const _: () = assert!(size_of::<ArchivedPlacement>() == 20 && align_of::<ArchivedPlacement>() == 1);
 
 /// Why bytes or a structure are not a topology.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
