@@ -1,5 +1,7 @@
 //! Quoit: a distributed in-memory cache. The architecture page is `src/README.md`.
 
+pub mod config;
+pub mod control;
 pub mod runtime;
 pub mod samples;
 pub mod shard;

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use quoit::config::ServeFlags;
+use quoit::control::serve;
 
 /// A distributed in-memory cache: thread per core, shared nothing, on io_uring.
 #[derive(Debug, Parser)]
@@ -16,6 +18,8 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Start a node, and serve until SIGINT or SIGTERM.
+    Serve(Box<ServeFlags>),
     /// Print a completion script for a shell, e.g. `quoit completions bash > /etc/bash_completion.d/quoit`.
     Completions {
         /// The shell.
@@ -25,6 +29,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match CommandLine::parse().command {
+        Command::Serve(flags) => serve::run(&flags),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut CommandLine::command(), "quoit", &mut io::stdout());
             ExitCode::SUCCESS

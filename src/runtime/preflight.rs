@@ -257,7 +257,7 @@ impl Shortcoming {
     }
 
     /// What to do about it, as commands where there are any.
-    fn mend(&self) -> String {
+    pub fn mend(&self) -> String {
         match &self.problem {
             Problem::KernelTooOld { .. } => {
                 "boot a newer kernel (Debian 12 has 6.1; Debian 11: apt-get install -t bullseye-backports linux-image-amd64)"

@@ -1,0 +1,328 @@
+//! The admin HTTP: `/metrics`, `/healthz`, `/readyz`, `/topology`. Read-only.
+//!
+//! Bounded on every side: connections, the size of a request's head, the time a client takes for it, the life of a
+//! connection. Request bodies are never read.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use quoit_wire::topology::Topology;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::cores::{Cores, Round};
+use super::{Phase, SharedPhase, json, metrics, process};
+
+/// Connections at a time; further ones wait in the listener's queue.
+const CONNECTIONS_MAX: usize = 32;
+/// Bytes of a request's head; hyper's least.
+const REQUEST_BYTES_MAX: usize = 8 << 10;
+/// Headers of a request; scrapers send under twenty.
+const REQUEST_HEADERS_MAX: usize = 64;
+/// Time for the head of a request to arrive, from when it is awaited; so an idle connection ends after it too.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(75);
+/// Life of a connection. A scraper connects anew now and then, and a client that never reads its answer is let go.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(300);
+/// Time for the answer under way when a connection's life, or the node's, ends.
+const LAST_ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
+/// Pause after a failed accept, which mostly means that there are no file descriptors: trying at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the pages show.
+#[derive(Debug)]
+pub(super) struct Admin {
+    cores: Cores,
+    topology: Arc<Topology>,
+    phase: Arc<SharedPhase>,
+    process: process::Process,
+}
+
+impl Admin {
+    pub(super) fn new(cores: Cores, topology: Arc<Topology>, phase: Arc<SharedPhase>) -> Self {
+        Self { cores, topology, phase, process: process::Process::started_now() }
+    }
+
+    fn router(self: Arc<Self>) -> Router {
+        Router::new()
+            .route("/", get(index))
+            .route("/metrics", get(show_metrics))
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .route("/topology", get(topology))
+            .with_state(self)
+    }
+}
+
+/// Serves until `stopped` turns true.
+pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>, mut stopped: watch::Receiver<bool>) {
+    let router = admin.router();
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let accept = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            accepted = accept => accepted,
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, _)) => {
+                let service = router.clone();
+                let stopped = stopped.clone();
+                connections.spawn(async move {
+                    serve_connection(stream, service, stopped).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "can't take an admin connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // Every connection ends by itself within LAST_ANSWER_TIME_MAX now.
+    while connections.join_next().await.is_some() {}
+}
+
+async fn serve_connection(stream: TcpStream, router: Router, mut stopped: watch::Receiver<bool>) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIME_MAX)
+        .max_headers(REQUEST_HEADERS_MAX)
+        .max_buf_size(REQUEST_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    // How a connection ends is the client's business: a broken one is not worth a line in the log.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = sleep(CONNECTION_TIME_MAX) => {}
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(LAST_ANSWER_TIME_MAX, connection).await;
+}
+
+async fn index() -> &'static str {
+    "quoit\n\n/metrics   Prometheus\n/healthz   200 while every core answers\n/readyz    200 while the node takes requests\n/topology  JSON\n"
+}
+
+async fn show_metrics(State(admin): State<Arc<Admin>>) -> Response {
+    let round = admin.cores.ask().await;
+    match metrics::render(&round.snapshots, &round.silent, &admin.process.read()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "can't render the metrics");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// Whether the process is of use at all: an orchestrator restarts it when not.
+async fn healthz(State(admin): State<Arc<Admin>>) -> (StatusCode, String) {
+    match complaint(&admin.cores.ask().await) {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(complaint) => (StatusCode::SERVICE_UNAVAILABLE, complaint),
+    }
+}
+
+/// Whether to send requests here.
+async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, String) {
+    if admin.phase.get() == Phase::Stopping {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n".to_owned());
+    }
+    match complaint(&admin.cores.ask().await) {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(complaint) => (StatusCode::SERVICE_UNAVAILABLE, complaint),
+    }
+}
+
+/// The cores that did not answer, in words.
+fn complaint(round: &Round) -> Option<String> {
+    let mut text = String::new();
+    for core in &round.silent {
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "core {core} does not answer");
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+async fn topology(State(admin): State<Arc<Admin>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], json::topology(&admin.topology).to_string()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU8;
+
+    use quoit_wire::topology::Node;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::runtime::{Command, CoreHandle};
+    use crate::samples::CoreSnapshot;
+
+    /// An admin HTTP over one core, which answers for as long as its inbox is answered by the test's task.
+    struct Fixture {
+        address: std::net::SocketAddr,
+        phase: Arc<SharedPhase>,
+        stop: watch::Sender<bool>,
+        server: tokio::task::JoinHandle<()>,
+        core: tokio::task::JoinHandle<()>,
+    }
+
+    impl Fixture {
+        async fn start() -> Self {
+            let (commands, inbox) = flume::bounded::<Command>(4);
+            let core = tokio::spawn(async move {
+                while let Ok(Command::Snapshot(answer)) = inbox.recv_async().await {
+                    let (samples, histograms) = (Vec::new(), Vec::new());
+                    let snapshot = CoreSnapshot { core: 0, cpu: 0, requests: Vec::new(), samples, histograms };
+                    drop(answer.send(snapshot));
+                }
+            });
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("bound");
+            let phase = Arc::new(SharedPhase(AtomicU8::new(Phase::Serving as u8)));
+            let cores = Cores::new(vec![CoreHandle { core: 0, cpu: 0, commands }]);
+            let admin = Arc::new(Admin::new(cores, Arc::new(standalone()), Arc::clone(&phase)));
+            let (stop, stopped) = watch::channel(false);
+            let server = tokio::spawn(serve(listener, admin, stopped));
+            Self { address, phase, stop, server, core }
+        }
+
+        /// Sends `request` and reads until the server closes.
+        async fn exchange(&self, request: &str) -> String {
+            let mut stream = TcpStream::connect(self.address).await.expect("the server listens");
+            stream.write_all(request.as_bytes()).await.expect("the server reads");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("the server answers and closes");
+            answer
+        }
+
+        async fn get(&self, path: &str) -> String {
+            self.exchange(&format!("GET {path} HTTP/1.1\r\nHost: quoit\r\nConnection: close\r\n\r\n")).await
+        }
+    }
+
+    fn standalone() -> Topology {
+        let node = Node {
+            id: 7,
+            incarnation: 1,
+            address: "127.0.0.1:7400".to_owned(),
+            zone: String::new(),
+            cores: 1,
+            weight: 1,
+        };
+        Topology::standalone(node, 2, 5, 9)
+    }
+
+    #[tokio::test]
+    async fn the_pages_answer() {
+        let fixture = Fixture::start().await;
+        assert!(fixture.get("/healthz").await.starts_with("HTTP/1.1 200"));
+        assert!(fixture.get("/readyz").await.ends_with("ready\n"));
+        let metrics = fixture.get("/metrics").await;
+        assert!(
+            metrics.contains("text/plain; version=0.0.4") && metrics.contains("quoit_core_up{core=\"0\"} 1"),
+            "{metrics}"
+        );
+        let topology = fixture.get("/topology").await;
+        assert!(topology.contains("application/json") && topology.contains("\"epoch\":1"), "{topology}");
+        assert!(fixture.get("/nothing").await.starts_with("HTTP/1.1 404"));
+        assert!(
+            fixture
+                .exchange("POST /metrics HTTP/1.1\r\nHost: q\r\nConnection: close\r\n\r\n")
+                .await
+                .starts_with("HTTP/1.1 405")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_stopping_node_is_healthy_and_not_ready() {
+        let fixture = Fixture::start().await;
+        fixture.phase.set(Phase::Stopping);
+        assert!(fixture.get("/readyz").await.starts_with("HTTP/1.1 503"));
+        assert!(fixture.get("/healthz").await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn a_core_that_is_gone_makes_the_node_unhealthy() {
+        let fixture = Fixture::start().await;
+        fixture.core.abort();
+        let health = fixture.get("/healthz").await;
+        assert!(health.starts_with("HTTP/1.1 503") && health.ends_with("core 0 does not answer\n"), "{health}");
+        assert!(fixture.get("/metrics").await.contains("quoit_core_up{core=\"0\"} 0"));
+    }
+
+    #[tokio::test]
+    async fn a_head_over_the_limit_is_refused() {
+        let fixture = Fixture::start().await;
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: q\r\nX: {}\r\n\r\n", "x".repeat(2 * REQUEST_BYTES_MAX));
+        let mut stream = TcpStream::connect(fixture.address).await.expect("the server listens");
+        // The server may close while the head is still being sent.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    }
+
+    #[tokio::test]
+    async fn connections_past_the_limit_wait_for_a_place() {
+        let fixture = Fixture::start().await;
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            let mut stream = TcpStream::connect(fixture.address).await.expect("the server listens");
+            // An answered request on a connection that stays: this one has its place.
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: q\r\n\r\n").await.expect("the server reads");
+            let mut first = [0; 12];
+            stream.read_exact(&mut first).await.expect("the server answers");
+            held.push(stream);
+        }
+        let waiting = fixture.get("/healthz");
+        let mut waiting = std::pin::pin!(waiting);
+        let early = tokio::select! {
+            answer = waiting.as_mut() => Some(answer),
+            () = tokio::task::yield_now() => None,
+        };
+        assert_eq!(early, None);
+        drop(held.pop());
+        assert!(waiting.await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_is_closed_after_its_time() {
+        let fixture = Fixture::start().await;
+        let mut stream = TcpStream::connect(fixture.address).await.expect("the server listens");
+        stream.write_all(b"GET /heal").await.expect("the server reads");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("the server closes");
+        assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn stopping_ends_idle_connections_and_the_server() {
+        let fixture = Fixture::start().await;
+        let mut idle = TcpStream::connect(fixture.address).await.expect("the server listens");
+        idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: q\r\n\r\n").await.expect("the server reads");
+        let mut first = [0; 12];
+        idle.read_exact(&mut first).await.expect("the server answers");
+        fixture.stop.send_replace(true);
+        fixture.server.await.expect("the server ends");
+        let mut rest = Vec::new();
+        idle.read_to_end(&mut rest).await.expect("the connection is closed");
+    }
+}

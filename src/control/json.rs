@@ -1,0 +1,84 @@
+//! The topology as JSON, for `/topology` and the command line.
+//!
+//! 64-bit numbers that identify (ids, seed) are hexadecimal text: JavaScript and many tools keep only 53 bits of a number.
+
+use quoit_wire::topology::{Placement, Seat, Topology};
+use serde_json::{Value, json};
+
+/// The topology. `vnodes` lists, in order, each one's primary and replicas as `[node index, core]`, and its term.
+pub fn topology(topology: &Topology) -> Value {
+    let nodes: Vec<Value> = topology
+        .nodes
+        .iter()
+        .map(|node| {
+            json!({
+                "id": hex(node.id),
+                "incarnation": hex(node.incarnation),
+                "address": node.address,
+                "zone": node.zone,
+                "cores": node.cores,
+                "weight": node.weight,
+            })
+        })
+        .collect();
+    json!({
+        "epoch": topology.epoch,
+        "cluster": topology.cluster,
+        "seed": hex(topology.seed),
+        "vnode_bits": topology.vnode_bits,
+        "nodes": nodes,
+        "vnodes": topology.vnodes.iter().map(placement).collect::<Vec<_>>(),
+    })
+}
+
+fn placement(placement: &Placement) -> Value {
+    let seat = |seat: &Seat| json!([seat.node, seat.core]);
+    let replicas = placement.replicas.iter().filter(|replica| **replica != Seat::NOWHERE);
+    json!({
+        "primary": seat(&placement.primary),
+        "replicas": replicas.map(seat).collect::<Vec<_>>(),
+        "term": placement.term,
+    })
+}
+
+fn hex(number: u64) -> String {
+    format!("{number:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use quoit_wire::topology::Node;
+
+    use super::*;
+
+    #[test]
+    fn a_topology_keeps_all_it_says() {
+        let node = |id| Node {
+            id,
+            incarnation: 1,
+            address: "127.0.0.1:7400".to_owned(),
+            zone: "a".to_owned(),
+            cores: 2,
+            weight: 1,
+        };
+        let mut shown = Topology::standalone(node(u64::MAX), 1, u64::MAX - 1, 3);
+        shown.vnodes[1].replicas[0] = Seat { node: 0, core: 0 };
+        assert_eq!(
+            topology(&shown),
+            json!({
+                "epoch": 1,
+                "cluster": "",
+                "seed": "fffffffffffffffe",
+                "vnode_bits": 1,
+                "nodes": [{
+                    "id": "ffffffffffffffff", "incarnation": "0000000000000001", "address": "127.0.0.1:7400",
+                    "zone": "a", "cores": 2, "weight": 1,
+                }],
+                "vnodes": [
+                    {"primary": [0, 0], "replicas": [], "term": 3},
+                    {"primary": [0, 1], "replicas": [[0, 0]], "term": 3},
+                ],
+            })
+        );
+    }
+}

@@ -1,0 +1,220 @@
+//! Floor 6: everything about a node that is not a request.
+//!
+//! One thread (tokio, current-thread) serves the admin HTTP and listens for signals. It reaches the cores by their
+//! command channels only, never waits for one longer than a named time, and never touches a request.
+
+mod admin;
+mod cores;
+pub mod json;
+pub mod logs;
+mod metrics;
+mod process;
+pub mod serve;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+use std::{fmt, io, thread};
+
+use quoit_wire::topology::Topology;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use self::admin::Admin;
+use self::cores::Cores;
+use crate::runtime::CoreHandle;
+
+/// Time between two looks whether every core still lives. A core that has failed is noticed after at most this.
+const CORE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the control thread is given.
+#[derive(Debug)]
+pub struct ControlOptions {
+    /// Bound and listening, so that a bad address is known before the node starts.
+    pub listener: TcpListener,
+    /// How the cores are reached.
+    pub cores: Vec<CoreHandle>,
+    /// What `/topology` shows.
+    pub topology: Arc<Topology>,
+    /// The CPU to stay on; `None` where the cores leave none free, and the kernel places the thread as it likes.
+    pub cpu: Option<usize>,
+}
+
+/// The control thread, as the rest of the process sees it.
+#[derive(Debug)]
+pub struct Control {
+    address: SocketAddr,
+    phase: Arc<SharedPhase>,
+    cores: Vec<CoreHandle>,
+    stop_requests: flume::Receiver<StopSignal>,
+    stop: watch::Sender<bool>,
+    thread: thread::JoinHandle<()>,
+}
+
+/// Where a node is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    /// Serving.
+    Serving = 0,
+    /// Told to stop; requests in flight are still answered.
+    Stopping = 1,
+}
+
+/// The phase, told by the main thread to the control thread.
+#[derive(Debug)]
+struct SharedPhase(AtomicU8);
+
+/// Why a node is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// Somebody asked for it.
+    Signal(StopSignal),
+    /// A core takes no commands any more: it has failed, and its part of the keys is gone.
+    CoreEnded(u16),
+}
+
+/// A signal that asks the node to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopSignal {
+    /// `SIGINT`, as Ctrl-C sends it.
+    Interrupt,
+    /// `SIGTERM`.
+    Terminate,
+}
+
+impl Control {
+    /// Starts the control thread; when this returns, signals no longer end the process by themselves.
+    pub fn start(options: ControlOptions) -> io::Result<Self> {
+        let address = options.listener.local_addr()?;
+        options.listener.set_nonblocking(true)?;
+        let phase = Arc::new(SharedPhase(AtomicU8::new(Phase::Serving as u8)));
+        let (stop, stopped) = watch::channel(false);
+        let (stop_request_sender, stop_requests) = flume::bounded(1);
+        let (started_sender, started) = flume::bounded(1);
+
+        let thread_phase = Arc::clone(&phase);
+        let cores = options.cores.clone();
+        let thread = thread::Builder::new().name("quoit-control".to_owned()).spawn(move || {
+            if let Some(cpu) = options.cpu {
+                core_affinity::set_for_current(core_affinity::CoreId { id: cpu });
+            }
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(started_sender.send(Err(error))),
+            };
+            runtime.block_on(async {
+                let prepared = async { Ok((Signals::listen()?, tokio::net::TcpListener::from_std(options.listener)?)) };
+                let (signals, listener) = match prepared.await {
+                    Ok(prepared) => prepared,
+                    Err(error) => return drop(started_sender.send(Err(error))),
+                };
+                let admin = Arc::new(Admin::new(Cores::new(options.cores), options.topology, thread_phase));
+                // The receiver waits below until this is sent.
+                drop(started_sender.send(Ok(())));
+                tokio::join!(
+                    admin::serve(listener, admin, stopped.clone()),
+                    signals.watch(stop_request_sender, stopped)
+                );
+            });
+        })?;
+        match started.recv() {
+            Ok(result) => result?,
+            Err(flume::RecvError::Disconnected) => {
+                return Err(io::Error::other("the control thread ended at its start"));
+            }
+        }
+        Ok(Self { address, phase, cores, stop_requests, stop, thread })
+    }
+
+    /// Where the admin HTTP listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits for a reason to stop. From then on `/readyz` says no, and a further signal ends the process at once.
+    pub fn wait_for_stop(&self) -> StopReason {
+        let reason = loop {
+            match self.stop_requests.recv_timeout(CORE_CHECK_INTERVAL) {
+                Ok(signal) => break StopReason::Signal(signal),
+                // The control thread has ended, which it does not by itself; without it nobody could stop the node.
+                Err(flume::RecvTimeoutError::Disconnected) => break StopReason::Signal(StopSignal::Terminate),
+                Err(flume::RecvTimeoutError::Timeout) => {}
+            }
+            if let Some(ended) = self.cores.iter().find(|core| core.commands.is_disconnected()) {
+                break StopReason::CoreEnded(ended.core);
+            }
+        };
+        self.phase.set(Phase::Stopping);
+        reason
+    }
+
+    /// Ends the control thread: the last thing a node does.
+    pub fn stop(self) {
+        self.stop.send_replace(true);
+        if self.thread.join().is_err() {
+            tracing::error!("the control thread had panicked");
+        }
+    }
+}
+
+impl SharedPhase {
+    fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Release);
+    }
+
+    fn get(&self) -> Phase {
+        if self.0.load(Ordering::Acquire) == Phase::Serving as u8 { Phase::Serving } else { Phase::Stopping }
+    }
+}
+
+/// The signals that stop a node.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Passes the first signal on, and ends the process at the second.
+    async fn watch(mut self, stop_requests: flume::Sender<StopSignal>, mut stopped: watch::Receiver<bool>) {
+        let mut asked_before = false;
+        loop {
+            let signal = tokio::select! {
+                _ = self.interrupt.recv() => StopSignal::Interrupt,
+                _ = self.terminate.recv() => StopSignal::Terminate,
+                _ = stopped.wait_for(|stopped| *stopped) => return,
+            };
+            if asked_before {
+                tracing::warn!(%signal, "asked to stop a second time: ending at once, requests in flight are not answered");
+                std::process::exit(signal.exit_code());
+            }
+            asked_before = true;
+            // Nobody waits any more only when the process is already on its way out.
+            let _ = stop_requests.try_send(signal);
+        }
+    }
+}
+
+impl StopSignal {
+    /// What a shell sees of a process that this signal ended.
+    pub const fn exit_code(self) -> i32 {
+        match self {
+            Self::Interrupt => 128 + 2,
+            Self::Terminate => 128 + 15,
+        }
+    }
+}
+
+impl fmt::Display for StopSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        })
+    }
+}
