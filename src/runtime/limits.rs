@@ -12,7 +12,7 @@ pub(super) const RECEIVE_BUFFER_BYTES: usize = 8 << 10;
 /// Provided receive buffers of a core (4 MiB). All return at the end of a turn; too few end multishot receives early.
 pub(super) const RECEIVE_BUFFERS: u16 = 512;
 
-/// Connections of one core when `--connections-max` says nothing else.
+/// Connections per core when `--connections-max` says nothing else.
 pub const CONNECTIONS_MAX_DEFAULT: usize = 65_536;
 /// Requests a connection may have unanswered at other cores. Past it the connection is not read.
 pub(super) const CONNECTION_INFLIGHT_MAX: u16 = 1024;
