@@ -1,3 +1,92 @@
-//! Quoit's load generator.
+//! Quoit's load generator: the instrument by which Quoit and the caches beside it are measured.
+//!
+//! `cli` says what can be asked for; `run` turns that into a plan; `drive` starts one `engine` per core, each spinning on
+//! its own ring (`socket`) with its connections; `work` says what is asked, `protocol` how it is written; `report` what
+//! came of it. `echo` is the other end of the scale: a server that does nothing.
 
-fn main() {}
+mod cli;
+mod clock;
+mod connect;
+mod cores;
+mod drive;
+mod echo;
+mod engine;
+mod interrupt;
+mod protocol;
+mod report;
+mod run;
+mod socket;
+// One grammar of sizes and durations for the whole house; the server's crate is too heavy to depend on for it.
+#[path = "../../src/units.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the server, which uses all of it")]
+mod units;
+mod work;
+
+use std::fmt::Display;
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command, EchoArgs};
+use echo::{Echo, EchoOptions};
+use report::Report;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = interrupt::install().map_err(Failed::from_error).and_then(|()| match cli.command {
+        Command::Run(args) => finish(run::run(&args), args.target.json.as_deref()),
+        Command::Fill(args) => finish(run::fill(&args), args.target.json.as_deref()),
+        Command::Echo(args) => serve_echo(&args),
+    });
+    match result {
+        Ok(code) => code,
+        Err(Failed(message)) => {
+            // Nobody is left to tell when standard error is closed.
+            let _ = writeln!(io::stderr(), "quoit-loadgen: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A command that could not be carried out, as it is told.
+struct Failed(String);
+
+impl Failed {
+    fn from_error(error: impl Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Prints the report, writes it where it was asked for, and says by the exit code whether all was well.
+fn finish(result: Result<Report, impl Display>, json: Option<&Path>) -> Result<ExitCode, Failed> {
+    let report = result.map_err(Failed::from_error)?;
+    writeln!(io::stdout(), "{}", report.to_text()).map_err(Failed::from_error)?;
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(&report).map_err(Failed::from_error)?;
+        fs::write(path, text + "\n").map_err(|error| Failed(format!("can't write {}: {error}", path.display())))?;
+    }
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn serve_echo(args: &EchoArgs) -> Result<ExitCode, Failed> {
+    args.cores.check().map_err(Failed::from_error)?;
+    let options = EchoOptions {
+        listen: args.listen,
+        cores: args.cores.clone(),
+        request_bytes: args.request_bytes as usize,
+        reply_bytes: args.reply_bytes as usize,
+        duration: args.duration,
+    };
+    let echo = Echo::bind(options)
+        .map_err(|error| Failed(format!("can't listen on {}: {error}; is the port free? (--listen)", args.listen)))?;
+    let address = echo.address().map_err(Failed::from_error)?;
+    let mut output = io::stdout();
+    writeln!(output, "listening on {address}").and_then(|()| output.flush()).map_err(Failed::from_error)?;
+    let totals = echo.serve().map_err(Failed::from_error)?;
+    writeln!(output, "{} requests over {} connections", totals.requests, totals.connections)
+        .map_err(Failed::from_error)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,262 @@
+//! The command line: what can be asked for, and how it is explained.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::cores::CoreList;
+use crate::units;
+use crate::work::{Route, SizeRange};
+
+/// Load for Quoit and for the caches beside it: the same generator, the same keys, the same histograms.
+#[derive(Debug, Parser)]
+#[command(name = "quoit-loadgen", version, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Fill a million keys, then read and write them for ten seconds over 64 connections:
+    quoit-loadgen fill --server 127.0.0.1:7400 --keys 1000000
+    quoit-loadgen run  --server 127.0.0.1:7400 --keys 1000000 --connections 64 --set-ratio 0.1 --duration 10s
+
+  The latency at a given rate, counted from when each request was due (no coordinated omission):
+    quoit-loadgen run --rate 100000 --connections 64 --pipeline 4
+
+  The same against memcached and redis:
+    quoit-loadgen run --protocol memcache --server 127.0.0.1:11211 --connections 64
+    quoit-loadgen run --protocol resp     --server 127.0.0.1:6379  --connections 16 --pipeline 16
+
+  The limit of this machine, for the same bytes:
+    quoit-loadgen echo --listen 127.0.0.1:7500 --cores 0 --request-bytes 32 --reply-bytes 88
+    quoit-loadgen run --protocol echo --server 127.0.0.1:7500 --cores 1 --connections 16 --pipeline 16
+
+The generator spins on one core per --cores entry: give it cores that the server does not use.
+Exit status: 0 all well, 1 errors (the report names them), 2 the command line is wrong.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Sends requests, closed loop or at a rate, and measures.
+    Run(Box<RunArgs>),
+    /// Writes every key exactly once, and ends.
+    Fill(FillArgs),
+    /// Answers bytes with bytes: the limit of this machine.
+    Echo(EchoArgs),
+}
+
+/// What to talk to, and how.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TargetArgs {
+    /// The server: host and port
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7400", value_parser = address)]
+    pub(crate) server: SocketAddr,
+    /// What the server speaks
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) protocol: ProtocolName,
+    /// Cores for the generator, one thread each: 1 or 2,3 or 4-7
+    #[arg(long, default_value = "1")]
+    pub(crate) cores: CoreList,
+    /// The server's process, to see how busy it is; found by its port when it runs here
+    #[arg(long, value_name = "PID")]
+    pub(crate) server_pid: Option<u32>,
+    /// The server's cores, to see how busy they are, instead of its process
+    #[arg(long, value_name = "CORES", conflicts_with = "server_pid")]
+    pub(crate) server_cpu: Option<CoreList>,
+    /// Write the results as JSON to this file too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Everything random follows from it
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// With --protocol echo: bytes of a request; by default those of Quoit's get
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub(crate) echo_request_bytes: Option<u64>,
+    /// With --protocol echo: bytes of a reply; by default those of Quoit's hit
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub(crate) echo_reply_bytes: Option<u64>,
+}
+
+/// Keys, values and connections.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DataArgs {
+    /// Connections, over all generator threads
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub(crate) connections: u32,
+    /// Requests a connection may have unanswered
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub(crate) pipeline: u32,
+    /// Different keys
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) keys: u64,
+    /// Bytes of a key
+    #[arg(long, value_name = "SIZE", default_value = "16", value_parser = bytes)]
+    pub(crate) key_size: u64,
+    /// Bytes of a value, or a range from which every length is as likely: 64, 4KiB, 33-96
+    #[arg(long, value_name = "SIZE[-SIZE]", default_value = "64")]
+    pub(crate) value_size: SizeRange,
+    /// Time to live that sets give an item: 500ms, 30s; 0 is for ever
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::parse_duration)]
+    pub(crate) ttl: Duration,
+    /// Where a request goes, seen from the core that owns its key (Quoit only)
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) route: Route,
+}
+
+/// Sends requests, closed loop or at a rate, and measures.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Share of requests that are sets; what the ratios leave over are gets
+    #[arg(long, value_name = "RATIO", default_value_t = 0.0, value_parser = ratio)]
+    pub(crate) set_ratio: f64,
+    /// Share of requests that are deletes
+    #[arg(long, value_name = "RATIO", default_value_t = 0.0, value_parser = ratio)]
+    pub(crate) delete_ratio: f64,
+    /// Share of requests that are increments, of counters beside the keys
+    #[arg(long, value_name = "RATIO", default_value_t = 0.0, value_parser = ratio)]
+    pub(crate) incr_ratio: f64,
+    /// Keys of one get
+    #[arg(long, value_name = "KEYS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) multi_get: u16,
+    /// Popularity of keys: Zipf's exponent; 0 makes all alike
+    #[arg(long, value_name = "EXPONENT", default_value_t = 0.99, value_parser = exponent)]
+    pub(crate) zipf: f64,
+    /// How long to measure [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, conflicts_with = "requests")]
+    pub(crate) duration: Option<Duration>,
+    /// End after so many requests instead
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) requests: Option<u64>,
+    /// How long to run before measuring
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::parse_duration, conflicts_with = "requests")]
+    pub(crate) warmup: Duration,
+    /// Requests per second: an open loop, latency counts from when a request was due
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+}
+
+/// Writes every key exactly once, and ends.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FillArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+}
+
+/// Answers bytes with bytes: the limit of this machine.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EchoArgs {
+    /// Where to listen; port 0 takes a free one. The address is printed
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0", value_parser = address)]
+    pub(crate) listen: SocketAddr,
+    /// Cores to run on, one thread each
+    #[arg(long, default_value = "0")]
+    pub(crate) cores: CoreList,
+    /// Bytes that make one request
+    #[arg(long, value_name = "SIZE", default_value = "32", value_parser = frame_bytes)]
+    pub(crate) request_bytes: u64,
+    /// Bytes of the answer to each
+    #[arg(long, value_name = "SIZE", default_value = "88", value_parser = frame_bytes)]
+    pub(crate) reply_bytes: u64,
+    /// End after so long; by default with Ctrl-C or SIGTERM
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
+    pub(crate) duration: Option<Duration>,
+}
+
+/// The protocols by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProtocolName {
+    /// Quoit's own
+    #[default]
+    Quoit,
+    /// Memcached's text commands
+    Memcache,
+    /// Memcached's meta commands
+    MemcacheMeta,
+    /// Redis, Valkey and others
+    Resp,
+    /// The echo of this program
+    Echo,
+}
+
+/// Largest frame of the echo.
+const FRAME_BYTES_MAX: u64 = 64 << 20;
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut found =
+        text.to_socket_addrs().map_err(|error| format!("{error}; write host:port, such as 127.0.0.1:7400"))?;
+    found.next().ok_or_else(|| "the name has no address".to_owned())
+}
+
+fn bytes(text: &str) -> Result<u64, units::UnitError> {
+    units::parse_bytes(text)
+}
+
+fn frame_bytes(text: &str) -> Result<u64, String> {
+    let bytes = units::parse_bytes(text).map_err(|error| error.to_string())?;
+    if (1..=FRAME_BYTES_MAX).contains(&bytes) { Ok(bytes) } else { Err("an echo's frame has 1B to 64MiB".to_owned()) }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio: f64 = text.parse().map_err(|_| "a ratio is a number from 0 to 1, such as 0.1".to_owned())?;
+    if (0.0..=1.0).contains(&ratio) { Ok(ratio) } else { Err("a ratio lies between 0 and 1".to_owned()) }
+}
+
+fn exponent(text: &str) -> Result<f64, String> {
+    let exponent: f64 = text.parse().map_err(|_| "Zipf's exponent is a number, such as 0.99".to_owned())?;
+    if (0.0..=10.0).contains(&exponent) {
+        Ok(exponent)
+    } else {
+        Err("Zipf's exponent lies between 0 and 10".to_owned())
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "a rate is a number of requests per second".to_owned())?;
+    if (0.1..=1e9).contains(&rate) { Ok(rate) } else { Err("a rate lies between 0.1 and 1e9 per second".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_example_of_the_issue_is_understood() {
+        let line = "quoit-loadgen run --server 127.0.0.1:7400 --connections 64 --pipeline 1 --keys 1000000 --key-size 16 \
+                    --value-size 64 --set-ratio 0.1 --zipf 0.99 --duration 10s --cores 1 --json out.json";
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect("valid");
+        let Command::Run(run) = cli.command else { panic!("not a run") };
+        assert_eq!((run.data.connections, run.set_ratio, run.duration), (64, 0.1, Some(Duration::from_secs(10))));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for line in [
+            "run --set-ratio 1.5",
+            "run --zipf -1",
+            "run --rate 0",
+            "run --pipeline 0",
+            "run --key-size x",
+            "echo --reply-bytes 0",
+            "run --requests 5 --duration 1s",
+        ] {
+            let words = std::iter::once("quoit-loadgen").chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! One connection of the generator: what is to be sent, what has half arrived, and who waits.
+
+use std::net::TcpStream;
+
+use super::in_flight::InFlight;
+use crate::protocol::Outcome;
+
+/// Bytes a connection's buffers begin with; they grow to what a turn needs and stay there.
+const OUTPUT_BYTES: usize = 4096;
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Kept open; the ring sends and receives on it.
+    _stream: TcpStream,
+    /// Requests encoded since the last send.
+    pub(super) filling: Vec<u8>,
+    /// Bytes the kernel is sending; untouched until it says so.
+    pub(super) sending: Vec<u8>,
+    /// Whether a send is under way.
+    pub(super) is_sending: bool,
+    /// Bytes of `sending` that have gone.
+    pub(super) sent_bytes: usize,
+    /// The beginning of a reply that has not all arrived.
+    pub(super) carry: Vec<u8>,
+    /// Bytes `carry` must have before decoding it is worth another try.
+    pub(super) carry_needed: usize,
+    /// A reply whose head was read and whose value passes by.
+    pub(super) passing: Option<Passing>,
+    /// Requests that wait for replies.
+    pub(super) in_flight: InFlight,
+    /// Whether it stands in the engine's list of connections with room.
+    pub(super) is_ready: bool,
+    /// Whether the server has closed it.
+    pub(super) is_closed: bool,
+}
+
+/// A reply whose value passes by unread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passing {
+    pub(super) slot: u32,
+    pub(super) outcome: Outcome,
+    pub(super) value_bytes: usize,
+    /// Bytes still to come.
+    pub(super) remaining: usize,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, depth: usize, ordered: bool) -> Self {
+        Self {
+            _stream: stream,
+            filling: Vec::with_capacity(OUTPUT_BYTES),
+            sending: Vec::with_capacity(OUTPUT_BYTES),
+            is_sending: false,
+            sent_bytes: 0,
+            carry: Vec::with_capacity(OUTPUT_BYTES),
+            carry_needed: 0,
+            passing: None,
+            in_flight: InFlight::new(depth, ordered),
+            is_ready: false,
+            is_closed: false,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The commands that load a server: from the command line's options to a plan, and from its results to a report.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::cli::{DataArgs, FillArgs, ProtocolName, RunArgs, TargetArgs};
+use crate::connect::{ConnectError, Connected, connect_all};
+use crate::cores::CoreError;
+use crate::drive::{Plan, drive};
+use crate::echo::open_files_limit;
+use crate::engine::EngineOptions;
+use crate::protocol::{Echo, Memcache, MemcacheMeta, Protocol, Quoit, Resp};
+use crate::report::{Report, ServerProbe};
+use crate::work::{Fill, KeyError, KeySpace, Mix, MixOptions, Work};
+
+/// How long to measure when nothing is said.
+const DURATION_DEFAULT: Duration = Duration::from_secs(10);
+/// Bytes of a reply beside its values, at most, in any of the protocols and for keys of ordinary length.
+const REPLY_OVERHEAD_BYTES: usize = 64;
+/// Descriptors a process needs beside its connections.
+const OTHER_DESCRIPTORS: u32 = 64;
+
+/// Why a run can't be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// The keys asked for can't be.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// A core asked for can't be used.
+    #[error(transparent)]
+    Cores(#[from] CoreError),
+    /// Ratios that add up to more than everything.
+    #[error("--set-ratio, --delete-ratio and --incr-ratio add up to {0}; together they are at most 1")]
+    Ratios(f64),
+    /// A thread would have nothing to do.
+    #[error("{connections} connections for {threads} generator threads: give at least one to each, or fewer --cores")]
+    TooFewConnections {
+        /// Connections asked for.
+        connections: u32,
+        /// Threads asked for.
+        threads: usize,
+    },
+    /// More connections than descriptors.
+    #[error(
+        "{connections} connections need more open files than this process may have ({limit}): raise it with ulimit -n"
+    )]
+    OpenFiles {
+        /// Connections asked for.
+        connections: u32,
+        /// The limit.
+        limit: u32,
+    },
+    /// The server could not be reached.
+    #[error("{server}: {error}")]
+    Connect {
+        /// The server's address.
+        server: SocketAddr,
+        /// What happened.
+        error: ConnectError,
+    },
+    /// More requests at once than the server takes.
+    #[error("--pipeline {depth}: the server takes at most {inflight_max} unanswered requests per connection")]
+    TooDeep {
+        /// The depth asked for.
+        depth: u32,
+        /// The server's limit.
+        inflight_max: u16,
+    },
+    /// The machine refused something.
+    #[error("{0}; io_uring must be allowed (kernel 6.1 or newer, sysctl kernel.io_uring_disabled=0)")]
+    System(#[from] io::Error),
+}
+
+/// `quoit-loadgen run`.
+pub(crate) fn run(args: &RunArgs) -> Result<Report, RunError> {
+    let ratios = args.set_ratio + args.delete_ratio + args.incr_ratio;
+    // The sum of three decimal fractions may pass 1 by a rounding.
+    if ratios > 1.0 + 1e-9 {
+        return Err(RunError::Ratios(ratios));
+    }
+    let keys = KeySpace::new(args.data.keys, args.data.key_size as usize)?;
+    let duration = args.duration.or_else(|| args.requests.is_none().then_some(DURATION_DEFAULT));
+    let options = EngineOptions {
+        depth: args.data.pipeline as usize,
+        rate: args.rate,
+        warmup_ns: args.warmup.as_nanos() as u64,
+        duration_ns: duration.map(|duration| duration.as_nanos() as u64),
+        requests: args.requests,
+        reply_bytes: reply_bytes(&args.data, args.multi_get),
+    };
+    let plan = plan("run", &args.target, &args.data, options)?;
+    let mix = MixOptions {
+        keys,
+        zipf: args.zipf,
+        value_bytes: args.data.value_size,
+        set_ratio: args.set_ratio,
+        delete_ratio: args.delete_ratio,
+        increment_ratio: args.incr_ratio,
+        ttl_ms: args.data.ttl.as_millis() as u64,
+        multi_get: args.multi_get,
+        seed: args.target.seed,
+    };
+    Ok(drive(plan, |thread, routes| Mix::new(mix.clone(), routes, thread as u64))?.report)
+}
+
+/// `quoit-loadgen fill`.
+pub(crate) fn fill(args: &FillArgs) -> Result<Report, RunError> {
+    let keys = KeySpace::new(args.data.keys, args.data.key_size as usize)?;
+    let options = EngineOptions {
+        depth: args.data.pipeline as usize,
+        rate: None,
+        warmup_ns: 0,
+        duration_ns: None,
+        requests: None,
+        reply_bytes: REPLY_OVERHEAD_BYTES,
+    };
+    let plan = plan("fill", &args.target, &args.data, options)?;
+    let threads = plan.threads.len() as u64;
+    let ttl_ms = args.data.ttl.as_millis() as u64;
+    let driven = drive(plan, |thread, routes| {
+        Fill::new(&keys, args.data.value_size, ttl_ms, args.target.seed, routes, thread as u64, threads)
+    })?;
+    let mut report = driven.report;
+    if !driven.works.iter().all(Work::is_exhausted) && report.failures.is_empty() {
+        report.failures.push("interrupted before every key was written".to_owned());
+    }
+    Ok(report)
+}
+
+fn reply_bytes(data: &DataArgs, multi_get: u16) -> usize {
+    (data.value_size.most as usize + REPLY_OVERHEAD_BYTES) * usize::from(multi_get)
+}
+
+fn plan(command: &'static str, target: &TargetArgs, data: &DataArgs, options: EngineOptions) -> Result<Plan, RunError> {
+    target.cores.check()?;
+    let threads = target.cores.0.len();
+    if (data.connections as usize) < threads {
+        return Err(RunError::TooFewConnections { connections: data.connections, threads });
+    }
+    let limit = open_files_limit();
+    if data.connections > limit.saturating_sub(OTHER_DESCRIPTORS) {
+        return Err(RunError::OpenFiles { connections: data.connections, limit });
+    }
+    let Connected { threads, hello, epoch } =
+        connect_all(target.server, target.protocol, data.connections as usize, threads, data.route)
+            .map_err(|error| RunError::Connect { server: target.server, error })?;
+    if let Some(hello) = hello.filter(|hello| data.pipeline > u32::from(hello.inflight_max)) {
+        return Err(RunError::TooDeep { depth: data.pipeline, inflight_max: hello.inflight_max });
+    }
+    let probe = match (&target.server_cpu, target.server_pid) {
+        (Some(cores), _) => Some(ServerProbe::Cores(cores.clone())),
+        (None, Some(pid)) => Some(ServerProbe::Process(pid)),
+        (None, None) => ServerProbe::find(target.server),
+    };
+    Ok(Plan {
+        command,
+        protocol_name: protocol_name(target.protocol),
+        protocol: protocol(target, data, epoch),
+        server: target.server,
+        cores: target.cores.clone(),
+        threads,
+        options,
+        probe,
+        seed: target.seed,
+    })
+}
+
+fn protocol_name(name: ProtocolName) -> String {
+    use clap::ValueEnum;
+    name.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+fn protocol(target: &TargetArgs, data: &DataArgs, epoch: u32) -> Protocol {
+    match target.protocol {
+        ProtocolName::Quoit => Protocol::Quoit(Quoit::new(epoch)),
+        ProtocolName::Memcache => Protocol::Memcache(Memcache),
+        ProtocolName::MemcacheMeta => Protocol::MemcacheMeta(MemcacheMeta),
+        ProtocolName::Resp => Protocol::Resp(Resp),
+        ProtocolName::Echo => {
+            let request_bytes = quoit_wire::RequestHeader::FRAME_BYTES as u64 + data.key_size;
+            let reply_bytes = quoit_wire::ReplyHeader::FRAME_BYTES as u64 + u64::from(data.value_size.most);
+            Protocol::Echo(Echo {
+                request_bytes: target.echo_request_bytes.unwrap_or(request_bytes) as usize,
+                reply_bytes: target.echo_reply_bytes.unwrap_or(reply_bytes) as usize,
+            })
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Filling: every key is written exactly once.
+
+use std::ops::Range;
+
+use super::keys::{KeySpace, write_digits};
+use super::random::Random;
+use super::routes::Routes;
+use super::values::{SizeRange, Values};
+use super::{Ask, Op, Work};
+use crate::engine::Waiting;
+use crate::protocol::{Outcome, Request};
+
+/// The share of one generator thread: a range of keys, each written by a connection of the one class that its route names.
+#[derive(Debug)]
+pub(crate) struct Fill {
+    value_bytes: SizeRange,
+    ttl_ms: u64,
+    routes: Routes,
+    random: Random,
+    values: Values,
+    key: Box<[u8]>,
+    /// The keys that each class of connections has not looked at yet.
+    cursors: Vec<Range<u64>>,
+    /// The class of each connection.
+    classes: Vec<usize>,
+    unwritten: u64,
+}
+
+impl Fill {
+    /// The keys of thread `thread` of `threads`.
+    pub(crate) fn new(
+        keys: &KeySpace,
+        value_bytes: SizeRange,
+        ttl_ms: u64,
+        seed: u64,
+        routes: Routes,
+        thread: u64,
+        threads: u64,
+    ) -> Self {
+        let mut random = Random::new(seed, thread);
+        let start = keys.len() * thread / threads;
+        let end = keys.len() * (thread + 1) / threads;
+        let classes = routes.classes();
+        let cursors = vec![start..end; classes.iter().max().map_or(0, |last| last + 1)];
+        Self {
+            value_bytes,
+            ttl_ms,
+            values: Values::new(value_bytes.most, &mut random),
+            random,
+            key: keys.blank(),
+            cursors,
+            classes,
+            routes,
+            unwritten: end - start,
+        }
+    }
+}
+
+impl Work for Fill {
+    fn next(&mut self, connection: usize, _now_ns: u64) -> Option<Ask> {
+        let class = self.classes[connection];
+        for key in self.cursors[class].by_ref() {
+            write_digits(key, &mut self.key);
+            if self.routes.writing_class(&self.key) == class {
+                self.unwritten -= 1;
+                let value_bytes = self.value_bytes.draw(&mut self.random);
+                return Some(Ask { value_bytes, ttl_ms: self.ttl_ms, ..Ask::of(Op::Set, key) });
+            }
+        }
+        None
+    }
+
+    fn request(&mut self, _connection: usize, ask: &Ask) -> Request<'_> {
+        Request::Set { key: &self.key, value: self.values.of(ask.key, ask.value_bytes), ttl_ms: ask.ttl_ms }
+    }
+
+    fn done(&mut self, _connection: usize, _waiting: &Waiting, _outcome: Outcome, _value: &[u8], _now_ns: u64) {}
+
+    fn reads_values(&self) -> bool {
+        false
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.unwritten == 0
+    }
+}

@@ -1,0 +1,75 @@
+//! What is asked: the workloads, behind one seam. The engine knows when to send and how; a workload knows what.
+
+mod fill;
+mod keys;
+mod mix;
+mod random;
+mod routes;
+mod values;
+mod zipf;
+
+use crate::engine::Waiting;
+use crate::protocol::{Outcome, Request};
+
+pub(crate) use fill::Fill;
+pub(crate) use keys::{KeyError, KeySpace};
+pub(crate) use mix::{Mix, MixOptions};
+pub(crate) use routes::{Route, Routes};
+pub(crate) use values::SizeRange;
+
+/// What is done to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Read.
+    Get,
+    /// Write.
+    Set,
+    /// Remove.
+    Delete,
+    /// Add one.
+    Increment,
+    /// Read many.
+    MultiGet,
+}
+
+/// One request as a workload thinks of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ask {
+    /// What is done.
+    pub(crate) op: Op,
+    /// Keys it names.
+    pub(crate) keys: u16,
+    /// Bytes of a set's value.
+    pub(crate) value_bytes: u32,
+    /// The key's number.
+    pub(crate) key: u64,
+    /// Milliseconds to live; zero is for ever.
+    pub(crate) ttl_ms: u64,
+    /// Whatever the workload wants to find again with the reply.
+    pub(crate) mark: u64,
+}
+
+impl Ask {
+    /// A request without value, time to live or mark.
+    pub(crate) const fn of(op: Op, key: u64) -> Self {
+        Self { op, keys: 1, value_bytes: 0, key, ttl_ms: 0, mark: 0 }
+    }
+}
+
+/// A workload: decides what each connection asks, and learns how it ended. Allocates nothing per request.
+pub(crate) trait Work {
+    /// What `connection` asks next; `None` when it has nothing to ask for now.
+    fn next(&mut self, connection: usize, now_ns: u64) -> Option<Ask>;
+
+    /// The request in full, borrowed until it is encoded.
+    fn request(&mut self, connection: usize, ask: &Ask) -> Request<'_>;
+
+    /// Takes note of how a request ended. `value` is empty unless [`Self::reads_values`]; with a refusal, its message.
+    fn done(&mut self, connection: usize, waiting: &Waiting, outcome: Outcome, value: &[u8], now_ns: u64);
+
+    /// Whether values are looked at; if not, the engine lets the bytes of large ones pass without keeping them.
+    fn reads_values(&self) -> bool;
+
+    /// Whether nothing more will ever be asked.
+    fn is_exhausted(&self) -> bool;
+}
