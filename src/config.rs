@@ -31,7 +31,7 @@ use crate::units::{self, DisplayBytes, UnitProblem};
 const CORES_MAX: usize = topology::CORES_MAX;
 /// Longest spin before parking: longer is `spin`.
 const IDLE_SPIN_MICROS_MAX: u64 = 1_000_000;
-/// Connections per core; the arithmetic of file limits stays far from overflow.
+/// Connections of a node; more than one machine's files and socket buffers carry.
 const CONNECTIONS_MAX: usize = 1_000_000;
 
 /// A node's options, checked.
@@ -99,7 +99,7 @@ pub struct ServeFlags {
     /// Largest value taken [default: the smaller of 16MiB and 1/8 of a core's arena]
     #[arg(long, value_name = "SIZE")]
     value_max: Option<String>,
-    /// Connections each core keeps [default: as many as the limit of open files leaves room for]
+    /// Connections the node keeps [default: as many as the limit of open files leaves room for]
     #[arg(long, value_name = "NUMBER")]
     connections_max: Option<String>,
     /// Slices of the hash space, a power of two [default: 4096]
@@ -191,7 +191,7 @@ impl Config {
         Err(ConfigErrors(reader.errors))
     }
 
-    /// The part that the runtime is started with, now that it is known how many connections each core may keep.
+    /// The part that the runtime is started with, now that it is known how many connections the node may keep.
     pub fn runtime_options(&self, connections_max: usize) -> RuntimeOptions {
         RuntimeOptions {
             listen: self.listen,

@@ -118,7 +118,6 @@ fn serve(flags: &ServeFlags) -> Result<(), ServeError> {
 fn check_machine(config: &Config) -> Result<usize, Vec<Shortcoming>> {
     let cores = config.cpus.len();
     let connections = preflight::check(&Requirements {
-        listen: config.listen,
         cores,
         connections: config.connections_max.map(|connections| connections as u64),
         connections_wanted: (CONNECTIONS_MAX_DEFAULT * cores) as u64,

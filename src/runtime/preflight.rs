@@ -1,15 +1,14 @@
 //! Start-up checks: what this machine lacks is said at once, with what is needed and how to mend it.
 //!
-//! Every verdict is a pure function of what was read; the readers around them are thin. The checks try the real thing
-//! where that is possible (a ring with the flags the sockets use, a bind of the address) and read settings only to explain
-//! a refusal. Limits are raised where the process may do so.
+//! Every verdict is a pure function of what was read; the readers around them are thin. A ring is tried for real, with the
+//! flags the sockets use, and settings are read only to explain a refusal. Limits are raised where the process may do so.
+//! Addresses are tried by whoever listens; this puts what the kernel said into words.
 
 use std::io;
 use std::net::SocketAddr;
 use std::{fmt, fs};
 
 use io_uring::{IoUring, squeue};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::machine::{Limit, Resource};
 
@@ -104,8 +103,6 @@ pub enum Problem {
 /// What a node is about to ask of the machine.
 #[derive(Clone, Debug)]
 pub struct Requirements {
-    /// The address for clients.
-    pub listen: SocketAddr,
     /// Executors that will be started.
     pub cores: usize,
     /// Connections of all cores together; `None`: as many as the machine grants, up to `connections_wanted`.
@@ -125,7 +122,6 @@ pub fn check(requirements: &Requirements) -> Result<u64, Vec<Shortcoming>> {
     note(fs::read_to_string("/proc/sys/kernel/osrelease").map_or(Ok(()), |release| kernel_verdict(release.trim())));
     note(try_ring());
     note(raise(Resource::LockedMemory, MEMLOCK_BYTES_MIN, MEMLOCK_BYTES_MIN).map(drop));
-    note(try_listen("listen", requirements.listen));
 
     let own_files = FILES_PER_PROCESS + FILES_PER_CORE * requirements.cores as u64;
     let needed = own_files + requirements.connections.unwrap_or(requirements.cores as u64);
@@ -155,18 +151,6 @@ pub fn cpu_verdict(cpu: usize, online: &[usize], allowed: &[usize]) -> Result<()
 /// Why `address`, named by `option`, could not be listened on.
 pub fn listen_shortcoming(option: &'static str, address: SocketAddr, source: io::Error) -> Shortcoming {
     Problem::Listen { option, address, source }.into()
-}
-
-/// Binds the address for a moment, exclusively: the cores' listeners share their port, so they would not notice another
-/// node of the same user on it, and each would get a part of the connections.
-fn try_listen(option: &'static str, address: SocketAddr) -> Result<(), Problem> {
-    let bind = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        // Ports of connections that have just ended are free; ports somebody listens on are not.
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())
-    };
-    bind().map_err(|source| Problem::Listen { option, address, source })
 }
 
 /// Sets up a ring as the sockets' rings are set up, and drops it.
@@ -387,20 +371,6 @@ mod tests {
     }
 
     #[test]
-    fn a_port_somebody_listens_on_is_in_use_even_when_he_shares_it() {
-        let holder = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
-        holder.set_reuse_port(true).expect("Linux shares ports");
-        holder.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
-        holder.listen(1).expect("bound");
-        let address = holder.local_addr().expect("bound").as_socket().expect("IPv4");
-
-        let shortcoming = Shortcoming::from(try_listen("listen", address).expect_err("the port is taken")).to_string();
-        assert!(shortcoming.contains("--listen 127.0.0.1:0"), "{shortcoming}");
-        assert!(shortcoming.contains(&format!("sport = :{}", address.port())), "{shortcoming}");
-        assert!(try_listen("listen", SocketAddr::from(([127, 0, 0, 1], 0))).is_ok(), "a free port is free");
-    }
-
-    #[test]
     fn every_shortcoming_says_what_is_needed_and_how_to_mend_it() {
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
         let listen = |kind: io::ErrorKind| Problem::Listen { option: "admin", address, source: kind.into() };
@@ -415,6 +385,7 @@ mod tests {
                 "ulimit -l 512 ",
             ),
             (Problem::LimitTooLow { resource: Resource::OpenFiles, limit: 1024, needed: 4096 }, "ulimit -n 4096 "),
+            (listen(io::ErrorKind::AddrInUse), "ss -ltnp 'sport = :80'"),
             (listen(io::ErrorKind::PermissionDenied), "port 80 is for root"),
             (listen(io::ErrorKind::AddrNotAvailable), "ip address"),
         ] {
