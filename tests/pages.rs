@@ -1,0 +1,63 @@
+//! The pages for people: what they point at must be there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Folders that hold no page of ours.
+const NOT_OURS: &[&str] = &["target", ".git"];
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = pages(root);
+    assert!(pages.iter().any(|page| page.ends_with("src/README.md")), "the search finds pages: {pages:?}");
+    let mut broken = Vec::new();
+    for page in &pages {
+        let text = fs::read_to_string(page).expect("a page");
+        let folder = page.parent().expect("a page lies in a folder");
+        for target in local_links(&text).filter(|target| !folder.join(target).exists()) {
+            broken.push(format!("{}: {target}", page.display()));
+        }
+    }
+    assert!(broken.is_empty(), "these links lead nowhere:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn every_folder_of_the_top_level_has_its_plate() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for entry in fs::read_dir(root).expect("the repository") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("an entry has a name").to_string_lossy();
+        let is_ours = path.is_dir() && !name.starts_with('.') && !NOT_OURS.contains(&&*name);
+        assert!(!is_ours || path.join("README.md").exists(), "{name}/ has no README.md");
+    }
+}
+
+#[test]
+fn only_links_into_the_repository_are_followed() {
+    let text = "[a](src/README.md) [b](https://example.org) [c](#part) [`d`](../x.md#part) ![e](e.png) [f] (g)";
+    assert_eq!(local_links(text).collect::<Vec<_>>(), ["src/README.md", "../x.md", "e.png"]);
+}
+
+/// The targets of a page's links that are paths.
+fn local_links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target));
+    targets
+        .filter(|target| !target.contains("://"))
+        .map(|target| target.split('#').next().unwrap_or(target))
+        .filter(|path| !path.is_empty())
+}
+
+fn pages(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("an entry has a name").to_string_lossy();
+        if path.is_dir() && !NOT_OURS.contains(&&*name) {
+            found.extend(pages(&path));
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.push(path);
+        }
+    }
+    found
+}
