@@ -2,6 +2,9 @@
 
 use quoit_wire::Version;
 
+use super::blocks::{BlockId, block_start, segment_of_block};
+use super::item::Header;
+use super::segments::{BLOCK_BYTES, Memory, segment_of};
 use crate::time::Instant;
 
 /// A read that found its item.
@@ -18,41 +21,56 @@ pub struct Hit<'a> {
 
 impl Hit<'_> {
     /// Keeps the value in place until [`unpin`](super::Store::unpin), so that a send may read it; `None` when the bound
-    /// on pinned memory is reached.
+    /// on pinned memory (an eighth of the arena) is reached.
     pub fn pin(&self) -> Option<Pin> {
-        None
+        self.value.pin()
     }
 }
 
 /// A value where it lies in the arena: one slice for most, several for large ones.
 #[derive(Clone)]
 pub struct Value<'a> {
-    bytes: &'a [u8],
+    memory: &'a Memory,
+    location: usize,
+    length: usize,
+    /// The blocks' numbers, four bytes each.
+    list: &'a [u8],
+    /// What lies in the item itself, after the blocks.
+    tail: &'a [u8],
 }
 
 impl<'a> Value<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes }
+    /// The value of the item at `location`.
+    #[inline]
+    pub(super) fn new(memory: &'a Memory, location: usize, header: &Header) -> Self {
+        let record = memory.arena.bytes(location, header.record_bytes());
+        let body = &record[header.bytes() + header.key_bytes..];
+        let (tail, list) = body.split_at(header.inline_bytes());
+        Self { memory, location, length: header.value_bytes, list, tail }
     }
 
     /// Length in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.length
     }
 
     /// Whether it has no bytes.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.length == 0
     }
 
     /// The whole value, when it lies in one piece.
+    #[inline]
     pub fn as_slice(&self) -> Option<&'a [u8]> {
-        Some(self.bytes)
+        self.list.is_empty().then_some(self.tail)
     }
 
     /// The pieces of the value in order; none is empty.
+    #[inline]
     pub fn slices(&self) -> Slices<'a> {
-        Slices { bytes: self.bytes }
+        Slices { memory: self.memory, list: self.list, tail: self.tail }
     }
 
     /// Appends the value to `out`.
@@ -61,28 +79,60 @@ impl<'a> Value<'a> {
             out.extend_from_slice(slice);
         }
     }
+
+    fn pin(&self) -> Option<Pin> {
+        if !self.memory.segments.pin(segment_of(self.location)) {
+            return None;
+        }
+        for (number, block) in blocks(self.list).enumerate() {
+            if !self.memory.segments.pin(segment_of_block(block)) {
+                for pinned in blocks(self.list).take(number) {
+                    self.memory.segments.unpin(segment_of_block(pinned));
+                }
+                self.memory.segments.unpin(segment_of(self.location));
+                return None;
+            }
+        }
+        Some(Pin { location: self.location })
+    }
+
+    /// The blocks it lies in.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> + use<'a> {
+        blocks(self.list)
+    }
 }
 
-/// The pieces of a [`Value`].
+fn blocks(list: &[u8]) -> impl Iterator<Item = BlockId> + use<'_> {
+    list.chunks_exact(4).map(|number| u32::from_le_bytes([number[0], number[1], number[2], number[3]]))
+}
+
+/// The pieces of a [`Value`]; neighbouring blocks come as one.
 #[derive(Clone)]
 pub struct Slices<'a> {
-    bytes: &'a [u8],
+    memory: &'a Memory,
+    list: &'a [u8],
+    tail: &'a [u8],
 }
 
 impl<'a> Iterator for Slices<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        let bytes = std::mem::take(&mut self.bytes);
-        (!bytes.is_empty()).then_some(bytes)
+        let Some(first) = blocks(self.list).next() else {
+            let tail = std::mem::take(&mut self.tail);
+            return (!tail.is_empty()).then_some(tail);
+        };
+        let neighbours = blocks(self.list).zip(first..).take_while(|(block, expected)| block == expected).count();
+        self.list = &self.list[4 * neighbours..];
+        Some(self.memory.arena.bytes(block_start(first), neighbours * BLOCK_BYTES))
     }
 }
 
 /// The right to read a value's bytes until the store gets it back; see [`Hit::pin`].
 #[must_use = "memory stays pinned until Store::unpin"]
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Pin {
-    pub(super) never: std::convert::Infallible,
+    pub(super) location: usize,
 }
 
 /// Space for a value that is still arriving. Give it back through `publish` or `abandon`.
@@ -91,18 +141,28 @@ pub struct Pin {
 pub struct Reservation {
     pub(super) hash: u64,
     pub(super) key: Box<[u8]>,
-    pub(super) value: Vec<u8>,
+    pub(super) value_bytes: usize,
+    pub(super) blocks: Vec<BlockId>,
     pub(super) filled: usize,
+    /// When it was made.
+    pub(super) since: Instant,
+    /// Memory ran out: bytes are taken and dropped until the end.
+    pub(super) is_lost: bool,
 }
 
 impl Reservation {
-    /// Bytes of the value that have not arrived.
-    pub fn missing_bytes(&self) -> usize {
-        self.value.len() - self.filled
-    }
-
     /// The key it will be stored under.
     pub fn key(&self) -> &[u8] {
         &self.key
+    }
+
+    /// Length of the whole value.
+    pub fn value_bytes(&self) -> usize {
+        self.value_bytes
+    }
+
+    /// Bytes of the value that have not arrived.
+    pub fn missing_bytes(&self) -> usize {
+        self.value_bytes - self.filled
     }
 }

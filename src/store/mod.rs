@@ -1,119 +1,215 @@
 //! Floor 2: one core's items. See `README.md` beside this file.
 //!
 //! The door of the floor: the store's operations. Keys come with their hash (`quoit_wire::topology::key_hash`), whose
-//! top bits say the vnode; `now` is an argument. Nothing here does I/O.
+//! top bits say the vnode; `now` is an argument. Nothing here does I/O. This file owns the flow of each operation; the
+//! files beside it own one structure each and know nothing of one another.
 
+mod append;
+mod arena;
+mod blocks;
+mod counters;
+mod expiry;
 mod hit;
+mod index;
+mod item;
+mod large;
+#[cfg(test)]
+mod model_test;
 mod operation;
 mod options;
-
-use std::collections::HashMap;
+mod policy;
+mod reclaim;
+mod segments;
+mod versions;
 
 use quoit_wire::Version;
 use quoit_wire::limits::KEY_BYTES_MAX;
-use quoit_wire::topology::{VNODE_BITS_MAX, vnode_of};
 
-pub use hit::{Hit, Pin, Reservation, Slices, Value};
-pub use operation::{
+use self::append::{KEPT_FROM_WRITES, Open, OpenKind, Part};
+use self::arena::Arena;
+use self::blocks::Blocks;
+use self::counters::Counters;
+use self::expiry::Expiry as ExpirySchedule;
+pub use self::hit::{Hit, Pin, Reservation, Slices, Value};
+use self::index::{Entry, Index, Slot, tag_of};
+use self::item::{HEADER_BYTES_MAX, Header, INLINE_BYTES_MAX, RECORD_BYTES_MAX, has_key};
+pub use self::operation::{
     Condition, End, Expiry, ExtendOutcome, Increment, IncrementOutcome, Progress, ReserveRefusal, SetOutcome,
     TouchOutcome, Write,
 };
-pub use options::{PolicyKind, StoreError, StoreOptions, UnknownPolicy};
-
-use crate::samples::{Sample, SampleKind};
+pub use self::options::{PolicyKind, StoreError, StoreOptions, UnknownPolicy};
+use self::policy::{Policy, QUEUES};
+use self::reclaim::Walk;
+use self::segments::{Chain, Memory, NO_SEGMENT, SEGMENT_BYTES, SegmentId, Segments, segment_of, segment_start};
+use self::versions::Versions;
+use crate::samples::Sample;
 use crate::time::{Duration, Instant};
 
-/// Bytes an item is taken to need beside key and value.
-const ITEM_OVERHEAD_BYTES: usize = 128;
+/// Longest decimal of an `i64`.
+const DECIMAL_BYTES_MAX: usize = 20;
 
 /// One core's items.
 pub struct Store {
     options: StoreOptions,
-    vnodes: Vec<Option<Vnode>>,
-    used_bytes: usize,
+    memory: Memory,
+    index: Index,
+    policy: Policy,
+    versions: Versions,
+    blocks: Blocks,
+    expiry: ExpirySchedule,
+    open: Vec<Open>,
+    /// The segments of each queue, oldest first.
+    chains: [Chain; QUEUES],
+    /// Segments of before the last flush.
+    flushed: Chain,
+    flush_epoch: u32,
+    reclaim_walk: Option<Walk>,
+    expiry_walk: Option<Walk>,
+    /// Live items and their bytes in each queue, blocks included.
     items: usize,
-    evictions: u64,
-    expirations: u64,
+    live_bytes: [u64; QUEUES],
+    /// Bytes in segments of items that nothing points to any more.
+    dead_bytes: u64,
+    /// Bytes promised to values that are still arriving.
+    arriving_bytes: usize,
+    /// What writes still have to pay for, in bytes to walk through.
+    debt_bytes: usize,
+    second_chance_bytes: usize,
+    walked_bytes: u64,
+    candidates_start: SegmentId,
+    counters: Counters,
 }
 
-#[derive(Default)]
-struct Vnode {
-    term: u32,
-    sequence: u64,
-    table: HashMap<Box<[u8]>, Item>,
+/// An item that was found.
+#[derive(Clone, Copy)]
+struct Found {
+    slot: Slot,
+    entry: Entry,
+    header: Header,
 }
 
-struct Item {
-    version: Version,
-    client_flags: u32,
-    expiry: Expiry,
-    expires: Option<Instant>,
-    value: Box<[u8]>,
-}
-
-impl Item {
-    fn is_expired(&self, now: Instant) -> bool {
-        self.expires.is_some_and(|expires| now >= expires)
+impl Found {
+    fn body(&self) -> Part<'static> {
+        let at = self.entry.location() + self.header.bytes() + self.header.key_bytes;
+        Part::Kept { at, length: self.header.inline_bytes() + 4 * self.header.blocks() }
     }
 }
 
+/// An item to be written. Its header's sequence and length of the key are filled in.
+struct Draft<'a> {
+    hash: u64,
+    key: &'a [u8],
+    header: Header,
+    parts: &'a [Part<'a>],
+    /// The blocks of the item that is replaced go on living in this one.
+    keeps_blocks: bool,
+}
+
 impl Store {
-    /// A store without vnodes.
+    /// A store without vnodes. Memory is mapped but not touched.
     pub fn new(options: StoreOptions) -> Result<Self, StoreError> {
-        if options.vnode_bits > VNODE_BITS_MAX {
-            return Err(StoreError::VnodeBits { given: options.vnode_bits, limit: VNODE_BITS_MAX });
-        }
-        let vnodes = (0..1usize << options.vnode_bits).map(|_| None).collect();
-        Ok(Self { options, vnodes, used_bytes: 0, items: 0, evictions: 0, expirations: 0 })
+        let segments = options.segments()?;
+        let bytes = (segments + 1) * SEGMENT_BYTES;
+        let arena = Arena::map(bytes).map_err(|source| StoreError::Map { bytes, source })?;
+        Ok(Self {
+            memory: Memory { arena, segments: Segments::new(segments) },
+            index: Index::new(options.vnode_bits),
+            policy: Policy::new(options.policy),
+            versions: Versions::new(options.vnode_bits),
+            blocks: Blocks::new(segments),
+            expiry: ExpirySchedule::new(segments),
+            options,
+            open: Vec::new(),
+            chains: [Chain::default(); QUEUES],
+            flushed: Chain::default(),
+            flush_epoch: 0,
+            reclaim_walk: None,
+            expiry_walk: None,
+            items: 0,
+            live_bytes: [0; QUEUES],
+            dead_bytes: 0,
+            arriving_bytes: 0,
+            debt_bytes: 0,
+            second_chance_bytes: 0,
+            walked_bytes: 0,
+            candidates_start: 0,
+            counters: Counters::default(),
+        })
     }
 
     /// From now on this store owns `vnode`, empty, and numbers its writes under `term`.
     pub fn add_vnode(&mut self, vnode: usize, term: u32) {
-        self.vnodes[vnode] = Some(Vnode { term, ..Vnode::default() });
+        self.versions.own(vnode, term);
     }
 
     /// Whether this store owns the vnode of `hash`.
+    #[inline]
     pub fn owns(&self, hash: u64) -> bool {
-        self.vnodes[vnode_of(hash, self.options.vnode_bits)].is_some()
+        self.versions.owns(hash)
     }
 
     /// First stage of a turn's prefetch: fetches what [`Self::prefetch_item`] will look at.
     #[inline]
-    pub fn prefetch_bucket(&self, _hash: u64) {}
+    pub fn prefetch_bucket(&self, hash: u64) {
+        self.index.prefetch(&self.memory, hash);
+    }
 
     /// Second stage of a turn's prefetch: fetches the item's bytes, once its bucket is there.
     #[inline]
-    pub fn prefetch_item(&self, _hash: u64) {}
+    pub fn prefetch_item(&self, hash: u64) {
+        if let Some(entry) = self.index.guess(&self.memory, hash) {
+            self.memory.arena.prefetch(entry.location());
+        }
+    }
 
     /// Reads an item. A hit counts for the eviction policy, and restarts an idle expiry.
-    ///
-    /// Panics, as every operation on a key does, when the store does not own the key's vnode.
     pub fn get(&mut self, now: Instant, hash: u64, key: &[u8]) -> Option<Hit<'_>> {
-        self.expire(now, hash, key);
-        let item = self.vnode(hash).table.get_mut(key)?;
-        if item.expiry.idle {
-            item.expires = Some(now + item.expiry.ttl);
+        let Some(found) = self.find_live(now, hash, key) else {
+            self.counters.misses += 1;
+            return None;
+        };
+        self.counters.hits += 1;
+        let Found { slot, entry, mut header } = found;
+        let bits = self.policy.hit(entry.policy_bits());
+        if bits != entry.policy_bits() {
+            self.index.replace(&mut self.memory, slot, entry.with_policy_bits(bits));
+        }
+        let location = entry.location();
+        if header.idle_ms != 0 {
+            // Only the expiry's own bytes change: a pin on the value notices nothing.
+            let expires_ms = now.as_millis().saturating_add(header.idle_ms).min(item::MILLIS_MAX);
+            header.expires_ms = Some(expires_ms);
+            header.write(self.memory.arena.bytes_mut(location, header.bytes()));
+            self.note_expiry(segment_of(location), expires_ms);
         }
         Some(Hit {
-            version: item.version,
-            client_flags: item.client_flags,
-            expires: item.expires,
-            value: Value::new(&item.value),
+            version: self.versions.of(hash, header.sequence),
+            client_flags: header.client_flags,
+            expires: header.expires_ms.map(Instant::from_millis),
+            value: Value::new(&self.memory, location, &header),
         })
     }
 
-    /// Writes an item.
+    /// Writes an item. A value of more than a few KiB is better received through [`Self::reserve`], which spreads the
+    /// work over the time it takes to arrive.
     pub fn set(&mut self, now: Instant, hash: u64, key: &[u8], write: Write<'_>) -> SetOutcome {
-        self.expire(now, hash, key);
-        if key.len() > KEY_BYTES_MAX || write.value.len() > self.options.value_bytes_max {
+        if key.is_empty() || key.len() > KEY_BYTES_MAX || write.value.len() > self.options.value_bytes_max {
             return SetOutcome::TooLarge;
         }
-        let current = self.vnode(hash).table.get(key).map(|item| item.version);
-        if !write.condition.holds(current) {
-            return SetOutcome::ConditionFailed(current);
+        if write.value.len() > INLINE_BYTES_MAX {
+            return self.set_large(now, hash, key, write);
         }
-        let expires = (write.expiry.ttl > Duration::ZERO).then(|| now + write.expiry.ttl);
-        match self.store(hash, key, write.value.into(), write.client_flags, write.expiry, expires) {
+        self.make_room(now, HEADER_BYTES_MAX + key.len() + write.value.len());
+        let current = self.find_live(now, hash, key);
+        let current_version = current.map(|found| self.versions.of(hash, found.header.sequence));
+        if !write.condition.holds(current_version) {
+            return SetOutcome::ConditionFailed(current_version);
+        }
+        let header =
+            Header { value_bytes: write.value.len(), ..self.header_for(now, write.client_flags, write.expiry) };
+        let parts = [Part::Bytes(write.value)];
+        let draft = Draft { hash, key, header, parts: &parts, keeps_blocks: false };
+        match self.put(now, draft, current) {
             Some(version) => SetOutcome::Stored(version),
             None => SetOutcome::NoSpace,
         }
@@ -121,49 +217,50 @@ impl Store {
 
     /// Removes an item; the version of the delete, or `None` where there was no item.
     pub fn delete(&mut self, now: Instant, hash: u64, key: &[u8]) -> Option<Version> {
-        self.expire(now, hash, key);
-        self.remove(hash, key)?;
-        Some(self.next_version(hash))
+        let found = self.find_live(now, hash, key)?;
+        self.index.remove(&mut self.memory, found.slot);
+        self.retire(found.entry.location(), &found.header);
+        Some(self.versions.advance(hash))
     }
 
     /// Gives an item a new time to live from now on; zero is for ever. An item with idle expiry keeps it, with this
-    /// time, unless it is zero. A touch is a write and makes a version.
+    /// time, unless it is zero. A touch is a write and makes a version; blocks of large values are not copied.
     pub fn touch(&mut self, now: Instant, hash: u64, key: &[u8], ttl: Duration) -> TouchOutcome {
-        self.expire(now, hash, key);
-        if !self.vnode(hash).table.contains_key(key) {
+        self.make_room(now, HEADER_BYTES_MAX + key.len() + INLINE_BYTES_MAX);
+        let Some(current) = self.find_live(now, hash, key) else {
             return TouchOutcome::Missing;
+        };
+        let expiry = Expiry { ttl, idle: current.header.idle_ms != 0 };
+        let fresh = self.header_for(now, current.header.client_flags, expiry);
+        let header = Header { value_bytes: current.header.value_bytes, ..fresh };
+        let draft = Draft { hash, key, header, parts: &[current.body()], keeps_blocks: true };
+        match self.put(now, draft, Some(current)) {
+            Some(version) => TouchOutcome::Touched(version),
+            None => TouchOutcome::NoSpace,
         }
-        let version = self.next_version(hash);
-        if let Some(item) = self.vnode(hash).table.get_mut(key) {
-            item.expiry = Expiry { ttl, idle: item.expiry.idle && ttl > Duration::ZERO };
-            item.expires = (ttl > Duration::ZERO).then(|| now + ttl);
-            item.version = version;
-        }
-        TouchOutcome::Touched(version)
     }
 
     /// Adds to a counter: an item whose value is the decimal ASCII of an `i64`. Expiry and client flags stay.
     pub fn increment(&mut self, now: Instant, hash: u64, key: &[u8], increment: Increment) -> IncrementOutcome {
-        self.expire(now, hash, key);
-        let (value, client_flags, expiry, expires) = match self.vnode(hash).table.get(key) {
-            Some(item) => {
-                let Some(value) = std::str::from_utf8(&item.value).ok().and_then(|text| text.parse::<i64>().ok())
-                else {
+        self.make_room(now, HEADER_BYTES_MAX + key.len() + DECIMAL_BYTES_MAX);
+        let current = self.find_live(now, hash, key);
+        let (value, header) = match (current, increment.create) {
+            (Some(found), _) => {
+                let Some(value) = self.counter_value(&found) else {
                     return IncrementOutcome::NotANumber;
                 };
                 let Some(value) = value.checked_add(increment.delta) else {
                     return IncrementOutcome::Overflow;
                 };
-                (value, item.client_flags, item.expiry, item.expires)
+                (value, found.header)
             }
-            None => {
-                let Some((initial, ttl)) = increment.create else {
-                    return IncrementOutcome::Missing;
-                };
-                (initial, 0, Expiry::after(ttl), (ttl > Duration::ZERO).then(|| now + ttl))
-            }
+            (None, Some((initial, ttl))) => (initial, self.header_for(now, 0, Expiry::after(ttl))),
+            (None, None) => return IncrementOutcome::Missing,
         };
-        match self.store(hash, key, value.to_string().as_bytes().into(), client_flags, expiry, expires) {
+        let text = value.to_string();
+        let header = Header { value_bytes: text.len(), ..header };
+        let draft = Draft { hash, key, header, parts: &[Part::Bytes(text.as_bytes())], keeps_blocks: false };
+        match self.put(now, draft, current) {
             Some(version) => IncrementOutcome::Stored { version, value },
             None => IncrementOutcome::NoSpace,
         }
@@ -171,111 +268,71 @@ impl Store {
 
     /// Adds bytes to an item's value. Expiry and client flags stay.
     pub fn extend(&mut self, now: Instant, hash: u64, key: &[u8], bytes: &[u8], end: End) -> ExtendOutcome {
-        self.expire(now, hash, key);
-        let value_bytes_max = self.options.value_bytes_max;
-        let Some(item) = self.vnode(hash).table.get(key) else {
+        self.make_room(now, RECORD_BYTES_MAX);
+        let Some(current) = self.find_live(now, hash, key) else {
             return ExtendOutcome::Missing;
         };
-        if item.value.len() + bytes.len() > value_bytes_max {
+        let value_bytes = current.header.value_bytes + bytes.len();
+        if value_bytes > self.options.value_bytes_max {
             return ExtendOutcome::TooLarge;
         }
-        let (front, back): (&[u8], &[u8]) = match end {
-            End::Front => (bytes, &item.value),
-            End::Back => (&item.value, bytes),
+        if value_bytes > INLINE_BYTES_MAX {
+            return self.extend_large(now, hash, key, bytes, end, value_bytes);
+        }
+        let header = Header { value_bytes, ..current.header };
+        let parts = match end {
+            End::Front => [Part::Bytes(bytes), current.body()],
+            End::Back => [current.body(), Part::Bytes(bytes)],
         };
-        let value = [front, back].concat().into_boxed_slice();
-        let (client_flags, expiry, expires) = (item.client_flags, item.expiry, item.expires);
-        match self.store(hash, key, value, client_flags, expiry, expires) {
+        let draft = Draft { hash, key, header, parts: &parts, keeps_blocks: false };
+        match self.put(now, draft, Some(current)) {
             Some(version) => ExtendOutcome::Stored(version),
             None => ExtendOutcome::NoSpace,
         }
     }
 
-    /// Reserves space for an item whose value of `value_bytes` is still arriving. Nothing is visible before
-    /// [`Self::publish`].
-    pub fn reserve(
-        &mut self,
-        _now: Instant,
-        hash: u64,
-        key: &[u8],
-        value_bytes: usize,
-    ) -> Result<Reservation, ReserveRefusal> {
-        if key.len() > KEY_BYTES_MAX || value_bytes > self.options.value_bytes_max {
-            return Err(ReserveRefusal::TooLarge);
-        }
-        Ok(Reservation { hash, key: key.into(), value: vec![0; value_bytes], filled: 0 })
-    }
-
-    /// The next piece of reserved space to be filled; empty when the value is complete. Receive into it, then say how
-    /// much with [`Self::advance`].
-    pub fn unfilled<'a>(&'a mut self, reservation: &'a mut Reservation) -> &'a mut [u8] {
-        &mut reservation.value[reservation.filled..]
-    }
-
-    /// The next `bytes` bytes of [`Self::unfilled`] are filled.
-    pub fn advance(&mut self, reservation: &mut Reservation, bytes: usize) {
-        assert!(bytes <= reservation.missing_bytes(), "more bytes than were reserved");
-        reservation.filled += bytes;
-    }
-
-    /// Copies the next bytes of the value into the reserved space; returns how many, fewer only when it is complete.
-    pub fn fill(&mut self, reservation: &mut Reservation, bytes: &[u8]) -> usize {
-        let mut copied = 0;
-        while copied < bytes.len() {
-            let piece = self.unfilled(reservation);
-            if piece.is_empty() {
-                break;
-            }
-            let length = piece.len().min(bytes.len() - copied);
-            piece[..length].copy_from_slice(&bytes[copied..copied + length]);
-            self.advance(reservation, length);
-            copied += length;
-        }
-        copied
-    }
-
-    /// Makes a completed reservation the item, as [`Self::set`] would have. Whatever the outcome, the reservation is gone.
-    pub fn publish(
-        &mut self,
-        now: Instant,
-        reservation: Reservation,
-        client_flags: u32,
-        expiry: Expiry,
-        condition: Condition,
-    ) -> SetOutcome {
-        assert_eq!(reservation.missing_bytes(), 0, "published before it was complete");
-        let write = Write { value: &reservation.value, client_flags, expiry, condition };
-        self.set(now, reservation.hash, &reservation.key, write)
-    }
-
-    /// Gives reserved space back.
-    pub fn abandon(&mut self, _reservation: Reservation) {}
-
-    /// Removes every item, at once for every reader; the memory comes back through [`Self::work`]. A flush is one
-    /// sequenced write in each vnode.
+    /// Removes every item, at once for every reader, in constant time; the memory comes back through [`Self::work`]. A
+    /// flush is one sequenced write in each vnode.
     pub fn flush(&mut self, _now: Instant) {
-        for vnode in self.vnodes.iter_mut().flatten() {
-            vnode.table.clear();
-            vnode.sequence += 1;
+        self.close_all();
+        (self.reclaim_walk, self.expiry_walk) = (None, None);
+        self.flush_epoch = self.flush_epoch.wrapping_add(1);
+        self.index.flush();
+        self.versions.flush();
+        self.blocks.flush(&mut self.memory);
+        for chain in &mut self.chains {
+            self.memory.segments.splice(&mut self.flushed, chain);
         }
-        self.used_bytes = 0;
         self.items = 0;
+        self.live_bytes = [0; QUEUES];
+        self.dead_bytes = 0;
     }
 
     /// Background work: at most `steps` steps of a microsecond or two each of expiry, reclaiming ahead of need,
-    /// compaction and index upkeep. Call it once a turn, with more steps when the core has nothing else to do.
-    pub fn work(&mut self, _now: Instant, _steps: usize) -> Progress {
-        Progress::Idle
+    /// compaction and index upkeep. Call it once a turn, with more steps when the core has nothing else to do, and
+    /// several times a second on an idle core: expiry has no other clock.
+    pub fn work(&mut self, now: Instant, steps: usize) -> Progress {
+        self.work_steps(now, steps)
     }
 
     /// The value that `pin` keeps in place, for as long as it is pinned.
     pub fn pinned_value(&self, pin: &Pin) -> Value<'_> {
-        match pin.never {}
+        Value::new(&self.memory, pin.location, &self.header_at(pin.location))
     }
 
     /// Ends a pin: the value's memory may change again.
     pub fn unpin(&mut self, pin: Pin) {
-        match pin.never {}
+        let blocks: Vec<_> = self.pinned_value(&pin).blocks().collect();
+        for block in blocks {
+            let segment = blocks::segment_of_block(block);
+            if self.memory.segments.unpin(segment) {
+                self.blocks.free_if_empty(&mut self.memory, segment);
+            }
+        }
+        let segment = segment_of(pin.location);
+        if self.memory.segments.unpin(segment) {
+            self.free_if_dead(segment);
+        }
     }
 
     /// Items that are stored; expired ones that were not yet found are among them.
@@ -283,112 +340,121 @@ impl Store {
         self.items
     }
 
+    /// Bytes of memory in use: whole segments, for items, index and the policy's ghosts.
+    pub fn used_bytes(&self) -> usize {
+        (self.memory.segments.count() - self.memory.segments.free_count()) * SEGMENT_BYTES
+    }
+
     /// Lists the store's counters.
     pub fn samples(&self, out: &mut Vec<Sample>) {
-        let gauge = |name, help, value| Sample { name, help, kind: SampleKind::Gauge, label: None, value };
-        let counter = |name, help, value| Sample { name, help, kind: SampleKind::Counter, label: None, value };
-        out.push(gauge("items", "Items that are stored.", self.items as u64));
-        out.push(gauge("memory_used_bytes", "Bytes of memory in use.", self.used_bytes as u64));
-        out.push(gauge("memory_cap_bytes", "Bytes of memory there may be.", self.options.memory_bytes as u64));
-        out.push(counter("evictions_total", "Items evicted to make room.", self.evictions));
-        out.push(counter("expirations_total", "Items removed because they had expired.", self.expirations));
+        counters::list(self, out);
     }
 
-    fn vnode(&mut self, hash: u64) -> &mut Vnode {
-        match &mut self.vnodes[vnode_of(hash, self.options.vnode_bits)] {
-            Some(vnode) => vnode,
-            None => panic!("the store does not own the vnode of this key"),
+    /// Stores an item in place of `current`, if there is one. `None`: no room, and nothing was changed. Reclaims nothing
+    /// itself, so what the caller found stays where it is: see [`Self::make_room`].
+    fn put(&mut self, now: Instant, draft: Draft<'_>, current: Option<Found>) -> Option<Version> {
+        let Draft { hash, key, .. } = draft;
+        let version = self.versions.next(hash);
+        let header = Header { sequence: version.sequence(), key_bytes: key.len(), ..draft.header };
+        if let Some(found) = current.filter(|found| self.can_overwrite(found, &header)) {
+            let location = found.entry.location();
+            let body_at = location + header.write(self.memory.arena.bytes_mut(location, header.bytes())) + key.len();
+            if draft.parts.first().is_none_or(|part| !matches!(part, Part::Kept { at, .. } if *at == body_at)) {
+                self.write_parts(body_at, draft.parts);
+            }
+            let bits = self.policy.hit(found.entry.policy_bits());
+            self.index.replace(&mut self.memory, found.slot, found.entry.with_policy_bits(bits));
+            if let Some(expires_ms) = header.expires_ms {
+                self.note_expiry(segment_of(location), expires_ms);
+            }
+            return Some(self.versions.advance(hash));
         }
-    }
-
-    fn next_version(&mut self, hash: u64) -> Version {
-        let vnode = self.vnode(hash);
-        vnode.sequence += 1;
-        Version::new(vnode.term, vnode.sequence)
-    }
-
-    fn store(
-        &mut self,
-        hash: u64,
-        key: &[u8],
-        value: Box<[u8]>,
-        client_flags: u32,
-        expiry: Expiry,
-        expires: Option<Instant>,
-    ) -> Option<Version> {
-        let item_bytes = ITEM_OVERHEAD_BYTES + key.len() + value.len();
-        let replaced_bytes = self.vnode(hash).table.get(key).map_or(0, |item| item_footprint(key, item));
-        while self.used_bytes - replaced_bytes + item_bytes > self.options.memory_bytes {
-            if self.options.policy == PolicyKind::None || !self.evict_other_than(key) {
-                return None;
+        let (queue, bits) = match current {
+            Some(found) => {
+                let queue = self.memory.segments.get(segment_of(found.entry.location())).queue;
+                (queue, self.policy.hit(found.entry.policy_bits()))
+            }
+            None => {
+                let occupancy = self.occupancy();
+                self.policy.admit(&mut self.memory, hash, &occupancy)
+            }
+        };
+        let kind = OpenKind::new(queue, now.as_millis(), header.expires_ms);
+        let location = self.place(kind, header.record_bytes(), KEPT_FROM_WRITES, NO_SEGMENT)?;
+        self.write_item(location, &header, key, draft.parts);
+        match current {
+            Some(found) => {
+                let entry = Entry::new(tag_of(hash, self.options.vnode_bits), bits, location);
+                self.index.replace(&mut self.memory, found.slot, entry);
+                match draft.keeps_blocks {
+                    true => self.leave(found.entry.location(), &found.header),
+                    false => self.retire(found.entry.location(), &found.header),
+                }
+            }
+            None => {
+                if self.index.insert(&mut self.memory, hash, bits, location).is_err() {
+                    self.leave(location, &header);
+                    return None;
+                }
             }
         }
-        self.remove(hash, key);
-        let version = self.next_version(hash);
-        self.vnode(hash).table.insert(key.into(), Item { version, client_flags, expiry, expires, value });
-        self.used_bytes += item_bytes;
-        self.items += 1;
-        Some(version)
+        Some(self.versions.advance(hash))
     }
 
-    fn evict_other_than(&mut self, kept: &[u8]) -> bool {
-        for vnode in self.vnodes.iter_mut().flatten() {
-            let Some(key) = vnode.table.keys().find(|key| ***key != *kept).cloned() else {
-                continue;
-            };
-            if let Some(item) = vnode.table.remove(&key) {
-                self.used_bytes -= item_footprint(&key, &item);
-                self.items -= 1;
-                self.evictions += 1;
-                return true;
-            }
+    /// Whether the new item fits exactly over the old one, and nobody reads it.
+    fn can_overwrite(&self, current: &Found, new: &Header) -> bool {
+        let old = &current.header;
+        let id = segment_of(current.entry.location());
+        old.shape() == new.shape()
+            && old.value_bytes == new.value_bytes
+            && !new.is_large()
+            && !self.memory.segments.is_pinned(id)
+    }
+
+    /// The item with this key, if there is one that has not ended; one that has is removed.
+    #[inline]
+    fn find_live(&mut self, now: Instant, hash: u64, key: &[u8]) -> Option<Found> {
+        let arena = &self.memory.arena;
+        let (slot, entry) = self.index.find(&self.memory, hash, |entry| {
+            let location = entry.location();
+            has_key(arena.bytes(location, segment_end(location) - location), key)
+        })?;
+        let header = self.header_at(entry.location());
+        if header.is_expired(now.as_millis()) {
+            self.index.remove(&mut self.memory, slot);
+            self.retire(entry.location(), &header);
+            self.counters.expirations += 1;
+            return None;
         }
-        false
+        Some(Found { slot, entry, header })
     }
 
-    fn expire(&mut self, now: Instant, hash: u64, key: &[u8]) {
-        if self.vnode(hash).table.get(key).is_some_and(|item| item.is_expired(now)) {
-            self.remove(hash, key);
-            self.expirations += 1;
+    #[inline]
+    fn header_at(&self, location: usize) -> Header {
+        Header::read(self.memory.arena.bytes(location, segment_end(location) - location))
+    }
+
+    fn header_for(&self, now: Instant, client_flags: u32, expiry: Expiry) -> Header {
+        let ttl_ms = expiry.ttl.as_millis();
+        Header {
+            client_flags,
+            expires_ms: (ttl_ms > 0).then(|| (now + expiry.ttl).as_millis().min(item::MILLIS_MAX)),
+            idle_ms: if expiry.idle { ttl_ms.min(item::MILLIS_MAX) } else { 0 },
+            ..Header::default()
         }
     }
 
-    fn remove(&mut self, hash: u64, key: &[u8]) -> Option<()> {
-        let item = self.vnode(hash).table.remove(key)?;
-        self.used_bytes -= item_footprint(key, &item);
-        self.items -= 1;
-        Some(())
+    fn counter_value(&self, found: &Found) -> Option<i64> {
+        let Part::Kept { at, length } = found.body() else { return None };
+        if found.header.is_large() || length > DECIMAL_BYTES_MAX {
+            return None;
+        }
+        std::str::from_utf8(self.memory.arena.bytes(at, length)).ok()?.parse().ok()
     }
 }
 
-fn item_footprint(key: &[u8], item: &Item) -> usize {
-    ITEM_OVERHEAD_BYTES + key.len() + item.value.len()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn store() -> Store {
-        let mut store = Store::new(StoreOptions {
-            memory_bytes: 1 << 20,
-            value_bytes_max: 1 << 17,
-            policy: PolicyKind::S3Fifo,
-            vnode_bits: 0,
-            hash_seed: 1,
-        })
-        .unwrap();
-        store.add_vnode(0, 7);
-        store
-    }
-
-    #[test]
-    fn an_item_ends_at_its_expiry_and_not_before() {
-        let mut store = store();
-        let write = Write { value: b"v", expiry: Expiry::after(Duration::from_millis(10)), ..Write::default() };
-        assert_eq!(store.set(Instant::ORIGIN, 0, b"k", write), SetOutcome::Stored(Version::new(7, 1)));
-        let hit = store.get(Instant::from_millis(9), 0, b"k").map(|hit| hit.value.as_slice().map(<[u8]>::to_vec));
-        assert_eq!(hit, Some(Some(b"v".to_vec())));
-        assert!(store.get(Instant::from_millis(10), 0, b"k").is_none());
-    }
+/// Where the segment ends in which `location` is.
+#[inline]
+const fn segment_end(location: usize) -> usize {
+    segment_start(segment_of(location)) + SEGMENT_BYTES
 }

@@ -3,6 +3,21 @@
 use std::fmt;
 use std::str::FromStr;
 
+use quoit_wire::limits::VALUE_BYTES_MAX;
+use quoit_wire::topology::VNODE_BITS_MAX;
+
+use super::segments::{ARENA_BYTES_MAX, SEGMENT_BYTES};
+
+/// Fewest segments that work: those kept free, the open ones, and enough others that policies have a choice.
+const SEGMENTS_MIN: usize = 64;
+/// Heap beside the arena for each vnode: its table, its version.
+const BOOK_BYTES_PER_VNODE: usize = 64;
+/// Heap beside the arena: one byte in so many, for segments' books (72 bytes in 128 KiB) and the index's lists of pages
+/// (20 bytes for a page of 4 KiB).
+const BOOKS_PART: usize = 128;
+/// The largest value is at most one in so many bytes of the memory.
+const VALUE_PART: usize = 8;
+
 /// How one core's store is set up. Everything is fixed for the store's life.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
@@ -60,6 +75,30 @@ impl FromStr for PolicyKind {
 
     fn from_str(name: &str) -> Result<Self, UnknownPolicy> {
         Self::ALL.iter().copied().find(|kind| kind.name() == name).ok_or_else(|| UnknownPolicy(name.to_owned()))
+    }
+}
+
+impl StoreOptions {
+    /// Segments of the arena that these options give, after what lies beside it: the books of segments and vnodes.
+    pub(super) fn segments(&self) -> Result<usize, StoreError> {
+        if self.vnode_bits > VNODE_BITS_MAX {
+            return Err(StoreError::VnodeBits { given: self.vnode_bits, limit: VNODE_BITS_MAX });
+        }
+        let given_bytes = self.memory_bytes;
+        let beside_bytes = (BOOK_BYTES_PER_VNODE << self.vnode_bits) + given_bytes / BOOKS_PART;
+        let needed_bytes = (SEGMENTS_MIN * SEGMENT_BYTES + (BOOK_BYTES_PER_VNODE << self.vnode_bits)) / 100 * 101;
+        let segments = given_bytes.saturating_sub(beside_bytes) / SEGMENT_BYTES;
+        if segments < SEGMENTS_MIN {
+            return Err(StoreError::MemoryTooSmall { given_bytes, needed_bytes });
+        }
+        if (segments + 1) * SEGMENT_BYTES > ARENA_BYTES_MAX {
+            return Err(StoreError::MemoryTooLarge { given_bytes, limit_bytes: ARENA_BYTES_MAX });
+        }
+        let limit_bytes = (given_bytes / VALUE_PART).min(VALUE_BYTES_MAX);
+        if self.value_bytes_max > limit_bytes {
+            return Err(StoreError::ValuesTooLarge { given_bytes: self.value_bytes_max, limit_bytes });
+        }
+        Ok(segments)
     }
 }
 

@@ -1,0 +1,155 @@
+//! The arena: one anonymous mapping from which items, index pages and ghosts are served.
+//!
+//! The only file of the store that touches raw memory. It hands out bounds-checked slices; what lies where is the
+//! business of `segments.rs`. Pages are untouched, and cost nothing, until something is written to them.
+
+use std::io;
+use std::ptr::NonNull;
+
+/// Bytes of a cache line, the unit of index buckets.
+pub(super) const LINE_BYTES: usize = 64;
+
+/// A cache line as eight words.
+pub(super) type Line = [u64; 8];
+
+/// One anonymous, private mapping.
+pub(super) struct Arena {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone; nothing in it is tied to a thread.
+unsafe impl Send for Arena {}
+
+impl Arena {
+    /// Maps `bytes` bytes of zeros.
+    pub(super) fn map(bytes: usize) -> io::Result<Self> {
+        assert!(bytes > 0 && bytes.is_multiple_of(LINE_BYTES), "an arena is made of whole lines");
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory that is in use.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mapped at address zero"))?;
+        Ok(Self { base, bytes })
+    }
+
+    /// `length` bytes from `at` on.
+    #[inline]
+    pub(super) fn bytes(&self, at: usize, length: usize) -> &[u8] {
+        &self.all()[at..at + length]
+    }
+
+    /// `length` bytes from `at` on.
+    #[inline]
+    pub(super) fn bytes_mut(&mut self, at: usize, length: usize) -> &mut [u8] {
+        &mut self.all_mut()[at..at + length]
+    }
+
+    /// Copies `length` bytes within the arena; source and target may overlap.
+    #[inline]
+    pub(super) fn copy(&mut self, source: usize, target: usize, length: usize) {
+        self.all_mut().copy_within(source..source + length, target);
+    }
+
+    /// Cache line number `line`.
+    #[inline]
+    pub(super) fn line(&self, line: usize) -> &Line {
+        &self.lines()[line]
+    }
+
+    /// Cache line number `line`.
+    #[inline]
+    pub(super) fn line_mut(&mut self, line: usize) -> &mut Line {
+        &mut self.lines_mut()[line]
+    }
+
+    /// Fills `count` lines from `line` on with zeros.
+    pub(super) fn clear_lines(&mut self, line: usize, count: usize) {
+        self.lines_mut()[line..line + count].fill([0; 8]);
+    }
+
+    /// Copies `count` lines.
+    pub(super) fn copy_lines(&mut self, source: usize, target: usize, count: usize) {
+        self.lines_mut().copy_within(source..source + count, target);
+    }
+
+    /// Asks the processor to fetch the line that holds byte `at`.
+    #[inline]
+    pub(super) fn prefetch(&self, at: usize) {
+        debug_assert!(at < self.bytes, "prefetch outside the arena");
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch reads nothing and faults on nothing; the address is formed without dereferencing.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch(self.base.as_ptr().wrapping_add(at).cast_const().cast(), _MM_HINT_T0);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
+
+    #[inline]
+    fn all(&self) -> &[u8] {
+        // SAFETY: the mapping is `bytes` long, readable, initialised to zeros by the kernel, and lives as long as `self`;
+        // writers need `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.bytes) }
+    }
+
+    #[inline]
+    fn all_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `all`, and `&mut self` makes this the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.bytes) }
+    }
+
+    #[inline]
+    fn lines(&self) -> &[Line] {
+        // SAFETY: as in `all`; mappings are page-aligned, every bit pattern is a `u64`, and `map` asserts whole lines.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast(), self.bytes / LINE_BYTES) }
+    }
+
+    #[inline]
+    fn lines_mut(&mut self) -> &mut [Line] {
+        // SAFETY: as in `lines`, and `&mut self` makes this the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().cast(), self.bytes / LINE_BYTES) }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: exactly the mapping made in `map`; no reference into it outlives `self`.
+        let result = unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+        debug_assert_eq!(result, 0, "unmapping the arena");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_lines_show_the_same_memory() {
+        let mut arena = Arena::map(4096).unwrap();
+        arena.line_mut(1)[0] = 0x0102;
+        assert_eq!(arena.bytes(64, 2), 0x0102u64.to_le_bytes()[..2].to_vec());
+        arena.copy_lines(1, 3, 1);
+        arena.clear_lines(1, 1);
+        assert_eq!((arena.line(1)[0], arena.line(3)[0]), (0, 0x0102));
+        arena.prefetch(4095);
+    }
+
+    #[test]
+    #[should_panic(expected = "out of range")]
+    fn a_slice_never_leaves_the_arena() {
+        let arena = Arena::map(4096).unwrap();
+        arena.bytes(4090, 7);
+    }
+}

@@ -1,0 +1,458 @@
+//! The index: which items there are and where they lie, one table for each vnode.
+//!
+//! A vnode's table is a list of pages, a page a run of 1 to 128 buckets, a bucket one cache line of eight entries. An
+//! entry goes to its home bucket or, when that is full, to the next that is not; a look-up ends at the first bucket
+//! that is not full. Pages grow one at a time, by a sixteenth to an eighth, and split one at a time (linear hashing, Litwin 1980),
+//! so no step depends on the size of the table, and tables don't double all at once. Growing reads no key: the tag in
+//! the entry says where it goes.
+//!
+//! A flush raises the epoch: pages of an older one count as empty, and are emptied when they are next written to or
+//! visited by the background work.
+
+mod entry;
+mod pages;
+
+use quoit_wire::topology::vnode_of;
+
+use self::entry::TAG_BITS;
+pub(super) use self::entry::{Entry, tag_of};
+use self::pages::{BUCKET_ENTRIES, PAGE_BUCKETS_MAX, PageOwner, PageSpace, buckets_for, capacity};
+use super::arena::{LINE_BYTES, Line};
+use super::segments::Memory;
+
+/// Entries that a vnode's pages hold on average before one more page is split off. Pages of one vnode differ by a factor
+/// of two while a round of splits goes on, so the largest stay within [`PAGE_BUCKETS_MAX`].
+const PAGE_ENTRIES_MEAN: usize = 400;
+/// Pages of one vnode at most: the tag's low bits that choose the page must leave some that tell entries apart.
+const VNODE_PAGES_MAX: usize = 1 << 16;
+/// A page shrinks when its entries would fit into this part (numerator, denominator) of its buckets.
+const SHRINK_BELOW: (usize, usize) = (3, 4);
+
+/// One core's index.
+pub(super) struct Index {
+    vnodes: Vec<Vnode>,
+    space: PageSpace,
+    vnode_bits: u8,
+    flush_epoch: u32,
+    /// Where the background work goes on emptying flushed pages; past the last vnode when all are.
+    sweep: (usize, usize),
+}
+
+/// One vnode's table.
+#[derive(Default)]
+struct Vnode {
+    pages: Vec<Page>,
+    /// All entries, those of flushed pages that were not emptied yet included.
+    entries: usize,
+}
+
+/// Where one page lies.
+#[derive(Clone, Copy, Default)]
+struct Page {
+    line: u32,
+    /// None: nothing was ever put here, and it takes no memory.
+    buckets: u16,
+    entries: u16,
+    flush_epoch: u32,
+}
+
+const _: () = assert!(size_of::<Page>() == 12);
+
+/// Where an entry stands. Good until the index is next written to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    vnode: u32,
+    page: u32,
+    line: u32,
+    lane: u8,
+}
+
+/// The arena has no segment left for the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct IndexFull;
+
+impl Index {
+    /// Empty tables for `2^vnode_bits` vnodes.
+    pub(super) fn new(vnode_bits: u8) -> Self {
+        let vnodes = (0..1usize << vnode_bits).map(|_| Vnode::default()).collect();
+        Self { vnodes, space: PageSpace::new(), vnode_bits, flush_epoch: 0, sweep: (usize::MAX, 0) }
+    }
+
+    /// Asks the processor for the home bucket of `hash`.
+    #[inline]
+    pub(super) fn prefetch(&self, memory: &Memory, hash: u64) {
+        let tag = tag_of(hash, self.vnode_bits);
+        let vnode = &self.vnodes[vnode_of(hash, self.vnode_bits)];
+        if let Some(page) = vnode.pages.get(vnode.page_of(tag)).filter(|page| page.buckets > 0) {
+            memory.arena.prefetch((page.line as usize + page.home(tag)) * LINE_BYTES);
+        }
+    }
+
+    /// The first entry whose tag fits `hash`, without certainty that it is the key's: for prefetching.
+    #[inline]
+    pub(super) fn guess(&self, memory: &Memory, hash: u64) -> Option<Entry> {
+        self.find(memory, hash, |_| true).map(|(_, entry)| entry)
+    }
+
+    /// The entry of `hash` that `is_wanted`.
+    #[inline]
+    pub(super) fn find(
+        &self,
+        memory: &Memory,
+        hash: u64,
+        mut is_wanted: impl FnMut(Entry) -> bool,
+    ) -> Option<(Slot, Entry)> {
+        let tag = tag_of(hash, self.vnode_bits);
+        let vnode_number = vnode_of(hash, self.vnode_bits);
+        let vnode = &self.vnodes[vnode_number];
+        let page_number = vnode.page_of(tag);
+        let page = vnode.pages.get(page_number)?;
+        if page.buckets == 0 || page.flush_epoch != self.flush_epoch {
+            return None;
+        }
+        let buckets = usize::from(page.buckets);
+        let mut bucket = page.home(tag);
+        for _ in 0..buckets {
+            let line_number = page.line as usize + bucket;
+            let line = memory.arena.line(line_number);
+            for (lane, word) in line.iter().enumerate() {
+                let entry = Entry::from_word(*word);
+                if entry.tag() == tag && !entry.is_empty() && is_wanted(entry) {
+                    let (vnode, page, line) = (vnode_number as u32, page_number as u32, line_number as u32);
+                    return Some((Slot { vnode, page, line, lane: lane as u8 }, entry));
+                }
+            }
+            if !is_full(line) {
+                return None;
+            }
+            bucket = if bucket + 1 == buckets { 0 } else { bucket + 1 };
+        }
+        None
+    }
+
+    /// The entry of `hash` that points to `location`.
+    #[inline]
+    pub(super) fn find_location(&self, memory: &Memory, hash: u64, location: usize) -> Option<(Slot, Entry)> {
+        self.find(memory, hash, |entry| entry.location() == location)
+    }
+
+    /// Puts another entry with the same tag into its place.
+    #[inline]
+    pub(super) fn replace(&self, memory: &mut Memory, slot: Slot, entry: Entry) {
+        memory.arena.line_mut(slot.line as usize)[usize::from(slot.lane)] = entry.word();
+    }
+
+    /// Adds an entry. The caller has made sure that the key has none.
+    pub(super) fn insert(
+        &mut self,
+        memory: &mut Memory,
+        hash: u64,
+        policy_bits: u8,
+        location: usize,
+    ) -> Result<(), IndexFull> {
+        let entry = Entry::new(tag_of(hash, self.vnode_bits), policy_bits, location);
+        let vnode_number = vnode_of(hash, self.vnode_bits);
+        if self.vnodes[vnode_number].pages.is_empty() {
+            let page = Page { flush_epoch: self.flush_epoch, ..Page::default() };
+            self.vnodes[vnode_number].pages.push(page);
+        }
+        let page_number = self.vnodes[vnode_number].page_of(entry.tag());
+        self.empty_if_flushed(memory, vnode_number, page_number);
+        let page = self.vnodes[vnode_number].pages[page_number];
+        let entries = usize::from(page.entries) + 1;
+        if (page.buckets == 0 || entries > capacity(usize::from(page.buckets)))
+            && self.resize(memory, vnode_number, page_number, buckets_for(entries)).is_err()
+            && entries >= usize::from(page.buckets) * BUCKET_ENTRIES
+        {
+            return Err(IndexFull);
+        }
+        let vnode = &mut self.vnodes[vnode_number];
+        vnode.pages[page_number].put(memory, entry);
+        vnode.entries += 1;
+        let pages = vnode.pages.len();
+        if vnode.entries > pages * PAGE_ENTRIES_MEAN && pages < VNODE_PAGES_MAX {
+            self.split(memory, vnode_number);
+        }
+        Ok(())
+    }
+
+    /// Takes an entry out.
+    pub(super) fn remove(&mut self, memory: &mut Memory, slot: Slot) {
+        let vnode = &mut self.vnodes[slot.vnode as usize];
+        let page = &mut vnode.pages[slot.page as usize];
+        page.take(memory, slot.line as usize, usize::from(slot.lane));
+        vnode.entries -= 1;
+        let (entries, buckets) = (usize::from(page.entries), usize::from(page.buckets));
+        let fitting = buckets_for(entries + entries / 16);
+        if fitting * SHRINK_BELOW.1 < buckets * SHRINK_BELOW.0 {
+            // A shrink that finds no memory is made up for by a later one.
+            let _ = self.resize(memory, slot.vnode as usize, slot.page as usize, fitting);
+        }
+    }
+
+    /// From now on every table is empty.
+    pub(super) fn flush(&mut self) {
+        self.flush_epoch = self.flush_epoch.wrapping_add(1);
+        self.sweep = (0, 0);
+    }
+
+    /// Gives back the memory of up to `pages_max` flushed pages; whether any may be left.
+    pub(super) fn sweep_flushed(&mut self, memory: &mut Memory, pages_max: usize) -> bool {
+        for _ in 0..pages_max {
+            let (vnode, page) = self.sweep;
+            if vnode >= self.vnodes.len() {
+                return false;
+            }
+            if page < self.vnodes[vnode].pages.len() {
+                self.empty_if_flushed(memory, vnode, page);
+                self.sweep.1 += 1;
+            } else {
+                self.sweep = (vnode + 1, 0);
+            }
+        }
+        true
+    }
+
+    /// Bytes of heap beside the arena.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let pages: usize = self.vnodes.iter().map(|vnode| vnode.pages.capacity() * size_of::<Page>()).sum();
+        self.vnodes.capacity() * size_of::<Vnode>() + pages + self.space.heap_bytes()
+    }
+
+    fn empty_if_flushed(&mut self, memory: &mut Memory, vnode: usize, page: usize) {
+        let flushed = self.vnodes[vnode].pages[page];
+        if flushed.flush_epoch == self.flush_epoch {
+            return;
+        }
+        self.vnodes[vnode].entries -= usize::from(flushed.entries);
+        self.vnodes[vnode].pages[page] = Page { flush_epoch: self.flush_epoch, ..Page::default() };
+        if flushed.buckets > 0 {
+            self.give(memory, flushed);
+        }
+    }
+
+    /// Moves a page's entries to a page of another size.
+    fn resize(&mut self, memory: &mut Memory, vnode: usize, page: usize, buckets: usize) -> Result<(), IndexFull> {
+        let old = self.vnodes[vnode].pages[page];
+        if buckets == usize::from(old.buckets) {
+            return Err(IndexFull);
+        }
+        let owner = PageOwner { vnode: vnode as u32, page: page as u32 };
+        let line = self.space.take(memory, owner, buckets).ok_or(IndexFull)?;
+        let mut new = Page { line, buckets: buckets as u16, entries: 0, flush_epoch: self.flush_epoch };
+        for bucket in 0..usize::from(old.buckets) {
+            let words = *memory.arena.line(old.line as usize + bucket);
+            for entry in words.into_iter().map(Entry::from_word).filter(|entry| !entry.is_empty()) {
+                new.put(memory, entry);
+            }
+        }
+        self.vnodes[vnode].pages[page] = new;
+        if old.buckets > 0 {
+            self.give(memory, old);
+        }
+        Ok(())
+    }
+
+    /// Divides the next page of a vnode's round in two. Skipped when there is no memory: the next insert tries again.
+    fn split(&mut self, memory: &mut Memory, vnode: usize) {
+        let pages = self.vnodes[vnode].pages.len();
+        let round = 1 << pages.ilog2();
+        let source = pages - round;
+        self.empty_if_flushed(memory, vnode, source);
+        let old = self.vnodes[vnode].pages[source];
+        let moves = |entry: Entry| entry.tag() as usize & round != 0;
+        let leaving = old.entries(memory).filter(|entry| moves(*entry)).count();
+        let staying = usize::from(old.entries) - leaving;
+        let epoch = self.flush_epoch;
+        let mut halves = [Page { flush_epoch: epoch, ..Page::default() }; 2];
+        for (half, (page, entries)) in halves.iter_mut().zip([(source, staying), (pages, leaving)]) {
+            let owner = PageOwner { vnode: vnode as u32, page: page as u32 };
+            if entries > 0 {
+                half.buckets = buckets_for(entries + entries / 16) as u16;
+                match self.space.take(memory, owner, usize::from(half.buckets)) {
+                    Some(line) => half.line = line,
+                    None => half.buckets = 0,
+                }
+            }
+        }
+        let [stay, leave] = &mut halves;
+        if (staying > 0 && stay.buckets == 0) || (leaving > 0 && leave.buckets == 0) {
+            // The page that was got, if any, was the youngest of its class: nothing moves when it goes back.
+            for half in halves.iter().filter(|half| half.buckets > 0) {
+                let moved = self.space.give(memory, half.line, usize::from(half.buckets));
+                debug_assert!(moved.is_none());
+            }
+            return;
+        }
+        for bucket in 0..usize::from(old.buckets) {
+            let words = *memory.arena.line(old.line as usize + bucket);
+            for entry in words.into_iter().map(Entry::from_word).filter(|entry| !entry.is_empty()) {
+                if moves(entry) { leave.put(memory, entry) } else { stay.put(memory, entry) }
+            }
+        }
+        let [stay, leave] = halves;
+        self.vnodes[vnode].pages[source] = stay;
+        self.vnodes[vnode].pages.push(leave);
+        if old.buckets > 0 {
+            self.give(memory, old);
+        }
+    }
+
+    /// Gives a page's memory back, and tells the page that moved into the hole.
+    fn give(&mut self, memory: &mut Memory, page: Page) {
+        if let Some(owner) = self.space.give(memory, page.line, usize::from(page.buckets)) {
+            self.vnodes[owner.vnode as usize].pages[owner.page as usize].line = page.line;
+        }
+    }
+}
+
+impl Vnode {
+    /// The page that holds entries with `tag`: linear hashing on the tag's low bits.
+    #[inline]
+    fn page_of(&self, tag: u32) -> usize {
+        let pages = self.pages.len();
+        if pages <= 1 {
+            return 0;
+        }
+        let round = 1usize << pages.ilog2();
+        let page = tag as usize & (2 * round - 1);
+        if page < pages { page } else { page - round }
+    }
+}
+
+impl Page {
+    /// The bucket where a walk for `tag` begins.
+    #[inline]
+    fn home(&self, tag: u32) -> usize {
+        ((u64::from(tag) * u64::from(self.buckets)) >> TAG_BITS) as usize
+    }
+
+    fn entries<'a>(&self, memory: &'a Memory) -> impl Iterator<Item = Entry> + use<'a> {
+        let lines = self.line as usize..self.line as usize + usize::from(self.buckets);
+        lines.flat_map(|line| memory.arena.line(line)).map(|word| Entry::from_word(*word)).filter(|e| !e.is_empty())
+    }
+
+    /// Puts an entry into the first place from its home on. There is one: a page is never quite full.
+    fn put(&mut self, memory: &mut Memory, entry: Entry) {
+        let mut bucket = self.home(entry.tag());
+        loop {
+            let line = memory.arena.line_mut(self.line as usize + bucket);
+            if let Some(word) = line.iter_mut().find(|word| **word == 0) {
+                *word = entry.word();
+                self.entries += 1;
+                return;
+            }
+            bucket = self.after(bucket);
+        }
+    }
+
+    /// Empties a place, and closes the gap: entries that had to walk past this bucket come back towards their homes.
+    fn take(&mut self, memory: &mut Memory, line: usize, lane: usize) {
+        let buckets = usize::from(self.buckets);
+        let mut was_full = is_full(memory.arena.line(line));
+        memory.arena.line_mut(line)[lane] = 0;
+        self.entries -= 1;
+        let (mut hole, mut hole_lane) = (line - self.line as usize, lane);
+        let mut bucket = self.after(hole);
+        while was_full && bucket != hole {
+            let walked = (bucket + buckets - hole) % buckets;
+            let words = *memory.arena.line(self.line as usize + bucket);
+            let displaced = words.iter().position(|word| {
+                let entry = Entry::from_word(*word);
+                !entry.is_empty() && (bucket + buckets - self.home(entry.tag())) % buckets >= walked
+            });
+            was_full = is_full(&words);
+            if let Some(displaced) = displaced {
+                memory.arena.line_mut(self.line as usize + hole)[hole_lane] = words[displaced];
+                memory.arena.line_mut(self.line as usize + bucket)[displaced] = 0;
+                (hole, hole_lane) = (bucket, displaced);
+            }
+            bucket = self.after(bucket);
+        }
+    }
+
+    #[inline]
+    fn after(&self, bucket: usize) -> usize {
+        if bucket + 1 == usize::from(self.buckets) { 0 } else { bucket + 1 }
+    }
+}
+
+#[inline]
+fn is_full(line: &Line) -> bool {
+    line.iter().all(|word| *word != 0)
+}
+
+const _: () = assert!(LINE_BYTES == BUCKET_ENTRIES * size_of::<Entry>());
+const _: () = assert!(capacity(PAGE_BUCKETS_MAX) < 1 << 16);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+    use crate::store::arena::Arena;
+    use crate::store::segments::{SEGMENT_BYTES, Segments};
+
+    fn memory(segments: usize) -> Memory {
+        Memory { arena: Arena::map((segments + 1) * SEGMENT_BYTES).unwrap(), segments: Segments::new(segments) }
+    }
+
+    #[test]
+    fn the_index_holds_what_a_map_holds() {
+        let seed = 11;
+        let mut random = StdRng::seed_from_u64(seed);
+        for vnode_bits in [0, 3] {
+            let mut memory = memory(64);
+            let mut index = Index::new(vnode_bits);
+            let mut model = HashMap::new();
+            for step in 0..200_000usize {
+                let keys = if step < 120_000 { 30_000 } else { 2_000 };
+                // Spread by an odd constant; only bits that vnode and tag see, so that equal tags mean equal hashes.
+                let spread = random.random_range(0..keys as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                let hash = spread & (u64::MAX << (64 - TAG_BITS - u32::from(vnode_bits)));
+                let found = index.find(&memory, hash, |_| true).map(|(slot, entry)| (slot, entry.location()));
+                assert_eq!(found.map(|(_, location)| location), model.get(&hash).copied(), "seed {seed} step {step}");
+                match (found, random.random_range(0..3)) {
+                    (None, _) => {
+                        index.insert(&mut memory, hash, 3, step + 1).unwrap();
+                        model.insert(hash, step + 1);
+                    }
+                    (Some((slot, _)), 0) => {
+                        index.replace(&mut memory, slot, Entry::new(tag_of(hash, vnode_bits), 1, step + 1));
+                        model.insert(hash, step + 1);
+                    }
+                    (Some((slot, _)), _) => {
+                        index.remove(&mut memory, slot);
+                        model.remove(&hash);
+                    }
+                }
+                if step == 150_000 {
+                    index.flush();
+                    model.clear();
+                    while step % 2 == 0 && index.sweep_flushed(&mut memory, 10) {}
+                }
+            }
+            for (hash, location) in &model {
+                assert!(index.find_location(&memory, *hash, *location).is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_arena_refuses_and_loses_nothing() {
+        let mut memory = memory(2);
+        let mut index = Index::new(0);
+        let mut stored = 0;
+        let hash_of = |number: u64| number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        while index.insert(&mut memory, hash_of(stored), 0, stored as usize + 1).is_ok() {
+            stored += 1;
+        }
+        assert!(stored > 500, "{stored}");
+        for number in 0..stored {
+            assert!(index.find_location(&memory, hash_of(number), number as usize + 1).is_some(), "{number}");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The bytes of one item.
+//!
+//! ```text
+//! 0       1                1+v         1+v+k     +s          +6          +6          +4      +key
+//! ┌───────┬────────────────┬───────────┬─────────┬───────────┬───────────┬───────────┬───────┬───────┐
+//! │ shape │ value_bytes    │ key_bytes │ sequence│ expires   │ idle ttl  │ client    │ key   │ value │
+//! │ 1     │ 1, 2 or 4      │ 1 or 2    │ 2..=5   │ ms, 6     │ ms, 6     │ flags, 4  │       │       │
+//! │       │                │           │         │ if expiry │ if idle   │ if not 0  │       │       │
+//! └───────┴────────────────┴───────────┴─────────┴───────────┴───────────┴───────────┴───────┴───────┘
+//!
+//! shape  7      6        5        4         3    2          1    0
+//!       ┌──────┬────────┬────────┬─────────┬───────────────┬───────────────┐
+//!       │ idle │ client │ expiry │ key     │ value: 0 one  │ sequence:     │
+//!       │      │ flags  │        │ over 255│ 1 two bytes,  │ 2 bytes + n   │
+//!       │      │        │        │         │ 2 large       │               │
+//!       └──────┴────────┴────────┴─────────┴───────────────┴───────────────┘
+//!
+//! value of a large item:  ┌──────────────────────────────┬─────────────────────────────┐
+//!                         │ tail: value_bytes mod 8 KiB  │ value_bytes / 8 KiB blocks  │
+//!                         │                              │ u32 each, in order          │
+//!                         └──────────────────────────────┴─────────────────────────────┘
+//! ```
+//! No padding: a small item costs 5 bytes beside key and value while its vnode has seen fewer than 65,536 writes. The
+//! term of its version is the vnode's. All integers are little-endian.
+
+use super::segments::BLOCK_BYTES;
+
+/// Values up to this length lie in their item, longer ones in blocks with the rest (their tail) in the item. A sixteenth
+/// of a segment, so that what is left at a segment's end is small.
+pub(super) const INLINE_BYTES_MAX: usize = BLOCK_BYTES;
+
+const SEQUENCE_WIDTH_MIN: usize = 2;
+const SHAPE_VALUE_SHIFT: u32 = 2;
+const SHAPE_VALUE_TWO: u8 = 1 << SHAPE_VALUE_SHIFT;
+const SHAPE_VALUE_LARGE: u8 = 2 << SHAPE_VALUE_SHIFT;
+const SHAPE_VALUE_MASK: u8 = 3 << SHAPE_VALUE_SHIFT;
+const SHAPE_LONG_KEY: u8 = 1 << 4;
+const SHAPE_EXPIRY: u8 = 1 << 5;
+const SHAPE_CLIENT_FLAGS: u8 = 1 << 6;
+const SHAPE_IDLE: u8 = 1 << 7;
+
+const MILLIS_BYTES: usize = 6;
+/// The latest expiry that fits; later ones end there, 8,900 years after the clock's origin.
+pub(super) const MILLIS_MAX: u64 = (1 << (8 * MILLIS_BYTES)) - 1;
+/// Longest header there is.
+pub(super) const HEADER_BYTES_MAX: usize = HEADER_BYTES[0b1111_1011] as usize;
+/// Longest record: what lies in a segment for one item, with the longest key and the largest value.
+pub(super) const RECORD_BYTES_MAX: usize = HEADER_BYTES_MAX
+    + quoit_wire::limits::KEY_BYTES_MAX
+    + BLOCK_BYTES
+    + 4 * (quoit_wire::limits::VALUE_BYTES_MAX / BLOCK_BYTES);
+const _: () = assert!(RECORD_BYTES_MAX <= super::segments::SEGMENT_BYTES);
+const _: () = assert!(HEADER_BYTES[0] == 5);
+
+/// Length of the header for every shape.
+const HEADER_BYTES: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut shape = 0;
+    while shape < 256 {
+        let bits = shape as u8;
+        let value = match (bits & SHAPE_VALUE_MASK) >> SHAPE_VALUE_SHIFT {
+            0 => 1,
+            1 => 2,
+            _ => 4,
+        };
+        let key = if bits & SHAPE_LONG_KEY != 0 { 2 } else { 1 };
+        let sequence = SEQUENCE_WIDTH_MIN as u8 + (bits & 3);
+        let expiry = if bits & SHAPE_EXPIRY != 0 { MILLIS_BYTES as u8 } else { 0 };
+        let idle = if bits & SHAPE_IDLE != 0 { MILLIS_BYTES as u8 } else { 0 };
+        let flags = if bits & SHAPE_CLIENT_FLAGS != 0 { 4 } else { 0 };
+        table[shape] = 1 + value + key + sequence + expiry + idle + flags;
+        shape += 1;
+    }
+    table
+};
+
+/// What an item says beside key and value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) key_bytes: usize,
+    /// Length of the whole value, blocks included.
+    pub(super) value_bytes: usize,
+    pub(super) sequence: u64,
+    pub(super) client_flags: u32,
+    /// `None`: never.
+    pub(super) expires_ms: Option<u64>,
+    /// Zero: the expiry does not move with hits.
+    pub(super) idle_ms: u64,
+}
+
+impl Header {
+    /// Reads the header at the start of `bytes`, which the store wrote.
+    #[inline]
+    pub(super) fn read(bytes: &[u8]) -> Self {
+        let shape = bytes[0];
+        let mut at = 1;
+        let value_bytes = match shape & SHAPE_VALUE_MASK {
+            0 => read_uint(bytes, &mut at, 1),
+            SHAPE_VALUE_TWO => read_uint(bytes, &mut at, 2),
+            _ => read_uint(bytes, &mut at, 4),
+        };
+        let key_bytes = read_uint(bytes, &mut at, if shape & SHAPE_LONG_KEY != 0 { 2 } else { 1 });
+        let sequence = read_uint(bytes, &mut at, SEQUENCE_WIDTH_MIN + usize::from(shape & 3));
+        let expires_ms = (shape & SHAPE_EXPIRY != 0).then(|| read_uint(bytes, &mut at, MILLIS_BYTES));
+        let idle_ms = if shape & SHAPE_IDLE != 0 { read_uint(bytes, &mut at, MILLIS_BYTES) } else { 0 };
+        let client_flags = if shape & SHAPE_CLIENT_FLAGS != 0 { read_uint(bytes, &mut at, 4) as u32 } else { 0 };
+        let (key_bytes, value_bytes) = (key_bytes as usize, value_bytes as usize);
+        Self { key_bytes, value_bytes, sequence, client_flags, expires_ms, idle_ms }
+    }
+
+    /// Writes the header to the start of `out`; returns its length.
+    pub(super) fn write(&self, out: &mut [u8]) -> usize {
+        let shape = self.shape();
+        out[0] = shape;
+        let mut at = 1;
+        let value_width = match shape & SHAPE_VALUE_MASK {
+            0 => 1,
+            SHAPE_VALUE_TWO => 2,
+            _ => 4,
+        };
+        write_uint(out, &mut at, value_width, self.value_bytes as u64);
+        write_uint(out, &mut at, if shape & SHAPE_LONG_KEY != 0 { 2 } else { 1 }, self.key_bytes as u64);
+        write_uint(out, &mut at, SEQUENCE_WIDTH_MIN + usize::from(shape & 3), self.sequence);
+        if let Some(expires_ms) = self.expires_ms {
+            write_uint(out, &mut at, MILLIS_BYTES, expires_ms.min(MILLIS_MAX));
+        }
+        if self.idle_ms != 0 {
+            write_uint(out, &mut at, MILLIS_BYTES, self.idle_ms.min(MILLIS_MAX));
+        }
+        if self.client_flags != 0 {
+            write_uint(out, &mut at, 4, u64::from(self.client_flags));
+        }
+        at
+    }
+
+    /// Length of the header.
+    #[inline]
+    pub(super) fn bytes(&self) -> usize {
+        usize::from(HEADER_BYTES[usize::from(self.shape())])
+    }
+
+    /// Whether the value lies in blocks.
+    #[inline]
+    pub(super) const fn is_large(&self) -> bool {
+        self.value_bytes > INLINE_BYTES_MAX
+    }
+
+    /// Blocks that the value lies in.
+    #[inline]
+    pub(super) const fn blocks(&self) -> usize {
+        if self.is_large() { self.value_bytes / BLOCK_BYTES } else { 0 }
+    }
+
+    /// Bytes of the value that lie in the item itself.
+    #[inline]
+    pub(super) const fn inline_bytes(&self) -> usize {
+        if self.is_large() { self.value_bytes % BLOCK_BYTES } else { self.value_bytes }
+    }
+
+    /// Bytes that the item takes in its segment.
+    #[inline]
+    pub(super) fn record_bytes(&self) -> usize {
+        self.bytes() + self.key_bytes + self.inline_bytes() + 4 * self.blocks()
+    }
+
+    /// Bytes that the item takes in all, its blocks included.
+    #[inline]
+    pub(super) fn total_bytes(&self) -> usize {
+        self.record_bytes() + self.blocks() * BLOCK_BYTES
+    }
+
+    /// Whether the item has ended.
+    #[inline]
+    pub(super) fn is_expired(&self, now_ms: u64) -> bool {
+        self.expires_ms.is_some_and(|expires_ms| now_ms >= expires_ms)
+    }
+
+    /// The first byte: which fields there are and how wide they are.
+    #[inline]
+    pub(super) const fn shape(&self) -> u8 {
+        let sequence = match self.sequence {
+            0..=0xFFFF => 0,
+            0x1_0000..=0xFF_FFFF => 1,
+            0x100_0000..=0xFFFF_FFFF => 2,
+            _ => 3,
+        };
+        let value = match self.value_bytes {
+            0..=0xFF => 0,
+            0x100..=INLINE_BYTES_MAX => SHAPE_VALUE_TWO,
+            _ => SHAPE_VALUE_LARGE,
+        };
+        sequence
+            | value
+            | if self.key_bytes > 0xFF { SHAPE_LONG_KEY } else { 0 }
+            | if self.expires_ms.is_some() { SHAPE_EXPIRY } else { 0 }
+            | if self.client_flags != 0 { SHAPE_CLIENT_FLAGS } else { 0 }
+            | if self.idle_ms != 0 { SHAPE_IDLE } else { 0 }
+    }
+}
+
+/// Whether the item at the start of `bytes` has this key. The fast way to tell, without reading the whole header.
+#[inline]
+pub(super) fn has_key(bytes: &[u8], key: &[u8]) -> bool {
+    let shape = bytes[0];
+    let key_at = usize::from(HEADER_BYTES[usize::from(shape)]);
+    let length_at = 1 + match shape & SHAPE_VALUE_MASK {
+        0 => 1,
+        SHAPE_VALUE_TWO => 2,
+        _ => 4,
+    };
+    let mut key_bytes = usize::from(bytes[length_at]);
+    if shape & SHAPE_LONG_KEY != 0 {
+        key_bytes |= usize::from(bytes[length_at + 1]) << 8;
+    }
+    key_bytes == key.len() && bytes[key_at..key_at + key_bytes] == *key
+}
+
+#[inline]
+fn read_uint(bytes: &[u8], at: &mut usize, width: usize) -> u64 {
+    let mut value = 0;
+    for (place, byte) in bytes[*at..*at + width].iter().enumerate() {
+        value |= u64::from(*byte) << (8 * place);
+    }
+    *at += width;
+    value
+}
+
+#[inline]
+fn write_uint(out: &mut [u8], at: &mut usize, width: usize, value: u64) {
+    debug_assert!(width == 8 || value >> (8 * width) == 0, "{value} does not fit {width} bytes");
+    out[*at..*at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+    *at += width;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_header_reads_back_as_it_was_written(
+            key_bytes in prop_oneof![1usize..=255, 256usize..=65_535],
+            value_bytes in prop_oneof![0usize..=255, 256usize..=8192, 8193usize..=16 << 20],
+            sequence in (0u32..40).prop_flat_map(|bits| 0u64..(2 << bits).min((1 << 40) - 1)),
+            client_flags in prop_oneof![Just(0), any::<u32>()],
+            expires_ms in proptest::option::of(0u64..=MILLIS_MAX),
+            idle_ms in prop_oneof![Just(0), 1u64..=MILLIS_MAX],
+        ) {
+            let header = Header { key_bytes, value_bytes, sequence, client_flags, expires_ms, idle_ms };
+            let mut bytes = vec![0; HEADER_BYTES_MAX + key_bytes];
+            prop_assert_eq!(header.write(&mut bytes), header.bytes());
+            prop_assert_eq!(Header::read(&bytes), header);
+            let key = vec![0; key_bytes];
+            prop_assert!(has_key(&bytes, &key));
+            prop_assert!(!has_key(&bytes, &key[1..]));
+        }
+    }
+}

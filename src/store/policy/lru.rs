@@ -1,0 +1,18 @@
+//! LRU, approximated: the oldest segment goes first, and an item that was hit since it was last written goes round again.
+//!
+//! One queue. Exact LRU would write an item anew with every hit.
+
+use super::{MAIN, Verdict};
+
+/// What LRU keeps beside the items' own bits: nothing.
+pub(in crate::store) struct Lru;
+
+#[inline]
+pub(super) fn hit(_bits: u8) -> u8 {
+    1
+}
+
+#[inline]
+pub(super) fn judge(bits: u8) -> Verdict {
+    if bits > 0 { Verdict::Keep { queue: MAIN, bits: 0 } } else { Verdict::Evict }
+}
