@@ -218,3 +218,28 @@ impl fmt::Display for StopSignal {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quoit_wire::topology::Node;
+
+    use super::*;
+
+    #[test]
+    fn a_core_that_takes_no_commands_any_more_is_a_reason_to_stop() {
+        let (commands, inbox) = flume::bounded(1);
+        drop(inbox);
+        let (address, zone) = ("127.0.0.1:7400".to_owned(), String::new());
+        let node = Node { id: 1, incarnation: 1, address, zone, cores: 1, weight: 1 };
+        let control = Control::start(ControlOptions {
+            listener: TcpListener::bind("127.0.0.1:0").expect("a free port"),
+            cores: vec![CoreHandle { core: 3, cpu: 0, commands }],
+            topology: Arc::new(Topology::standalone(node, 0, 1, 1)),
+            cpu: None,
+        });
+        let control = control.expect("the control thread starts");
+        assert_eq!(control.wait_for_stop(), StopReason::CoreEnded(3));
+        assert_eq!(control.phase.get(), Phase::Stopping);
+        control.stop();
+    }
+}
