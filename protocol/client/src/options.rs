@@ -1,0 +1,66 @@
+//! What a client may be told, and every limit of the client.
+
+use std::time::Duration;
+
+/// How a client behaves. `Options::default()` suits a cache in the same data centre.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Time a request may take in all, retries included. Default 1 s. Shorter: a failing node costs callers less and
+    /// fewer requests survive its restart. Longer than [`Options::stall_limit`], or there is no second attempt; at most
+    /// 60 s, which is how long servers promise to recognise a repeated write.
+    pub deadline: Duration,
+    /// Time an attempt may wait without one byte moving on its connection; then the connection is given up, and its
+    /// unanswered requests are sent again over a new one. Default 500 ms: half the deadline, so that there is a second
+    /// attempt. A slow transfer that moves is not a stall.
+    pub stall_limit: Duration,
+    /// Time a connection may take to be made. Default 500 ms.
+    pub connect_limit: Duration,
+    /// Keys with an unanswered request, of all connections together; past it requests end with [`crate::Error::Busy`]
+    /// or wait, as the front says. Default 16,384.
+    pub requests_max: usize,
+    /// Bytes those requests may hold. Default 64 MiB.
+    pub bytes_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(1),
+            stall_limit: Duration::from_millis(500),
+            connect_limit: Duration::from_millis(500),
+            requests_max: 16_384,
+            bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// Longest time a write may be repeated for (protocol, "Retries").
+pub(crate) const DEADLINE_MAX: Duration = Duration::from_secs(60);
+/// First wait before a broken connection is made again; doubles with every failure, half of it random. A restarting
+/// node is found within this time.
+pub(crate) const BACKOFF_FIRST: Duration = Duration::from_millis(10);
+/// Longest such wait. Longer: a node that is back waits for its clients. Shorter: a thousand clients knock on a dead door.
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// First wait after `Moved` where no newer topology says where to go; doubles with every redirect of the request.
+pub(crate) const REDIRECT_WAIT_FIRST: Duration = Duration::from_millis(5);
+/// Redirects of one request. More than a topology change needs; fewer than a quarrel between two nodes would make.
+pub(crate) const REDIRECTS_MAX: u8 = 8;
+/// News of a topology reaches every client at once: each waits a random time up to this before it asks.
+pub(crate) const TOPOLOGY_JITTER_MAX: Duration = Duration::from_millis(50);
+/// Wait before a topology is asked for again that did not come, or was not yet the one announced.
+pub(crate) const TOPOLOGY_RETRY: Duration = Duration::from_millis(50);
+/// Retries that may be made at once. One connection's worth of unanswered requests survives the connection; a server that
+/// dies of what it is sent gets no more than that again.
+pub(crate) const RETRY_BURST_MAX: u32 = 1024;
+/// Requests that earn one retry: in the long run at most a tenth of the load is repeats.
+pub(crate) const REQUESTS_PER_RETRY: u32 = 10;
+/// Retries that time alone earns, so that a quiet client may retry too.
+pub(crate) const RETRIES_PER_SEC: u32 = 10;
+/// Bytes that are put together for one write. Fewer: more system calls. More: the first request of a batch waits while the
+/// last is copied, and out of cache.
+pub(crate) const OUTPUT_BYTES_TARGET: usize = 256 << 10;
+/// Entries of one frame of a multi operation that the client makes hold at most these bytes, so that a core is not kept
+/// from its other connections; a larger item travels alone.
+pub(crate) const MULTI_BODY_BYTES_TARGET: usize = 1 << 20;
+/// Bytes a front reads at once.
+pub(crate) const READ_BYTES: usize = 64 << 10;

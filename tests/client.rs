@@ -1,0 +1,226 @@
+//! The native client against a real node in this process: every operation, over every core.
+
+use std::time::Duration;
+
+use quoit::runtime::{Idle, Node, RuntimeOptions};
+use quoit::store::PolicyKind;
+use quoit_client::blocking::Client;
+use quoit_client::{
+    Condition, Error, IncrementOptions, Item, Options, Outcome, Request, SetOptions, SetOutcome, Status, Version,
+};
+
+const CORES: usize = 3;
+
+/// A node of [`CORES`] cores on this machine's first CPU and a client of it; the node ends with the test.
+struct Pair {
+    node: Option<Node>,
+    client: Client,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let node = start_node("127.0.0.1:0");
+        // The machine of the test may be busy with others: what is tested is not how fast it is.
+        let options =
+            Options { deadline: Duration::from_secs(20), stall_limit: Duration::from_secs(10), ..Options::default() };
+        let client = Client::connect([node.address().to_string()], options).expect("the node answers");
+        Self { node: Some(node), client }
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.take() {
+            node.begin_shutdown();
+            let ended = node.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the cores end well: {ended:?}");
+        }
+    }
+}
+
+fn start_node(listen: &str) -> Node {
+    let options = RuntimeOptions {
+        listen: listen.parse().expect("an address"),
+        cpus: vec![0; CORES],
+        memory_bytes: CORES * (64 << 20),
+        policy: PolicyKind::None,
+        idle: Idle::Park,
+        value_bytes_max: None,
+        connections_max: 4096,
+        vnode_bits: 8,
+        node_id: None,
+    };
+    Node::start(&options).expect("the node starts")
+}
+
+fn stored(outcome: SetOutcome) -> Version {
+    match outcome {
+        SetOutcome::Stored(version) => version,
+        SetOutcome::ConditionFailed(_) => panic!("the set was to be carried out"),
+    }
+}
+
+#[test]
+fn every_operation_means_what_it_says() {
+    let mut pair = Pair::new();
+    let client = &mut pair.client;
+    assert_eq!(client.get("k").unwrap(), None);
+    assert_eq!(client.delete("k").unwrap(), None);
+    assert_eq!(client.touch("k", None).unwrap(), None);
+    assert_eq!(client.append("k", "x").unwrap(), None);
+
+    let flagged = SetOptions { client_flags: 42, ..SetOptions::default() };
+    let version = stored(client.set("k", "middle", flagged).unwrap());
+    let hit = client.get("k").unwrap().unwrap();
+    assert_eq!((hit.value.as_slice(), hit.client_flags, hit.version), (&b"middle"[..], 42, version));
+
+    let appended = client.append("k", ">").unwrap().unwrap();
+    let prepended = client.prepend("k", "<").unwrap().unwrap();
+    assert!(version < appended && appended < prepended);
+    assert_eq!(client.get("k").unwrap().unwrap().value, b"<middle>");
+
+    let hour = Some(Duration::from_secs(3600));
+    assert!(client.touch("k", hour).unwrap().unwrap() > prepended);
+    assert_eq!(client.get_and_touch("k", None).unwrap().unwrap().value, b"<middle>");
+    assert!(client.delete("k").unwrap().is_some());
+    assert_eq!(client.get("k").unwrap(), None);
+    client.ping().unwrap();
+}
+
+#[test]
+fn a_set_keeps_its_condition() {
+    let mut pair = Pair::new();
+    let client = &mut pair.client;
+    let on = |condition| SetOptions { condition, ..SetOptions::default() };
+    assert_eq!(client.set("k", "1", on(Condition::IfPresent)).unwrap(), SetOutcome::ConditionFailed(None));
+    let first = stored(client.set("k", "2", on(Condition::IfAbsent)).unwrap());
+    assert_eq!(client.set("k", "3", on(Condition::IfAbsent)).unwrap(), SetOutcome::ConditionFailed(Some(first)));
+    let second = stored(client.set("k", "4", on(Condition::IfVersion(first))).unwrap());
+    assert_eq!(
+        client.set("k", "5", on(Condition::IfVersion(first))).unwrap(),
+        SetOutcome::ConditionFailed(Some(second))
+    );
+    assert_eq!(client.get("k").unwrap().unwrap().value, b"4");
+}
+
+#[test]
+fn counters_count_and_say_what_they_are_not() {
+    let mut pair = Pair::new();
+    let client = &mut pair.client;
+    assert_eq!(client.increment("n", 1, IncrementOptions::default()).unwrap(), None);
+    let from_ten = IncrementOptions { initial: Some(10), ttl: None };
+    assert_eq!(client.increment("n", 5, from_ten).unwrap().unwrap().value, 10);
+    assert_eq!(client.increment("n", 5, from_ten).unwrap().unwrap().value, 15);
+    assert_eq!(client.decrement("n", 20, from_ten).unwrap().unwrap().value, -5);
+    assert_eq!(client.get("n").unwrap().unwrap().value, b"-5");
+    client.set("text", "five", SetOptions::default()).unwrap();
+    let error = client.increment("text", 1, from_ten).unwrap_err();
+    assert!(matches!(error, Error::Server { status: Status::NotANumber, .. }), "{error}");
+}
+
+#[test]
+fn multi_operations_span_the_cores_and_keep_the_order_asked() {
+    let mut pair = Pair::new();
+    let client = &mut pair.client;
+    let keys: Vec<String> = (0..5_000).map(|number| format!("key-{number}")).collect();
+    let items = keys.iter().map(|key| Item { key: key.as_bytes(), value: key.as_bytes(), ttl_ms: 0, client_flags: 7 });
+    let outcomes = client.multi_set(items).unwrap();
+    assert_eq!(outcomes.len(), keys.len());
+    outcomes.into_iter().map(Result::unwrap).for_each(|outcome| {
+        stored(outcome);
+    });
+
+    let asked: Vec<String> = keys.iter().rev().flat_map(|key| [key.clone(), format!("no-{key}")]).collect();
+    let hits = client.multi_get(&asked).unwrap();
+    for (key, hit) in asked.iter().zip(hits) {
+        let value = hit.unwrap().map(|hit| hit.value);
+        assert_eq!(value.as_deref(), (!key.starts_with("no-")).then_some(key.as_bytes()), "{key}");
+    }
+    client.flush().unwrap();
+    let hits: Result<Vec<_>, _> = client.multi_get(&keys).unwrap().into_iter().collect();
+    assert!(hits.unwrap().iter().all(Option::is_none));
+}
+
+#[test]
+fn values_too_large_for_one_reply_of_many_come_all_the_same() {
+    let mut pair = Pair::new();
+    let client = &mut pair.client;
+    let values: Vec<Vec<u8>> = (0..12u8).map(|number| vec![number; 300 << 10]).collect();
+    let keys: Vec<String> = (0..12).map(|number| format!("large-{number}")).collect();
+    let items = keys.iter().zip(&values);
+    let items = items.map(|(key, value)| Item { key: key.as_bytes(), value, ttl_ms: 0, client_flags: 0 });
+    client.multi_set(items).unwrap().into_iter().map(Result::unwrap).for_each(|outcome| {
+        stored(outcome);
+    });
+    let hits = client.multi_get(&keys).unwrap();
+    for (hit, value) in hits.into_iter().zip(&values) {
+        assert!(hit.unwrap().unwrap().value == *value);
+    }
+}
+
+#[test]
+fn a_pipeline_is_answered_in_the_order_asked_and_writes_of_a_key_in_the_order_given() {
+    let mut pair = Pair::new();
+    let client = &mut pair.client;
+    let requests = (0..20_000).flat_map(|number| {
+        let key = format!("key-{}", number % 100);
+        [Request::set(&key, format!("{number}"), SetOptions::default()), Request::get(&key)]
+    });
+    let outcomes = client.run(requests);
+    assert_eq!(outcomes.len(), 40_000);
+    for (number, pair) in outcomes.chunks_exact(2).enumerate() {
+        let [Outcome::One(set), Outcome::One(get)] = pair else { panic!("one answer each") };
+        stored(set.clone().unwrap().into_set_outcome().unwrap());
+        let hit = get.clone().unwrap().into_hit().unwrap().unwrap();
+        assert_eq!(hit.value, number.to_string().as_bytes());
+    }
+}
+
+#[test]
+fn a_value_the_node_does_not_take_is_refused_and_the_connection_goes_on() {
+    let mut pair = Pair::new();
+    let client = &mut pair.client;
+    client.set("k", "old", SetOptions::default()).unwrap();
+    let error = client.set("k", vec![0; 16 << 20], SetOptions::default()).unwrap_err();
+    let refused = matches!(error, Error::Server { status: Status::TooLarge, .. } | Error::TooLarge { .. });
+    assert!(refused && !error.maybe_applied(), "{error}");
+    assert_eq!(client.get("k").unwrap().unwrap().value, b"old");
+}
+
+#[test]
+fn stats_and_topology_tell_of_every_core() {
+    let mut pair = Pair::new();
+    let topology = pair.client.topology().unwrap();
+    assert_eq!(usize::from(topology.nodes[0].cores), CORES);
+    let stats = pair.client.stats().unwrap();
+    assert_eq!(stats.len(), 1);
+    assert_eq!(stats[0].cores.len(), CORES);
+}
+
+#[test]
+fn a_node_that_was_replaced_at_the_same_address_is_found_again() {
+    let mut pair = Pair::new();
+    pair.client.set("k", "v", SetOptions::default()).unwrap();
+    let node = pair.node.take().unwrap();
+    let address = node.address().to_string();
+    node.begin_shutdown();
+    node.join().expect("the cores end well");
+    // The new node has another id and another seed of the key hash, under the same epoch.
+    pair.node = Some(start_node(&address));
+    for number in 0..100 {
+        let key = format!("key-{number}");
+        stored(pair.client.set(&key, "v", SetOptions::default()).unwrap());
+        assert!(pair.client.get(&key).unwrap().is_some());
+    }
+    assert_eq!(pair.client.get("k").unwrap(), None);
+}
+
+#[test]
+fn nobody_at_the_address_is_said_at_once() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    drop(listener);
+    let error = Client::connect([address.as_str()], Options::default()).unwrap_err();
+    assert!(matches!(&error, Error::Connect { address: at, .. } if *at == address), "{error}");
+    assert!(error.to_string().contains("quoit serve"), "{error}");
+}
