@@ -31,6 +31,9 @@ Examples:
     quoit-loadgen run --protocol memcache --server 127.0.0.1:11211 --connections 64
     quoit-loadgen run --protocol resp     --server 127.0.0.1:6379  --connections 16 --pipeline 16
 
+  Is every reply right? A node with --eviction none must not lose anything either:
+    quoit-loadgen run --verify --no-evictions --keys 100000 --set-ratio 0.2 --delete-ratio 0.05 --incr-ratio 0.05 --ttl 2s
+
   The limit of this machine, for the same bytes:
     quoit-loadgen echo --listen 127.0.0.1:7500 --cores 0 --request-bytes 32 --reply-bytes 88
     quoit-loadgen run --protocol echo --server 127.0.0.1:7500 --cores 1 --connections 16 --pipeline 16
@@ -140,6 +143,13 @@ pub(crate) struct RunArgs {
     /// Requests per second: an open loop, latency counts from when a request was due
     #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) rate: Option<f64>,
+    /// Check every reply against what was written before it (Quoit only): no stale value, no lost delete, no wrong byte,
+    /// nothing served past its time, no counter that goes back. With --ttl half of the sets expire, within that time
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// With --verify: the server evicts nothing (--eviction none, below its cap), so a miss of a live key is an error
+    #[arg(long, requires = "verify")]
+    pub(crate) no_evictions: bool,
 }
 
 /// Writes every key exactly once, and ends.

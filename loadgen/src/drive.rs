@@ -253,6 +253,7 @@ impl Sum {
             behind: self.behind,
             answered_late: self.answered_late,
             failures: self.failures,
+            wrong: Vec::new(),
             replay: None,
         }
     }

@@ -1,5 +1,6 @@
 //! The commands that load a server: from the command line's options to a plan, and from its results to a report.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::echo::open_files_limit;
 use crate::engine::EngineOptions;
 use crate::protocol::{Echo, Memcache, MemcacheMeta, Protocol, Quoit, Resp};
 use crate::report::{Report, ServerProbe};
-use crate::work::{Fill, KeyError, KeySpace, Mix, MixOptions, Work};
+use crate::work::{Fill, KeyError, KeySpace, Mix, MixOptions, STAMP_BYTES, Verify, VerifyOptions, Work};
 
 /// How long to measure when nothing is said.
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
@@ -33,6 +34,12 @@ pub(crate) enum RunError {
     /// Ratios that add up to more than everything.
     #[error("--set-ratio, --delete-ratio and --incr-ratio add up to {0}; together they are at most 1")]
     Ratios(f64),
+    /// Verification of a protocol or mix that it doesn't know.
+    #[error("--verify {0}")]
+    Verify(&'static str),
+    /// Values too short to be verified.
+    #[error("--verify writes who, what and which into every value: use --value-size {STAMP_BYTES} or more")]
+    ValuesTooShort,
     /// A thread would have nothing to do.
     #[error("{connections} connections for {threads} generator threads: give at least one to each, or fewer --cores")]
     TooFewConnections {
@@ -80,6 +87,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Report, RunError> {
         return Err(RunError::Ratios(ratios));
     }
     let keys = KeySpace::new(args.data.keys, args.data.key_size as usize)?;
+    if args.verify {
+        check_verifiable(args, &keys)?;
+    }
     let duration = args.duration.or_else(|| args.requests.is_none().then_some(DURATION_DEFAULT));
     let options = EngineOptions {
         depth: args.data.pipeline as usize,
@@ -101,7 +111,45 @@ pub(crate) fn run(args: &RunArgs) -> Result<Report, RunError> {
         multi_get: args.multi_get,
         seed: args.target.seed,
     };
+    if args.verify {
+        return verify(args, mix, plan);
+    }
     Ok(drive(plan, |thread, routes| Mix::new(mix.clone(), routes, thread as u64))?.report)
+}
+
+/// `quoit-loadgen run --verify`.
+fn verify(args: &RunArgs, mix: MixOptions, plan: Plan) -> Result<Report, RunError> {
+    let threads = plan.threads.len() as u64;
+    // Randomly keyed in every process: no clock is asked, and two runs of one seed still tell each other's values apart.
+    let run = RandomState::new().build_hasher().finish() as u32;
+    let options = VerifyOptions { mix, evicts: !args.no_evictions, run };
+    let driven = drive(plan, |thread, routes| Verify::new(options.clone(), routes, thread as u64, threads))?;
+    let mut report = driven.report;
+    for work in driven.works {
+        report.count_wrong(work.violations, work.violations_told);
+    }
+    Ok(report)
+}
+
+/// What verification can't do is refused before anything is sent.
+fn check_verifiable(args: &RunArgs, keys: &KeySpace) -> Result<(), RunError> {
+    let refuse = |why| Err(RunError::Verify(why));
+    if args.target.protocol != ProtocolName::Quoit {
+        return refuse("knows the protocol quoit only");
+    }
+    if args.multi_get > 1 {
+        return refuse("checks single gets: leave --multi-get out");
+    }
+    if keys.len() < args.target.cores.0.len() as u64 || keys.len() > u64::from(u32::MAX) {
+        return refuse("needs a key for every generator thread, and at most 4294967295 keys");
+    }
+    if args.incr_ratio > 0.0 && !keys.has_room_for_counters() {
+        return refuse("with --incr-ratio needs a longer --key-size: counters differ from keys by their first letter");
+    }
+    if (args.data.value_size.least as usize) < STAMP_BYTES {
+        return Err(RunError::ValuesTooShort);
+    }
+    Ok(())
 }
 
 /// `quoit-loadgen fill`.

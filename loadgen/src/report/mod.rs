@@ -80,6 +80,8 @@ pub(crate) struct Report {
     pub(crate) answered_late: u64,
     /// Why the run ended early.
     pub(crate) failures: Vec<String>,
+    /// The first promises that were broken (`--verify`), with key, expected and got.
+    pub(crate) wrong: Vec<String>,
     /// What a trace's replay adds.
     #[serde(flatten)]
     pub(crate) replay: Option<ReplayReport>,
@@ -177,6 +179,13 @@ impl Report {
         self.errors == 0 && self.failures.is_empty()
     }
 
+    /// Adds promises that were broken.
+    pub(crate) fn count_wrong(&mut self, count: u64, told: Vec<String>) {
+        self.error_kinds.wrong += count;
+        self.errors += count;
+        self.wrong.extend(told);
+    }
+
     /// The report for a person.
     pub(crate) fn to_text(&self) -> String {
         let mut lines = vec![format!(
@@ -212,6 +221,7 @@ impl Report {
             ));
         }
         lines.push(self.error_line());
+        lines.extend(self.wrong.iter().map(|wrong| format!("  wrong   {wrong}")));
         lines.extend(self.failures.iter().map(|failure| format!("ended early: {failure}")));
         lines.join("\n")
     }

@@ -42,18 +42,28 @@ pub(crate) enum KeyError {
 impl KeySpace {
     /// `keys` keys of `key_bytes` each.
     pub(crate) fn new(keys: u64, key_bytes: usize) -> Result<Self, KeyError> {
-        let Some(last) = keys.checked_sub(1) else { return Err(KeyError::None) };
+        if keys == 0 {
+            return Err(KeyError::None);
+        }
         if !(1..=KEY_BYTES_MAX).contains(&key_bytes) {
             return Err(KeyError::Length(key_bytes));
         }
-        let needed = (last.checked_ilog2().unwrap_or(0) / 4 + 1) as usize;
+        let needed = digits_needed(keys);
         if key_bytes < needed {
             return Err(KeyError::TooShort { keys, needed });
         }
-        // The golden section spreads neighbours farthest; the next coprime number does as well.
-        let golden = (keys as f64 * 0.618_033_988_749_895) as u64;
-        let stride = (golden.max(1)..).find(|&stride| greatest_common_divisor(stride, keys) == 1).unwrap_or(1);
-        Ok(Self { keys, key_bytes, stride })
+        Ok(Self { keys, key_bytes, stride: stride(keys) })
+    }
+
+    /// A part of these keys, `keys` of them (at least one), for the caller to number among all.
+    pub(crate) fn shared_out(&self, keys: u64) -> Self {
+        assert!((1..=self.keys).contains(&keys), "checked with the options");
+        Self { keys, key_bytes: self.key_bytes, stride: stride(keys) }
+    }
+
+    /// Whether the keys leave a byte for another first letter, so that counters lie beside them.
+    pub(crate) const fn has_room_for_counters(&self) -> bool {
+        self.key_bytes > digits_needed(self.keys)
     }
 
     /// How many there are.
@@ -95,6 +105,20 @@ pub(crate) fn write_digits(number: u64, key: &mut [u8]) {
             *digit = HEX[(number >> (4 * place)) as usize & 15];
         }
     }
+}
+
+/// Hexadecimal digits of the last of `keys` keys.
+const fn digits_needed(keys: u64) -> usize {
+    match (keys - 1).checked_ilog2() {
+        Some(bits) => bits as usize / 4 + 1,
+        None => 1,
+    }
+}
+
+/// The golden section spreads neighbours farthest; the next number coprime to `keys` does as well.
+fn stride(keys: u64) -> u64 {
+    let golden = (keys as f64 * 0.618_033_988_749_895) as u64;
+    (golden.max(1)..).find(|&stride| greatest_common_divisor(stride, keys) == 1).unwrap_or(1)
 }
 
 fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {

@@ -6,6 +6,7 @@ mod mix;
 mod random;
 mod routes;
 mod values;
+mod verify;
 mod zipf;
 
 use crate::engine::Waiting;
@@ -16,6 +17,7 @@ pub(crate) use keys::{KeyError, KeySpace};
 pub(crate) use mix::{Mix, MixOptions};
 pub(crate) use routes::{Route, Routes};
 pub(crate) use values::SizeRange;
+pub(crate) use verify::{STAMP_BYTES, Verify, VerifyOptions};
 
 /// What is done to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
