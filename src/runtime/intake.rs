@@ -3,8 +3,8 @@
 //! **Order.** A connection's frames are scanned in order. Those of this core wait in the ready list, those of other cores
 //! go to the mesh at once; a key always goes the same way, so its requests stay in order. What can't go on (no credit, too
 //! much unsent) stays in the connection's carry, with everything behind it.
-//! **Barriers.** A large set's value and a request that spans cores must not overtake what is in the ready list: the scan
-//! stops, the list is executed, the scan goes on.
+//! **Barriers.** A large set's value, a request that spans cores and a frame that is passed over must not overtake what is
+//! in the ready list: the scan stops, the list is executed, the scan goes on.
 
 use quoit_wire::limits::MULTI_REPLY_BYTES_MAX;
 use quoit_wire::{Operation, Refusal, Request, RequestBody, RequestHead, Status, request_head};
@@ -440,6 +440,10 @@ fn scan(
             }
             continue;
         }
+        if connection.unsent_bytes() > CONNECTION_OUTPUT_BYTES_HIGH {
+            stall_on(core, slot, connection, Stall::Output);
+            return (offset - start, Stop::Stalled);
+        }
         let rest = match source {
             Source::Buffer(id) => &core.ring.buffers.received(id, end)[offset..],
             Source::Carry => &connection.carry[offset..end],
@@ -447,6 +451,8 @@ fn scan(
         let head = match request_head(rest, core.options.value_bytes_max) {
             Ok(Some(head)) => head,
             Ok(None) => return (offset - start, Stop::End),
+            // What is passed over is counted from here on: nothing that might have to wait may stand before it.
+            Err(_) if connection.ready > 0 => return (offset - start, Stop::Barrier),
             Err(Refusal { id: Some(id), status, frame_bytes: Some(frame_bytes) }) => {
                 connection.output.status(id, status);
                 connection.intake = Intake::Skip(frame_bytes);
@@ -492,10 +498,6 @@ fn scan(
                 let owner = usize::from(owner);
                 if connection.inflight >= CONNECTION_INFLIGHT_MAX {
                     stall_on(core, slot, connection, Stall::Inflight);
-                    return (offset - start, Stop::Stalled);
-                }
-                if connection.unsent_bytes() > CONNECTION_OUTPUT_BYTES_HIGH {
-                    stall_on(core, slot, connection, Stall::Output);
                     return (offset - start, Stop::Stalled);
                 }
                 if !core.mesh.has_credit(owner, head.frame_bytes) {

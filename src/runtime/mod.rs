@@ -29,6 +29,8 @@ mod park;
 pub mod preflight;
 mod report;
 mod ring;
+#[cfg(test)]
+mod stepped;
 
 pub use node::{Command, CoreHandle, MemorySplit, Node, RuntimeOptions, StartError};
 pub use park::Idle;

@@ -1,0 +1,103 @@
+//! What arrives is executed once, in order, and answered, whatever stalls in between.
+
+use quoit_wire::{RequestBody, Status};
+
+use super::{Stepped, set};
+use crate::runtime::limits::CONNECTION_OUTPUT_BYTES_HIGH;
+
+/// A frame of `frame_bytes` bytes whose operation nobody knows, cut off behind its header.
+fn unknown_operation(id: u32, frame_bytes: u32) -> Vec<u8> {
+    let mut frame = (frame_bytes - 4).to_le_bytes().to_vec();
+    frame.extend_from_slice(&id.to_le_bytes());
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(&[200, 0, 0, 0]);
+    frame
+}
+
+#[test]
+fn a_refused_frame_whose_rest_is_to_come_waits_behind_what_had_to_wait() {
+    let mut node = Stepped::new(1, |_| {});
+    let mut client = node.client(0);
+    let value = vec![7; 15 << 10];
+    client.call(&mut node, &set(b"key", &value));
+    let mut sent = Vec::new();
+    let mut ids = Vec::new();
+    for _ in 0..120 {
+        let (id, frame) = client.frame(&RequestBody::Get { key: b"key" });
+        ids.push(id);
+        sent.extend_from_slice(&frame);
+    }
+    // The replies to the gets are over what a connection may have unsent, so some gets wait: behind them comes this.
+    sent.extend_from_slice(&unknown_operation(9999, 5000));
+    client.send_bytes(&mut node, &sent);
+    node.rest();
+    assert!(node.cores[0].counters.stalls_output > 0, "nothing had to wait: this proves nothing");
+    client.send_bytes(&mut node, &[0xff; 5000 - 16]);
+    let answers = client.receive_all(&mut node, ids.len() + 1);
+    assert!(ids.iter().all(|id| answers[id] == (Status::Ok, value.clone())));
+    assert_eq!(answers[&9999].0, Status::UnknownOperation);
+    assert_eq!(client.call(&mut node, &RequestBody::Ping { payload: b"still there" }).2, b"still there");
+    drop(client);
+    node.end();
+}
+
+#[test]
+fn what_came_before_a_broken_frame_is_answered_even_when_it_had_to_wait() {
+    let mut node = Stepped::new(1, |_| {});
+    let mut client = node.client(0);
+    client.call(&mut node, &set(b"key", &[7; 15 << 10]));
+    let mut sent = Vec::new();
+    for _ in 0..120 {
+        sent.extend_from_slice(&client.frame(&RequestBody::Get { key: b"key" }).1);
+    }
+    sent.extend_from_slice(&[0; 64]);
+    client.send_bytes(&mut node, &sent);
+    node.rest();
+    // It goes on talking; the replies reach it all the same, and then the end.
+    client.try_send(&[0; 4096]);
+    client.receive_all(&mut node, 120);
+    assert_eq!(client.receive(&mut node), None);
+    drop(client);
+    node.end();
+}
+
+#[test]
+fn refusals_count_as_output_and_stall_who_does_not_read_them() {
+    let mut node = Stepped::new(1, |_| {});
+    let mut client = node.client(0);
+    let mut sent = 0u32;
+    let mut idle_turns = 0;
+    while idle_turns < 100 {
+        let batch: Vec<u8> = (1..=1000).flat_map(|offset| unknown_operation(1000 + sent + offset, 16)).collect();
+        match client.try_send(&batch) {
+            0 => {
+                idle_turns += 1;
+                node.turn();
+            }
+            // A part of a batch went out: the rest must follow before the next one.
+            bytes => {
+                idle_turns = 0;
+                let mut rest = &batch[bytes..];
+                while !rest.is_empty() && idle_turns < 100 {
+                    let bytes = client.try_send(rest);
+                    idle_turns = if bytes == 0 { idle_turns + 1 } else { 0 };
+                    rest = &rest[bytes..];
+                    node.turn();
+                }
+                if rest.is_empty() {
+                    sent += 1000;
+                }
+            }
+        }
+        let unsent = node.cores[0].connections.iter().flat_map(|(_, connection)| connection.as_ref());
+        let unsent: usize = unsent.map(|connection| connection.unsent_bytes()).sum();
+        assert!(
+            unsent <= CONNECTION_OUTPUT_BYTES_HIGH + (64 << 10),
+            "{unsent} bytes wait for a reader that never reads"
+        );
+    }
+    assert!(node.cores[0].counters.stalls_output > 0);
+    client.receive_all(&mut node, sent as usize);
+    drop(client);
+    node.end();
+}
