@@ -550,16 +550,29 @@ fn unfinished(
             return Stop::Large(head, hash);
         }
     }
-    let budget_left = core.options.buffer_bytes_max.saturating_sub(core.buffer_bytes);
-    if head.frame_bytes > RECEIVE_BUFFER_BYTES && head.frame_bytes > budget_left {
+    if head.frame_bytes <= RECEIVE_BUFFER_BYTES {
+        return Stop::End;
+    }
+    // The carry takes the rest of the frame: it gets its whole room now, on account, or nothing.
+    let held = match source {
+        Source::Buffer(_) => 0,
+        Source::Carry => end - offset,
+    };
+    let room = connection.carry.capacity() - connection.carry.len();
+    let missing_bytes = (head.frame_bytes - held).saturating_sub(room);
+    if missing_bytes <= core.options.buffer_bytes_max.saturating_sub(core.buffer_bytes) {
+        connection.carry.reserve_exact(head.frame_bytes - held);
+        core.recharge(connection);
+        return Stop::End;
+    }
+    if connection.ready == 0 {
         connection.output.overloaded(head.id, OVERLOADED_RETRY_MS);
         connection.intake = Intake::Skip(head.frame_bytes);
         core.shard.count(head.operation, Status::Overloaded);
         core.counters.answered += 1;
         core.mark_dirty(slot, connection);
-        return Stop::Barrier;
     }
-    Stop::End
+    Stop::Barrier
 }
 
 fn stall_on(core: &mut Core, slot: u32, connection: &mut Connection, stall: Stall) {

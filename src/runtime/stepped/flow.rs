@@ -101,3 +101,16 @@ fn refusals_count_as_output_and_stall_who_does_not_read_them() {
     drop(client);
     node.end();
 }
+
+#[test]
+fn a_forwarded_set_may_take_most_of_the_buffers() {
+    let mut node = Stepped::new(2, |_| {});
+    let key = node.key(1, 0);
+    let mut client = node.client(0);
+    let value: Vec<u8> = (0..6usize << 20).map(|at| (at % 251) as u8).collect();
+    assert_eq!(client.call(&mut node, &set(&key, &value)).1, Status::Ok);
+    let got = client.call(&mut node, &RequestBody::Get { key: &key });
+    assert!(got.1 == Status::Ok && got.2 == value);
+    drop(client);
+    node.end();
+}
