@@ -201,11 +201,13 @@ impl Core {
         usize::try_from(completion.result).unwrap_or(0).min(RECEIVE_BUFFER_BYTES)
     }
 
-    /// How replies may be built for a connection with so many bytes unsent.
+    /// How replies may be built now. Small values are always copied: what a connection has unsent bounds those, and so who
+    /// fills the buffers does not take everybody's hits away.
     pub(super) fn reply_limits(&self) -> ReplyLimits {
+        let left_bytes = self.options.buffer_bytes_max.saturating_sub(self.buffer_bytes);
         ReplyLimits {
             pin_bytes_min: PIN_BYTES_MIN,
-            copy_bytes_max: self.options.buffer_bytes_max.saturating_sub(self.buffer_bytes),
+            copy_bytes_max: left_bytes.max(PIN_BYTES_MIN),
             retry_after_ms: OVERLOADED_RETRY_MS,
         }
     }

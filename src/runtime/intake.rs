@@ -13,7 +13,7 @@ use super::connection::{CloseCause, Connection, Intake, Phase, Stall, Token};
 use super::core::{Core, Ready, Source};
 use super::limits::{
     CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_HIGH, CONNECTION_STALLED_BYTES_MAX, OVERLOADED_RETRY_MS,
-    PREFETCH_WINDOW, RECEIVE_BUFFER_BYTES, RESERVE_BYTES_MIN,
+    PREFETCH_WINDOW, RECEIVE_BUFFER_BYTES, RESERVE_BYTES_MIN, UNFINISHED_FRAMES_LEAVE,
 };
 use super::ring::{Completion, Purpose};
 use crate::shard::{Output, Route};
@@ -359,16 +359,30 @@ impl Core {
                 }
             }
             self.recharge(&mut connection);
-            if self.buffer_bytes > self.options.buffer_bytes_max && connection.charged_bytes > RECEIVE_BUFFER_BYTES * 8
-            {
-                // Over the budget: the connection that grew goes, and nobody else suffers.
-                self.complain(slot, "more unread or unsent bytes than the node's buffers hold");
-                self.close(slot, &mut connection, CloseCause::Limit);
-            }
             self.keep_receiving(slot, &mut connection);
             self.put_or_free(slot, connection);
         }
         self.touched = touched;
+        if self.buffer_bytes > self.options.buffer_bytes_max {
+            self.relieve_buffers();
+        }
+    }
+
+    /// Over the budget: closes the connection that holds most of it, one a turn, so that nobody else suffers.
+    fn relieve_buffers(&mut self) {
+        let open = self.connections.iter().filter_map(|(slot, connection)| {
+            let connection = connection.as_ref().filter(|connection| connection.phase != Phase::Closing)?;
+            Some((connection.charged_bytes, slot as u32))
+        });
+        if let Some((charged_bytes, slot)) = open.max()
+            && charged_bytes > CONNECTION_STALLED_BYTES_MAX
+        {
+            self.complain(slot, "it held most of its core's buffers, and they were full");
+            if let Some(mut connection) = self.take(slot) {
+                self.close(slot, &mut connection, CloseCause::Limit);
+                self.put_or_free(slot, connection);
+            }
+        }
     }
 
     fn keep_receiving(&mut self, slot: u32, connection: &mut Connection) {
@@ -560,7 +574,8 @@ fn unfinished(
     };
     let room = connection.carry.capacity() - connection.carry.len();
     let missing_bytes = (head.frame_bytes - held).saturating_sub(room);
-    if missing_bytes <= core.options.buffer_bytes_max.saturating_sub(core.buffer_bytes) {
+    let frames_bytes_max = core.options.buffer_bytes_max - core.options.buffer_bytes_max / UNFINISHED_FRAMES_LEAVE;
+    if missing_bytes <= frames_bytes_max.saturating_sub(core.buffer_bytes) {
         connection.carry.reserve_exact(head.frame_bytes - held);
         core.recharge(connection);
         return Stop::End;

@@ -36,6 +36,8 @@ pub(super) const RESERVE_BYTES_MIN: usize = 32 << 10;
 pub const BUFFER_SHARE: usize = 16;
 /// Least bytes of a core's buffer budget.
 pub const BUFFER_BYTES_MIN: usize = 8 << 20;
+/// Unfinished frames leave one part in this many of a core's buffers to replies.
+pub(super) const UNFINISHED_FRAMES_LEAVE: usize = 8;
 /// Kernel socket buffers of a connection, each direction. The kernel doubles it for its own bookkeeping.
 pub(super) const SOCKET_BUFFER_BYTES: usize = 256 << 10;
 

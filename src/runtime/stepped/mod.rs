@@ -3,6 +3,7 @@
 //! Everything is real but the waiting: the ring, the sockets, the mesh, the shard. A core's turn is called, in this one
 //! thread, whenever the test says so. Every test ends in [`Stepped::end`], which holds that nothing was left behind.
 
+mod budget;
 mod flow;
 
 use std::collections::HashMap;
