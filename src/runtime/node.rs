@@ -186,17 +186,22 @@ impl RuntimeOptions {
             return Err(StartError::Cores { cores, vnodes });
         }
         let core_bytes = self.memory_bytes / cores;
-        let buffer_bytes = (core_bytes / BUFFER_SHARE).max(BUFFER_BYTES_MIN);
+        let buffer_share_bytes = (core_bytes / BUFFER_SHARE).max(BUFFER_BYTES_MIN);
         let needed_bytes = (CORE_FIXED_BYTES + BUFFER_BYTES_MIN + STORE_BYTES_MIN) * cores;
         if self.memory_bytes < needed_bytes {
             return Err(StartError::Memory { given_bytes: self.memory_bytes, cores, needed_bytes });
         }
-        let store_bytes = core_bytes - buffer_bytes - CORE_FIXED_BYTES;
-        let limit_bytes = (store_bytes / 8).min(quoit_wire::limits::VALUE_BYTES_MAX);
+        let room_bytes = core_bytes - CORE_FIXED_BYTES;
+        // A value on its way to or from another core lies in the buffers: they hold the largest one, and a quarter more.
+        let limit_bytes = ((room_bytes - buffer_share_bytes) / 8)
+            .min(room_bytes * 4 / (4 * 8 + 5))
+            .min(quoit_wire::limits::VALUE_BYTES_MAX);
         let value_bytes_max = self.value_bytes_max.unwrap_or(limit_bytes);
         if value_bytes_max > limit_bytes {
             return Err(StartError::ValueMax { given_bytes: value_bytes_max, limit_bytes });
         }
+        let buffer_bytes = buffer_share_bytes.max(value_bytes_max * 5 / 4);
+        let store_bytes = room_bytes - buffer_bytes;
         Ok(MemorySplit { store_bytes, buffer_bytes, value_bytes_max })
     }
 }
@@ -456,5 +461,35 @@ impl Core {
     fn wake(&mut self) {
         self.mesh.own().announce_awake();
         self.ring.set_eventfd_enabled(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::limits::UNFINISHED_FRAMES_LEAVE;
+
+    #[test]
+    fn the_largest_value_fits_the_store_and_the_buffers_that_carry_it_between_cores() {
+        for core_mib in [32, 64, 100, 128, 160, 200, 256, 512, 1024, 65_536] {
+            let options = RuntimeOptions {
+                listen: "127.0.0.1:0".parse().unwrap(),
+                cpus: vec![0; 2],
+                memory_bytes: 2 * (core_mib << 20),
+                policy: PolicyKind::None,
+                idle: Idle::Park,
+                value_bytes_max: None,
+                connections_max: 1,
+                vnode_bits: 4,
+                node_id: None,
+            };
+            let split = options.split_memory().unwrap();
+            let frame_bytes = split.value_bytes_max + quoit_wire::limits::KEY_BYTES_MAX + 256;
+            assert!(split.value_bytes_max <= split.store_bytes / 8, "{core_mib} MiB: {split:?}");
+            let frames_bytes_max = split.buffer_bytes - split.buffer_bytes / UNFINISHED_FRAMES_LEAVE;
+            assert!(frame_bytes <= frames_bytes_max, "{core_mib} MiB: {split:?}");
+            let sum = split.store_bytes + split.buffer_bytes + CORE_FIXED_BYTES;
+            assert_eq!(sum, core_mib << 20, "{split:?}");
+        }
     }
 }
