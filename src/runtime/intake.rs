@@ -386,8 +386,15 @@ impl Core {
     }
 
     fn keep_receiving(&mut self, slot: u32, connection: &mut Connection) {
-        if connection.phase != Phase::Open {
-            return;
+        match connection.phase {
+            Phase::Open => {}
+            Phase::Hello if !connection.is_receiving => {
+                // Its receive found no buffer. This turn's go back before the next one is submitted.
+                connection.is_receiving = true;
+                self.ring.receive_once(connection.descriptor(), slot);
+                return;
+            }
+            Phase::Hello | Phase::Draining | Phase::Closing => return,
         }
         let is_full = connection.stall.is_some() && connection.carry.len() > CONNECTION_STALLED_BYTES_MAX;
         if connection.is_receiving && is_full && !connection.is_cancelling {

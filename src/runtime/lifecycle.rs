@@ -192,11 +192,11 @@ impl Core {
         if let Intake::Large(set) = std::mem::replace(&mut connection.intake, Intake::Frames) {
             self.shard.abandon_large_set(*set);
         }
-        self.buffer_bytes -= connection.charged_bytes;
         self.forget(slot, &connection);
     }
 
-    fn forget(&mut self, slot: u32, _connection: &Connection) {
+    fn forget(&mut self, slot: u32, connection: &Connection) {
+        self.buffer_bytes -= connection.charged_bytes;
         self.mesh.own().connections.fetch_sub(1, Ordering::Relaxed);
         self.connections.remove(slot as usize);
     }

@@ -2,7 +2,7 @@
 
 use quoit_wire::{RequestBody, Status};
 
-use super::{Stepped, set};
+use super::{Stepped, hello, set};
 use crate::runtime::limits::CONNECTION_OUTPUT_BYTES_HIGH;
 
 /// A frame of `frame_bytes` bytes whose operation nobody knows, cut off behind its header.
@@ -112,5 +112,28 @@ fn a_forwarded_set_may_take_most_of_the_buffers() {
     let got = client.call(&mut node, &RequestBody::Get { key: &key });
     assert!(got.1 == Status::Ok && got.2 == value);
     drop(client);
+    node.end();
+}
+
+#[test]
+fn a_hello_that_found_no_buffer_is_received_when_there_is_one() {
+    let mut node = Stepped::new(1, |_| {});
+    let mut busy: Vec<_> = (0..100).map(|_| node.client(0)).collect();
+    let mut strangers: Vec<_> = (0..8).map(|_| node.stranger(0)).collect();
+    node.rest();
+    // More than all buffers hold arrives at once, and the hellos last.
+    let ping = busy[0].frame(&RequestBody::Ping { payload: &[7; 1000] }).1;
+    for client in &mut busy {
+        while client.try_send(&ping) == ping.len() {}
+    }
+    for stranger in &mut strangers {
+        let (_, frame) = stranger.frame(&hello(0));
+        stranger.try_send(&frame);
+    }
+    for stranger in &mut strangers {
+        assert_eq!(stranger.receive(&mut node).map(|answer| answer.1), Some(Status::Ok));
+    }
+    assert!(node.cores[0].counters.receive_restarts > 0, "the buffers never ran out: this proves nothing");
+    drop((busy, strangers));
     node.end();
 }
