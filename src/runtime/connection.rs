@@ -15,8 +15,11 @@ pub(super) enum Phase {
     Hello,
     /// Requests are taken.
     Open,
-    /// Nothing more is read; what was asked is answered, then the connection is closed.
+    /// The client has said all it will say, or all it may: what was asked is answered, then the connection ends.
     Draining,
+    /// Everything is answered and our side of the stream has ended. What still arrives is thrown away: closing a socket
+    /// with unread bytes resets the connection, and replies on their way would be lost with it.
+    Lingering,
     /// The socket is shut down; the slot is freed when the kernel has let go of its memory.
     Closing,
 }
@@ -107,6 +110,10 @@ pub(super) struct Connection {
     pub is_receiving: bool,
     /// Its cancellation has been asked for.
     pub is_cancelling: bool,
+    /// The client has ended its side of the stream: nothing will ever arrive.
+    pub is_at_end: bool,
+    /// In the list of connections whose stall has ended.
+    pub is_resuming: bool,
     /// In the turn's list of connections to tidy up.
     pub is_touched: bool,
     /// In the list of connections with output to send.
@@ -137,6 +144,8 @@ impl Connection {
             ready: 0,
             is_receiving: false,
             is_cancelling: false,
+            is_at_end: false,
+            is_resuming: false,
             is_touched: false,
             is_dirty: false,
             inflight: 0,
@@ -159,7 +168,12 @@ impl Connection {
 
     /// Whether everything that was asked is answered and has left.
     pub(super) const fn is_answered(&self) -> bool {
-        self.inflight == 0 && self.output.is_empty() && !self.sending.is_active && self.stall.is_none()
+        self.inflight == 0
+            && self.ready == 0
+            && self.output.is_empty()
+            && !self.sending.is_active
+            && self.stall.is_none()
+            && !self.is_resuming
     }
 
     /// Heap bytes of its buffers. Pieces lie in the arena and are the store's to count.

@@ -5,7 +5,6 @@
 //! The parts of a turn are in files of their own: `intake.rs`, `mesh_serve.rs`, `egress.rs`, `lifecycle.rs`.
 
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use slab::Slab;
@@ -245,10 +244,5 @@ impl Core {
     /// Requests a connection may have unanswered, as the hello says.
     pub(super) const fn inflight_max(&self) -> u16 {
         CONNECTION_INFLIGHT_MAX
-    }
-
-    /// The cores of this node, shared.
-    pub(super) fn shared(&self) -> &Arc<[super::mesh::CoreShared]> {
-        self.mesh.shared()
     }
 }

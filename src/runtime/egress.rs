@@ -79,7 +79,7 @@ impl Core {
             if let Some(mut connection) = self.take(slot) {
                 connection.is_dirty = false;
                 self.start_send(slot, &mut connection);
-                self.put(slot, connection);
+                self.put_or_free(slot, connection);
             }
         }
         self.dirty = dirty;
@@ -91,7 +91,7 @@ impl Core {
         }
         if connection.output.is_empty() {
             if connection.phase == Phase::Draining && connection.is_answered() {
-                self.close(slot, connection, CloseCause::Ended);
+                self.finish(slot, connection);
             }
             return;
         }
@@ -154,11 +154,10 @@ impl Core {
         if !connection.output.is_empty() {
             self.mark_dirty(slot, connection);
         } else if connection.phase == Phase::Draining && connection.is_answered() {
-            self.close(slot, connection, CloseCause::Ended);
+            self.finish(slot, connection);
         }
         if connection.stall == Some(Stall::Output) && connection.unsent_bytes() < CONNECTION_OUTPUT_BYTES_HIGH / 2 {
-            connection.stall = None;
-            self.resume.push(slot);
+            self.resume(slot, connection);
         }
         self.recharge(connection);
     }

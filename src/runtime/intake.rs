@@ -45,6 +45,8 @@ impl Core {
         }
         match (connection.phase, completion.result) {
             (Phase::Closing, _) => {}
+            (Phase::Lingering, 1..) => self.touch_taken(slot, &mut connection),
+            (Phase::Lingering, 0) => self.close(slot, &mut connection, CloseCause::Ended),
             (Phase::Hello, 1..) => {
                 self.on_hello_bytes(slot, connection, completion);
                 return;
@@ -59,10 +61,11 @@ impl Core {
             }
             (Phase::Hello, 0) => self.close(slot, &mut connection, CloseCause::Ended),
             (Phase::Open | Phase::Draining, 0) => {
-                // The client has said all it will say; what it asked is still answered.
-                let is_cut_off = !connection.carry.is_empty() || matches!(connection.intake, Intake::Large(_));
+                let is_cut_off =
+                    connection.carry.len() > connection.scanned || matches!(connection.intake, Intake::Large(_));
                 self.counters.truncated += u64::from(is_cut_off && connection.stall.is_none());
                 connection.phase = Phase::Draining;
+                connection.is_at_end = true;
                 self.mark_dirty(slot, &mut connection);
             }
             (_, error) => match -error {
@@ -125,7 +128,8 @@ impl Core {
     fn scan_carry(&mut self, slot: u32) {
         loop {
             let Some(mut connection) = self.take(slot) else { return };
-            if connection.scanned >= connection.carry.len() || connection.stall.is_some() {
+            let is_over = matches!(connection.phase, Phase::Hello | Phase::Lingering | Phase::Closing);
+            if is_over || connection.scanned >= connection.carry.len() || connection.stall.is_some() {
                 self.put(slot, connection);
                 return;
             }
@@ -309,7 +313,8 @@ impl Core {
     pub(super) fn resume_stalled(&mut self) {
         let mut resume = std::mem::take(&mut self.resume);
         for slot in resume.drain(..) {
-            if self.connections.get(slot as usize).is_some_and(Option::is_some) {
+            if let Some(Some(connection)) = self.connections.get_mut(slot as usize) {
+                connection.is_resuming = false;
                 self.touch(slot);
                 self.scan_carry(slot);
             }
@@ -317,6 +322,15 @@ impl Core {
         // Whatever was stalled and released meanwhile is looked at next turn.
         resume.append(&mut self.resume);
         self.resume = resume;
+    }
+
+    /// Ends a connection's stall: its carry is scanned in the next turn.
+    pub(super) fn resume(&mut self, slot: u32, connection: &mut Connection) {
+        connection.stall = None;
+        if !connection.is_resuming {
+            connection.is_resuming = true;
+            self.resume.push(slot);
+        }
     }
 
     /// Puts a connection on the list that `tidy_touched` works through.
@@ -329,7 +343,7 @@ impl Core {
         }
     }
 
-    fn touch_taken(&mut self, slot: u32, connection: &mut Connection) {
+    pub(super) fn touch_taken(&mut self, slot: u32, connection: &mut Connection) {
         if !connection.is_touched {
             connection.is_touched = true;
             self.touched.push(slot);
@@ -359,6 +373,10 @@ impl Core {
                 }
             }
             self.recharge(&mut connection);
+            if connection.phase == Phase::Draining {
+                // It may have been the last that was asked: sending looks whether it was.
+                self.mark_dirty(slot, &mut connection);
+            }
             self.keep_receiving(slot, &mut connection);
             self.put_or_free(slot, connection);
         }
@@ -387,14 +405,14 @@ impl Core {
 
     fn keep_receiving(&mut self, slot: u32, connection: &mut Connection) {
         match connection.phase {
-            Phase::Open => {}
+            Phase::Open | Phase::Draining | Phase::Lingering if !connection.is_at_end => {}
             Phase::Hello if !connection.is_receiving => {
                 // Its receive found no buffer. This turn's go back before the next one is submitted.
                 connection.is_receiving = true;
                 self.ring.receive_once(connection.descriptor(), slot);
                 return;
             }
-            Phase::Hello | Phase::Draining | Phase::Closing => return,
+            Phase::Hello | Phase::Open | Phase::Draining | Phase::Lingering | Phase::Closing => return,
         }
         let is_full = connection.stall.is_some() && connection.carry.len() > CONNECTION_STALLED_BYTES_MAX;
         if connection.is_receiving && is_full && !connection.is_cancelling {
@@ -412,7 +430,7 @@ impl Core {
         let mut rearm = std::mem::take(&mut self.rearm);
         for slot in rearm.drain(..) {
             match self.connections.get(slot as usize) {
-                Some(Some(connection)) if connection.phase == Phase::Open => {
+                Some(Some(connection)) if connection.phase != Phase::Closing => {
                     self.ring.receive(connection.descriptor(), slot);
                 }
                 Some(Some(_)) => {
@@ -486,6 +504,17 @@ fn scan(
         };
         if rest.len() < head.frame_bytes {
             return (offset - start, unfinished(core, slot, connection, source, offset, end, head));
+        }
+        if core.is_refusing() {
+            if connection.ready > 0 {
+                return (offset - start, Stop::Barrier);
+            }
+            connection.output.status(head.id, Status::ShuttingDown);
+            connection.intake = Intake::Skip(usize::MAX);
+            core.shard.count(head.operation, Status::ShuttingDown);
+            core.counters.answered += 1;
+            core.mark_dirty(slot, connection);
+            continue;
         }
         let hash = if head.operation.has_key() { core.shard.hash(head.key(rest)) } else { 0 };
         let route = if head.operation.has_key() { core.shard.route(hash) } else { Route::Here };

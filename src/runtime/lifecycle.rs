@@ -9,7 +9,9 @@ use quoit_wire::{HelloParameters, HelloReply, Operation, Reply, Request, Request
 
 use super::connection::{CloseCause, Connection, GENERATION_MASK, Intake, Phase};
 use super::core::Core;
-use super::limits::{COMPLAINT_INTERVAL, HELLO_TIME_MAX, READER_STALL_MAX, SOCKET_BUFFER_BYTES, SWEEP_CONNECTIONS};
+use super::limits::{
+    COMPLAINT_INTERVAL, HELLO_TIME_MAX, READER_STALL_MAX, SHUTDOWN_INTAKE_MAX, SOCKET_BUFFER_BYTES, SWEEP_CONNECTIONS,
+};
 use super::mesh::Adoption;
 use super::ring::{Completion, Purpose};
 
@@ -38,11 +40,7 @@ impl Core {
         }
         // SAFETY: the completion hands over a descriptor that nobody else owns.
         let socket = unsafe { OwnedFd::from_raw_fd(completion.result) };
-        let open: usize = self.shared().iter().map(|core| core.connections.load(Ordering::Relaxed)).sum();
-        if open >= self.options.connections_max || self.draining_since.is_some() {
-            self.counters.closed[CloseCause::Limit as usize] += 1;
-        } else {
-            let slot = self.open(socket);
+        if let Some(slot) = self.open(socket) {
             self.receive_hello(slot);
         }
         if !self.is_accepting && self.draining_since.is_none() {
@@ -50,13 +48,17 @@ impl Core {
         }
     }
 
-    fn open(&mut self, socket: OwnedFd) -> u32 {
+    /// Opens a connection, or closes its socket when the core has as many as it may or is shutting down.
+    fn open(&mut self, socket: OwnedFd) -> Option<u32> {
+        if self.connections.len() >= self.options.connections_max || self.draining_since.is_some() {
+            self.counters.closed[CloseCause::Limit as usize] += 1;
+            return None;
+        }
         configure(&socket);
         self.next_generation = (self.next_generation + 1) & GENERATION_MASK;
         self.counters.opened += 1;
-        self.mesh.own().connections.fetch_add(1, Ordering::Relaxed);
         let connection = Box::new(Connection::new(socket, self.next_generation, self.now));
-        self.connections.insert(Some(connection)) as u32
+        Some(self.connections.insert(Some(connection)) as u32)
     }
 
     fn receive_hello(&mut self, slot: u32) {
@@ -116,8 +118,9 @@ impl Core {
 
     /// A connection that asked for this core was accepted by another.
     pub(super) fn on_adopt(&mut self, adoption: Adoption) {
-        let slot = self.open(adoption.socket);
-        if let Some(mut connection) = self.take(slot) {
+        if let Some(slot) = self.open(adoption.socket)
+            && let Some(mut connection) = self.take(slot)
+        {
             self.counters.adopted += 1;
             self.answer_hello(slot, &mut connection, adoption.hello_id, adoption.hello);
             self.put(slot, connection);
@@ -163,6 +166,21 @@ impl Core {
         self.mark_dirty(slot, connection);
     }
 
+    /// Ends a connection that is answered. Until the client has ended its side too, or has everything, it lingers.
+    pub(super) fn finish(&mut self, slot: u32, connection: &mut Connection) {
+        // In a shutdown, what has arrived is asked, too, until requests are refused.
+        let takes_more = self.draining_since.is_some() && !matches!(connection.intake, Intake::Skip(usize::MAX));
+        if connection.is_at_end {
+            self.close(slot, connection, CloseCause::Ended);
+        } else if !takes_more || self.is_refusing() || (unread_bytes(connection) == 0 && !self.ring.has_completions()) {
+            connection.phase = Phase::Lingering;
+            connection.progress = self.now;
+            // Fails when the peer is gone already; the receive says so.
+            let _ = socket2::SockRef::from(&connection.socket).shutdown(Shutdown::Write);
+            self.touch_taken(slot, connection);
+        }
+    }
+
     /// Ends a connection: its socket is shut down, so that what is under way completes; then the slot is freed.
     pub(super) fn close(&mut self, _slot: u32, connection: &mut Connection, cause: CloseCause) {
         if connection.phase == Phase::Closing {
@@ -197,7 +215,6 @@ impl Core {
 
     fn forget(&mut self, slot: u32, connection: &Connection) {
         self.buffer_bytes -= connection.charged_bytes;
-        self.mesh.own().connections.fetch_sub(1, Ordering::Relaxed);
         self.connections.remove(slot as usize);
     }
 
@@ -216,8 +233,17 @@ impl Core {
             } else if Self::is_slow_reader(&connection, self.now, READER_STALL_MAX) {
                 self.complain(slot, "its reader makes no progress while replies wait");
                 self.close(slot, &mut connection, CloseCause::SlowReader);
+            } else if connection.phase == Phase::Lingering {
+                self.end_lingering(slot, &mut connection);
             }
             self.put_or_free(slot, connection);
+        }
+    }
+
+    /// Closes a lingering connection whose client has all replies, or takes too long to take them.
+    fn end_lingering(&mut self, slot: u32, connection: &mut Connection) {
+        if unacknowledged_bytes(connection) == 0 || self.now.is_past(connection.progress, READER_STALL_MAX) {
+            self.close(slot, connection, CloseCause::Ended);
         }
     }
 
@@ -233,15 +259,21 @@ impl Core {
         self.listener = None;
     }
 
-    /// One step of a graceful shutdown.
+    /// Whether a shutdown has gone on for so long that requests which still arrive are refused.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.draining_since.is_some_and(|since| self.now.is_past(since, SHUTDOWN_INTAKE_MAX))
+    }
+
+    /// One step of a graceful shutdown. What has arrived is answered: a connection ends when nothing is left to read.
     pub(super) fn drain(&mut self) {
         for slot in 0..self.connections.capacity() as u32 {
             let Some(mut connection) = self.take(slot) else { continue };
-            if matches!(connection.phase, Phase::Open | Phase::Hello) {
-                connection.phase = Phase::Draining;
-            }
-            if connection.phase == Phase::Draining && connection.is_answered() && connection.ready == 0 {
-                self.close(slot, &mut connection, CloseCause::Ended);
+            match connection.phase {
+                Phase::Hello => self.close(slot, &mut connection, CloseCause::Ended),
+                Phase::Open => connection.phase = Phase::Draining,
+                Phase::Draining if connection.is_answered() => self.finish(slot, &mut connection),
+                Phase::Lingering => self.end_lingering(slot, &mut connection),
+                Phase::Draining | Phase::Closing => {}
             }
             self.put_or_free(slot, connection);
         }
@@ -313,6 +345,23 @@ fn read_hello(bytes: &[u8]) -> Hello {
         (true, true, security) if security & 0xf != 0 => Hello::Refused(head.id, Status::Unauthorized),
         (true, true, _) => Hello::Refused(head.id, Status::Unsupported),
     }
+}
+
+/// Bytes that have arrived and were not received.
+fn unread_bytes(connection: &Connection) -> usize {
+    queued_bytes(connection, libc::FIONREAD)
+}
+
+/// Bytes that were sent, the end of the stream among them, and the peer's kernel has not acknowledged.
+fn unacknowledged_bytes(connection: &Connection) -> usize {
+    queued_bytes(connection, libc::TIOCOUTQ)
+}
+
+fn queued_bytes(connection: &Connection, queue: libc::Ioctl) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: both requests fill one int, which is there; the descriptor is the connection's own.
+    let result = unsafe { libc::ioctl(connection.descriptor(), queue, &raw mut bytes) };
+    if result == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
 /// Sets a socket's options. A failure leaves the kernel's defaults, which are slower or larger and not wrong.

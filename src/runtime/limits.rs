@@ -71,6 +71,8 @@ pub(super) const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) const SWEEP_CONNECTIONS: usize = 2048;
 /// Time a graceful shutdown gives replies to leave.
 pub(super) const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time within a shutdown in which requests that still arrive are carried out; after it they are refused.
+pub(super) const SHUTDOWN_INTAKE_MAX: Duration = Duration::from_millis(500);
 /// Messages about bad clients: at most one per this time and core.
 pub(super) const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 /// Milliseconds an `Overloaded` reply asks its client to wait.

@@ -58,8 +58,6 @@ pub(super) struct CoreShared {
     sleeping: AtomicBool,
     /// Rung to wake the core.
     eventfd: OwnedFd,
-    /// Open connections, by which a node's limit is kept.
-    pub connections: AtomicUsize,
     /// Set when the core has answered all it will answer.
     pub drained: AtomicBool,
 }
@@ -67,12 +65,7 @@ pub(super) struct CoreShared {
 impl CoreShared {
     /// The state of a core that is awake.
     pub(super) fn new(eventfd: OwnedFd) -> Self {
-        Self {
-            sleeping: AtomicBool::new(false),
-            eventfd,
-            connections: AtomicUsize::new(0),
-            drained: AtomicBool::new(false),
-        }
+        Self { sleeping: AtomicBool::new(false), eventfd, drained: AtomicBool::new(false) }
     }
 
     pub(super) fn eventfd(&self) -> RawFd {

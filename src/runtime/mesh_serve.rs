@@ -106,11 +106,11 @@ impl Core {
         self.counters.hops(hop_nanos, entries);
         self.mesh.recycle(batch);
         for slot in self.mesh.take_waiting(origin) {
-            if let Some(Some(connection)) = self.connections.get_mut(slot as usize)
-                && connection.stall == Some(Stall::Credit(origin))
-            {
-                connection.stall = None;
-                self.resume.push(slot);
+            if let Some(mut connection) = self.take(slot) {
+                if connection.stall == Some(Stall::Credit(origin)) {
+                    self.resume(slot, &mut connection);
+                }
+                self.put(slot, connection);
             }
         }
     }
@@ -145,8 +145,7 @@ impl Core {
 
     fn resume_inflight(&mut self, slot: u32, connection: &mut Connection) {
         if connection.stall == Some(Stall::Inflight) && connection.inflight < CONNECTION_INFLIGHT_MAX / 2 {
-            connection.stall = None;
-            self.resume.push(slot);
+            self.resume(slot, connection);
         }
     }
 

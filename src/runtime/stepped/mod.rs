@@ -5,6 +5,7 @@
 
 mod budget;
 mod flow;
+mod life;
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -202,6 +203,15 @@ impl Client {
         let answers: HashMap<_, _> = answers.map(|(id, status, value)| (id, (status, value))).collect();
         assert_eq!(answers.len(), count, "a reply came twice");
         answers
+    }
+
+    /// Waits until the connection has ended, in good order or by a reset.
+    pub(super) fn ended(mut self, node: &mut Stepped) {
+        node.until("the connection ends", |_| match self.stream.read(&mut [0; 4096]) {
+            Ok(0) => Some(()),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(()),
+            Ok(_) | Err(_) => None,
+        });
     }
 
     /// Says that nothing more will be sent.

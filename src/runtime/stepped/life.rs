@@ -1,0 +1,88 @@
+//! How connections begin and end: hellos, limits, half-closes, shutdown. Replies that were made arrive.
+
+use quoit_wire::{RequestBody, Status};
+
+use super::{Stepped, hello, set};
+
+#[test]
+fn a_core_keeps_no_more_connections_than_it_may_however_they_come() {
+    let mut node = Stepped::new(2, |options| options.connections_max = 3);
+    let mut kept: Vec<_> = (0..3).map(|_| node.client(1)).collect();
+    for asked in [0, 1] {
+        let mut stranger = node.stranger(asked);
+        let (_, frame) = stranger.frame(&hello(1));
+        stranger.try_send(&frame);
+        stranger.ended(&mut node);
+        assert_eq!(node.cores[1].connections.len(), 3, "a fourth connection, by way of core {asked}");
+    }
+    kept.pop();
+    node.rest();
+    let mut stranger = node.stranger(0);
+    assert_eq!(stranger.call(&mut node, &hello(1)).1, Status::Ok, "there is room again");
+    drop((kept, stranger));
+    node.end();
+}
+
+#[test]
+fn a_connection_that_ended_is_freed_at_once() {
+    let mut node = Stepped::new(1, |_| {});
+    let clients: Vec<_> = (0..20).map(|_| node.client(0)).collect();
+    drop(clients);
+    node.cores[0].last_sweep = super::Reading::now();
+    node.until("the ends arrive", |node| (node.cores[0].counters.closed.iter().sum::<u64>() == 20).then_some(()));
+    node.turn();
+    node.turn();
+    assert_eq!(node.cores[0].connections.len(), 0, "they wait for the sweep");
+    node.end();
+}
+
+#[test]
+fn a_half_closed_connection_is_answered_and_ended_even_behind_a_stall() {
+    let mut node = Stepped::new(1, |_| {});
+    let mut client = node.client(0);
+    client.call(&mut node, &set(b"key", &[7; 15 << 10]));
+    let mut sent = Vec::new();
+    for _ in 0..120 {
+        sent.extend_from_slice(&client.frame(&RequestBody::Get { key: b"key" }).1);
+    }
+    let (_, last) = client.frame(&RequestBody::Ping { payload: &[1; 500] });
+    sent.extend_from_slice(&last[..100]);
+    client.send_bytes(&mut node, &sent);
+    client.half_close();
+    node.rest();
+    client.receive_all(&mut node, 120);
+    assert_eq!(client.receive(&mut node), None);
+    drop(client);
+    node.end();
+}
+
+#[test]
+fn a_shutdown_answers_what_had_arrived_and_ends_in_good_order() {
+    let mut node = Stepped::new(2, |_| {});
+    let (here, there) = (node.key(0, 0), node.key(1, 0));
+    let mut clients: Vec<_> = (0..4).map(|_| node.client(0)).collect();
+    clients[0].call(&mut node, &set(&here, &[1; 4000]));
+    clients[0].call(&mut node, &set(&there, &[2; 4000]));
+    for client in &mut clients {
+        let batch: Vec<u8> = (0..200)
+            .flat_map(|number| client.frame(&RequestBody::Get { key: if number % 2 == 0 { &here } else { &there } }).1)
+            .collect();
+        assert_eq!(client.try_send(&batch), batch.len());
+    }
+    node.cores.iter_mut().for_each(super::Core::begin_drain);
+    node.rest();
+    // They are still talking when the node ends.
+    for client in &mut clients {
+        let late: Vec<u8> = (0..100).flat_map(|_| client.frame(&RequestBody::Get { key: b"late" }).1).collect();
+        client.try_send(&late);
+    }
+    for client in &mut clients {
+        let mut replies = 0;
+        while let Some((_, status, _)) = client.receive(&mut node) {
+            replies += usize::from(status == Status::Ok);
+        }
+        assert_eq!(replies, 200);
+    }
+    drop(clients);
+    node.end();
+}
