@@ -1,0 +1,331 @@
+//! A cluster in one `HashMap`: what the client's tests talk to instead of nodes.
+//!
+//! It speaks the protocol through `quoit-wire`, applies each request when its last byte arrives, and panics where a client
+//! breaks a rule of the protocol. How bytes travel, and which of them arrive, is the test's business.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use quoit_wire::topology::{Node, Placement, REPLICAS_MAX, Seat, Topology};
+use quoit_wire::{
+    HelloParameters, HelloReply, MultiResult, Operation, Reply, Request, RequestBody, RequestFlags, SetCondition,
+    Status, Version, request_head,
+};
+
+pub(crate) const INFLIGHT_MAX: u16 = 32;
+pub(crate) const VALUE_BYTES_MAX: usize = 64 << 10;
+/// Bytes of values in a multi-get's reply, small so that tests reach it.
+pub(crate) const MULTI_REPLY_BYTES_MAX: usize = 4096;
+const VNODE_BITS: u8 = 5;
+const CORES: u16 = 2;
+
+/// The state of all nodes.
+pub(crate) struct Cluster {
+    pub(crate) topology: Topology,
+    pub(crate) items: HashMap<Vec<u8>, Item>,
+    /// Nothing is refused and nothing moves: then tokens rise on every connection, repeats first.
+    pub(crate) tokens_rise: bool,
+    /// Repeats that were answered with a first result.
+    pub(crate) repeats_recognised: u32,
+    /// How often the whole topology was sent.
+    pub(crate) topologies_told: u32,
+    sequence: u64,
+    sessions: HashMap<u64, BTreeMap<u32, Kept>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    pub(crate) value: Vec<u8>,
+    pub(crate) version: Version,
+    pub(crate) client_flags: u32,
+}
+
+/// The result of a write, for its repeats.
+#[derive(Clone)]
+struct Kept {
+    status: Status,
+    version: Version,
+    value: Vec<u8>,
+}
+
+/// A server's end of one connection.
+pub(crate) struct ServerEnd {
+    pub(crate) node: u64,
+    pub(crate) greeted: bool,
+    input: Vec<u8>,
+    unanswered: HashSet<u32>,
+    last_numbers: HashMap<u64, u32>,
+}
+
+/// What a server does with a request instead of carrying it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    CarriesOut,
+    Refuses(Status),
+}
+
+pub(crate) fn address_of(node: u64) -> String {
+    format!("node-{node}:7400")
+}
+
+/// A topology in which `owner_of` says which node owns a vnode.
+pub(crate) fn topology(epoch: u32, seed: u64, nodes: &[u64], mut owner_of: impl FnMut(usize) -> Seat) -> Topology {
+    let node = |id: &u64| Node {
+        id: *id,
+        incarnation: 1,
+        address: address_of(*id),
+        zone: String::new(),
+        cores: CORES,
+        weight: 1,
+    };
+    let place = |vnode| Placement { primary: owner_of(vnode), replicas: [Seat::NOWHERE; REPLICAS_MAX], term: epoch };
+    Topology {
+        epoch,
+        vnode_bits: VNODE_BITS,
+        seed,
+        cluster: "model".into(),
+        nodes: nodes.iter().map(node).collect(),
+        vnodes: (0..1 << VNODE_BITS).map(place).collect(),
+    }
+}
+
+/// The plain assignment: vnodes in turn over all cores.
+pub(crate) fn in_turn(nodes: usize) -> impl FnMut(usize) -> Seat {
+    move |vnode| Seat { node: (vnode % nodes) as u16, core: (vnode / nodes % usize::from(CORES)) as u16 }
+}
+
+impl Cluster {
+    pub(crate) fn new(topology: Topology) -> Self {
+        Self {
+            topology,
+            items: HashMap::new(),
+            tokens_rise: false,
+            repeats_recognised: 0,
+            topologies_told: 0,
+            sequence: 0,
+            sessions: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn counter(&self, key: &str) -> i64 {
+        self.items.get(key.as_bytes()).map_or(0, |item| number(&item.value))
+    }
+
+    /// Takes bytes of a client; returns the frames that answer them. `mood` is asked for each request but the hello.
+    pub(crate) fn receive(
+        &mut self,
+        end: &mut ServerEnd,
+        bytes: &[u8],
+        mut mood: impl FnMut() -> Mood,
+    ) -> Vec<Vec<u8>> {
+        end.input.extend_from_slice(bytes);
+        let mut replies = Vec::new();
+        let input = std::mem::take(&mut end.input);
+        let mut rest = input.as_slice();
+        while let Some(head) = request_head(rest, VALUE_BYTES_MAX).expect("the client sends frames that are right") {
+            let Some(frame) = rest.get(..head.frame_bytes) else { break };
+            rest = &rest[head.frame_bytes..];
+            let request = Request::decode(head, frame).expect("the client sends requests that are right");
+            let reply = if end.greeted { self.answer(end, &request, mood()) } else { self.greet(end, &request, rest) };
+            replies.push(reply);
+        }
+        end.input = rest.to_vec();
+        replies
+    }
+
+    fn greet(&self, end: &mut ServerEnd, request: &Request<'_>, rest: &[u8]) -> Vec<u8> {
+        let RequestBody::Hello { parameters, .. } = request.body else { panic!("a hello comes first") };
+        assert!(rest.is_empty(), "nothing is sent before the hello is answered");
+        assert_ne!(parameters.features & HelloParameters::FEATURE_TOPOLOGY_NEWS, 0);
+        end.greeted = true;
+        let mut value = Vec::new();
+        HelloReply {
+            features: parameters.features & HelloParameters::FEATURES,
+            node: end.node,
+            version: HelloParameters::VERSION,
+            core: if parameters.core < CORES { parameters.core } else { 0 },
+            cores: CORES,
+            inflight_max: INFLIGHT_MAX,
+            value_bytes_max: VALUE_BYTES_MAX as u32,
+            frame_bytes_max: VALUE_BYTES_MAX as u32 + 70_000,
+            epoch: self.topology.epoch,
+        }
+        .put(&mut value);
+        encode(&Reply { value: &value, ..Reply::status(request.head.id, Status::Ok) })
+    }
+
+    fn answer(&mut self, end: &mut ServerEnd, request: &Request<'_>, mood: Mood) -> Vec<u8> {
+        let id = request.head.id;
+        assert!(end.unanswered.insert(id), "the id {id} is free");
+        assert!(end.unanswered.len() <= usize::from(INFLIGHT_MAX), "the client keeps to the limit of the hello");
+        if let Mood::Refuses(status) = mood {
+            let retry_after_ms = if status == Status::Overloaded { 7 } else { 0 };
+            return encode(&Reply { retry_after_ms, ..Reply::status(id, status) });
+        }
+        if let Some(key) = request.body.key()
+            && !self.owns(end.node, key)
+        {
+            return encode(&Reply { version: self.epoch(), ..Reply::status(id, Status::Moved) });
+        }
+        if let Some(token) = request.retry {
+            let is_repeat = request.head.flags.has(RequestFlags::REPEAT);
+            let last = end.last_numbers.insert(token.session, token.number);
+            assert!(!self.tokens_rise || last < Some(token.number), "what is sent again comes first, in its order");
+            let kept = self.sessions.entry(token.session).or_default();
+            if let Some(kept) = kept.get(&token.number) {
+                assert!(is_repeat, "a token that was used is a repeat's");
+                self.repeats_recognised += 1;
+                let Kept { status, version, value } = kept.clone();
+                return encode(&Reply { version, value: &value, ..Reply::status(id, status) });
+            }
+            let newest = kept.last_key_value().map_or(0, |(number, _)| *number);
+            assert!(is_repeat || token.number > newest, "numbers rise in sending order");
+        }
+        let (status, version, client_flags, value) = self.carry_out(end.node, &request.body);
+        if let Some(token) = request.retry {
+            let kept = Kept { status, version, value: value.clone() };
+            self.sessions.entry(token.session).or_default().insert(token.number, kept);
+        }
+        encode(&Reply { version, client_flags, value: &value, ..Reply::status(id, status) })
+    }
+
+    fn carry_out(&mut self, node: u64, body: &RequestBody<'_>) -> (Status, Version, u32, Vec<u8>) {
+        let miss = (Status::Miss, Version::NONE, 0, Vec::new());
+        match *body {
+            RequestBody::Get { key } | RequestBody::GetAndTouch { key, .. } => match self.items.get(key) {
+                Some(item) => (Status::Ok, item.version, item.client_flags, item.value.clone()),
+                None => miss,
+            },
+            RequestBody::Set { key, parameters, condition, value } => {
+                let existing = self.items.get(key).map(|item| item.version);
+                let holds = match condition {
+                    SetCondition::Always => true,
+                    SetCondition::IfAbsent => existing.is_none(),
+                    SetCondition::IfPresent => existing.is_some(),
+                    SetCondition::IfVersion => existing == Some(Version::from_u64(parameters.if_version)),
+                };
+                if !holds {
+                    return (Status::ConditionFailed, existing.unwrap_or(Version::NONE), 0, Vec::new());
+                }
+                (Status::Ok, self.write(key, value, parameters.client_flags), 0, Vec::new())
+            }
+            RequestBody::Delete { key } => match self.items.remove(key) {
+                Some(item) => (Status::Ok, item.version, 0, Vec::new()),
+                None => miss,
+            },
+            RequestBody::Touch { key, .. } => match self.items.get(key).cloned() {
+                Some(item) => (Status::Ok, self.write(key, &item.value, item.client_flags), 0, Vec::new()),
+                None => miss,
+            },
+            RequestBody::Increment { key, parameters } => {
+                let counter = match self.items.get(key) {
+                    Some(item) => number(&item.value) + parameters.delta,
+                    None if parameters.create == 1 => parameters.initial,
+                    None => return miss,
+                };
+                let version = self.write(key, counter.to_string().as_bytes(), 0);
+                (Status::Ok, version, 0, counter.to_le_bytes().to_vec())
+            }
+            RequestBody::Append { key, value } => match self.items.get(key).cloned() {
+                Some(item) => {
+                    let joined = [item.value.as_slice(), value].concat();
+                    (Status::Ok, self.write(key, &joined, item.client_flags), 0, Vec::new())
+                }
+                None => miss,
+            },
+            RequestBody::Prepend { key, value } => match self.items.get(key).cloned() {
+                Some(item) => {
+                    let joined = [value, item.value.as_slice()].concat();
+                    (Status::Ok, self.write(key, &joined, item.client_flags), 0, Vec::new())
+                }
+                None => miss,
+            },
+            RequestBody::MultiGet(keys) => {
+                let mut body = Vec::new();
+                let mut room = MULTI_REPLY_BYTES_MAX;
+                for key in keys.iter() {
+                    let item = self.items.get(key);
+                    let value = item.map_or(&[][..], |item| &item.value);
+                    let status = match item {
+                        _ if !self.owns(node, key) => Status::Moved,
+                        Some(_) if value.len() > room => Status::TooLarge,
+                        Some(_) => Status::Ok,
+                        None => Status::Miss,
+                    };
+                    let value = if status == Status::Ok { value } else { &[] };
+                    room -= value.len();
+                    let version = if status == Status::Moved {
+                        self.epoch()
+                    } else {
+                        item.map_or(Version::NONE, |item| item.version)
+                    };
+                    MultiResult { status, version, client_flags: 0, retry_after_ms: 0, value }.push(&mut body);
+                }
+                (Status::Ok, Version::NONE, 0, body)
+            }
+            RequestBody::MultiSet(items) => {
+                let mut body = Vec::new();
+                for item in items.iter() {
+                    let (status, version) = if self.owns(node, item.key) {
+                        (Status::Ok, self.write(item.key, item.value, item.client_flags))
+                    } else {
+                        (Status::Moved, self.epoch())
+                    };
+                    MultiResult { status, version, client_flags: 0, retry_after_ms: 0, value: &[] }.push(&mut body);
+                }
+                (Status::Ok, Version::NONE, 0, body)
+            }
+            RequestBody::Flush => {
+                let gone: Vec<Vec<u8>> = self.items.keys().filter(|key| self.owns(node, key)).cloned().collect();
+                gone.iter().for_each(|key| drop(self.items.remove(key)));
+                (Status::Ok, Version::NONE, 0, Vec::new())
+            }
+            RequestBody::Ping { payload } => (Status::Ok, Version::NONE, 0, payload.to_vec()),
+            RequestBody::Topology { known_epoch } => {
+                let is_known = known_epoch == self.topology.epoch;
+                self.topologies_told += u32::from(!is_known);
+                let value = if is_known { Vec::new() } else { self.topology.to_bytes() };
+                (Status::Ok, self.epoch(), 0, value)
+            }
+            RequestBody::Stats | RequestBody::Hello { .. } => {
+                panic!("{:?} is not asked here", Operation::name(body.operation()))
+            }
+        }
+    }
+
+    fn write(&mut self, key: &[u8], value: &[u8], client_flags: u32) -> Version {
+        self.sequence += 1;
+        let version = Version::new(1, self.sequence);
+        self.items.insert(key.to_vec(), Item { value: value.to_vec(), version, client_flags });
+        version
+    }
+
+    fn owns(&self, node: u64, key: &[u8]) -> bool {
+        self.topology.nodes[usize::from(self.topology.owner(key).node)].id == node
+    }
+
+    fn epoch(&self) -> Version {
+        Version::from_u64(self.topology.epoch.into())
+    }
+}
+
+impl ServerEnd {
+    pub(crate) fn new(node: u64) -> Self {
+        Self { node, greeted: false, input: Vec::new(), unanswered: HashSet::new(), last_numbers: HashMap::new() }
+    }
+
+    /// The reply with this frame has left: its id is free again.
+    pub(crate) fn replied(&mut self, frame: &[u8]) {
+        let id = u32::from_le_bytes(frame[4..8].try_into().expect("a frame has a head"));
+        self.unanswered.remove(&id);
+    }
+}
+
+pub(crate) fn encode(reply: &Reply<'_>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    reply.encode(&mut frame);
+    frame
+}
+
+fn number(value: &[u8]) -> i64 {
+    str::from_utf8(value).ok().and_then(|text| text.parse().ok()).expect("the tests count in numbers")
+}
