@@ -34,6 +34,9 @@ Examples:
   Is every reply right? A node with --eviction none must not lose anything either:
     quoit-loadgen run --verify --no-evictions --keys 100000 --set-ratio 0.2 --delete-ratio 0.05 --incr-ratio 0.05 --ttl 2s
 
+  A real trace, object by object:
+    quoit-loadgen replay --trace cloudphysics.oracleGeneral.bin --server 127.0.0.1:7400
+
   The limit of this machine, for the same bytes:
     quoit-loadgen echo --listen 127.0.0.1:7500 --cores 0 --request-bytes 32 --reply-bytes 88
     quoit-loadgen run --protocol echo --server 127.0.0.1:7500 --cores 1 --connections 16 --pipeline 16
@@ -47,6 +50,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Writes every key exactly once, and ends.
     Fill(FillArgs),
+    /// Plays a real trace as cache-aside: get, and on a miss set an object of the trace's size.
+    Replay(ReplayArgs),
     /// Answers bytes with bytes: the limit of this machine.
     Echo(EchoArgs),
 }
@@ -159,6 +164,30 @@ pub(crate) struct FillArgs {
     pub(crate) target: TargetArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
+}
+
+/// Plays a real trace as cache-aside: get, and on a miss set an object of the trace's size.
+///
+/// As fast as the server answers; the trace's times are not waited for. For each object the trace's order is kept.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// The trace: libCacheSim's oracleGeneral, uncompressed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: PathBuf,
+    /// Connections; by default one for each core of the server
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub(crate) connections: Option<u32>,
+    /// Requests a connection may have unanswered; more than 1 lets requests for different objects overtake each other
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub(crate) pipeline: u32,
+    /// Bytes of a key, which holds the object's id in 16 digits
+    #[arg(long, value_name = "SIZE", default_value = "16", value_parser = bytes)]
+    pub(crate) key_size: u64,
+    /// Time to live that sets give an item; 0 is for ever
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::parse_duration)]
+    pub(crate) ttl: Duration,
 }
 
 /// Answers bytes with bytes: the limit of this machine.

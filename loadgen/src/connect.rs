@@ -42,11 +42,11 @@ pub(crate) struct Connected {
     pub(crate) epoch: u32,
 }
 
-/// Opens `connections` connections for `threads` threads.
+/// Opens `connections` connections for `threads` threads; by default one for each core of the server.
 pub(crate) fn connect_all(
     server: SocketAddr,
     protocol: ProtocolName,
-    connections: usize,
+    connections: Option<usize>,
     threads: usize,
     route: Route,
 ) -> Result<Connected, ConnectError> {
@@ -54,7 +54,7 @@ pub(crate) fn connect_all(
         return connect_to_node(server, connections, threads, route);
     }
     let mut streams: Vec<Vec<TcpStream>> = (0..threads).map(|_| Vec::new()).collect();
-    for connection in 0..connections {
+    for connection in 0..connections.unwrap_or(threads) {
         streams[connection % threads].push(connect(server)?);
     }
     let plan = |streams: Vec<TcpStream>| ThreadPlan { routes: Routes::anywhere(streams.len()), streams };
@@ -63,7 +63,7 @@ pub(crate) fn connect_all(
 
 fn connect_to_node(
     server: SocketAddr,
-    connections: usize,
+    connections: Option<usize>,
     threads: usize,
     route: Route,
 ) -> Result<Connected, ConnectError> {
@@ -71,6 +71,7 @@ fn connect_to_node(
     let hello = say_hello(&mut first, 0)?;
     let topology = Arc::new(fetch_topology(&mut first)?);
     let cores = usize::from(hello.cores.max(1));
+    let connections = connections.unwrap_or(cores.max(threads));
     let mut shares: Vec<(Vec<TcpStream>, Vec<u16>)> = (0..threads).map(|_| Default::default()).collect();
     let mut first = Some((first, hello.core));
     for connection in 0..connections {

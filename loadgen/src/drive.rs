@@ -61,8 +61,15 @@ pub(crate) struct Driven<W> {
     pub(crate) works: Vec<W>,
 }
 
-/// Runs the plan; `work` makes the workload of each thread.
-pub(crate) fn drive<W: Work + Send>(plan: Plan, work: impl Fn(usize, Routes) -> W + Sync) -> io::Result<Driven<W>> {
+impl Plan {
+    /// One workload for each thread, made from its number and routes.
+    pub(crate) fn works<W>(&self, mut make: impl FnMut(u64, Routes) -> W) -> Vec<W> {
+        (0..).zip(&self.threads).map(|(number, thread)| make(number, thread.routes.clone())).collect()
+    }
+}
+
+/// Runs the plan with one workload for each of its threads.
+pub(crate) fn drive<W: Work + Send>(plan: Plan, works: Vec<W>) -> io::Result<Driven<W>> {
     let Plan { command, protocol_name, protocol, server, cores, threads, options, probe, seed } = plan;
     let connections = threads.iter().map(|thread| thread.streams.len()).sum();
     let shares = threads.len();
@@ -72,15 +79,15 @@ pub(crate) fn drive<W: Work + Send>(plan: Plan, work: impl Fn(usize, Routes) -> 
     let (usage, cpu_s, results) = thread::scope(|scope| {
         let handles: Vec<_> = threads
             .into_iter()
+            .zip(works)
             .enumerate()
-            .map(|(index, thread)| {
-                let (shared, barrier, work, protocol) = (&shared[index], &barrier, &work, protocol.clone());
+            .map(|(index, (thread, work))| {
+                let (shared, barrier, protocol) = (&shared[index], &barrier, protocol.clone());
                 let options = share_of(&options, index as u64, shares as u64);
                 let core = cores.0[index % cores.0.len()];
                 let finished = finished.clone();
                 scope.spawn(move || {
                     cores::pin_to(core);
-                    let work = work(index, thread.routes);
                     let engine = Engine::new(thread.streams, protocol, work, options);
                     barrier.wait();
                     let result = engine.and_then(|engine| engine.run(shared));

@@ -4,6 +4,8 @@
 //! its own ring (`socket`) with its connections; `work` says what is asked, `protocol` how it is written; `report` what
 //! came of it. `echo` is the other end of the scale: a server that does nothing.
 
+#[cfg(test)]
+mod allocations;
 mod cli;
 mod clock;
 mod connect;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
     let result = interrupt::install().map_err(Failed::from_error).and_then(|()| match cli.command {
         Command::Run(args) => finish(run::run(&args), args.target.json.as_deref()),
         Command::Fill(args) => finish(run::fill(&args), args.target.json.as_deref()),
+        Command::Replay(args) => finish(run::replay(&args), args.target.json.as_deref()),
         Command::Echo(args) => serve_echo(&args),
     });
     match result {

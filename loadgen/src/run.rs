@@ -5,20 +5,29 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::cli::{DataArgs, FillArgs, ProtocolName, RunArgs, TargetArgs};
+use crate::cli::{DataArgs, FillArgs, ProtocolName, ReplayArgs, RunArgs, TargetArgs};
 use crate::connect::{ConnectError, Connected, connect_all};
 use crate::cores::CoreError;
 use crate::drive::{Plan, drive};
 use crate::echo::open_files_limit;
-use crate::engine::EngineOptions;
+use crate::engine::{EngineOptions, STALL_NS};
 use crate::protocol::{Echo, Memcache, MemcacheMeta, Protocol, Quoit, Resp};
 use crate::report::{Report, ServerProbe};
-use crate::work::{Fill, KeyError, KeySpace, Mix, MixOptions, STAMP_BYTES, Verify, VerifyOptions, Work};
+use crate::work::{
+    Fill, KeyError, KeySpace, Mix, MixOptions, Replay, Route, STAMP_BYTES, TraceError, TraceReader, Verify,
+    VerifyOptions, Work,
+};
 
 /// How long to measure when nothing is said.
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 /// Bytes of a reply beside its values, at most, in any of the protocols and for keys of ordinary length.
 const REPLY_OVERHEAD_BYTES: usize = 64;
+/// Object ids of a trace are any 64-bit number.
+const OBJECT_IDS: u64 = u64::MAX;
+/// Bytes of a typical object in a trace, for the size of receive buffers.
+const REPLAY_REPLY_BYTES: usize = 16 << 10;
+/// Largest object sent to servers that don't say what they take.
+const REPLAY_VALUE_BYTES_MAX: u32 = 64 << 20;
 /// Descriptors a process needs beside its connections.
 const OTHER_DESCRIPTORS: u32 = 64;
 
@@ -34,6 +43,12 @@ pub(crate) enum RunError {
     /// Ratios that add up to more than everything.
     #[error("--set-ratio, --delete-ratio and --incr-ratio add up to {0}; together they are at most 1")]
     Ratios(f64),
+    /// The trace can't be played.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// A trace has one order, and one thread to keep it.
+    #[error("replay keeps the order of the trace with one thread: give one core to --cores")]
+    ReplayThreads,
     /// Verification of a protocol or mix that it doesn't know.
     #[error("--verify {0}")]
     Verify(&'static str),
@@ -98,8 +113,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Report, RunError> {
         duration_ns: duration.map(|duration| duration.as_nanos() as u64),
         requests: args.requests,
         reply_bytes: reply_bytes(&args.data, args.multi_get),
+        stall_ns: STALL_NS,
     };
-    let plan = plan("run", &args.target, &args.data, options)?;
+    let (plan, _) = plan("run", &args.target, &Pipes::of(&args.data), options)?;
     let mix = MixOptions {
         keys,
         zipf: args.zipf,
@@ -114,7 +130,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Report, RunError> {
     if args.verify {
         return verify(args, mix, plan);
     }
-    Ok(drive(plan, |thread, routes| Mix::new(mix.clone(), routes, thread as u64))?.report)
+    let works = plan.works(|thread, routes| Mix::new(mix.clone(), routes, thread));
+    Ok(drive(plan, works)?.report)
 }
 
 /// `quoit-loadgen run --verify`.
@@ -123,7 +140,8 @@ fn verify(args: &RunArgs, mix: MixOptions, plan: Plan) -> Result<Report, RunErro
     // Randomly keyed in every process: no clock is asked, and two runs of one seed still tell each other's values apart.
     let run = RandomState::new().build_hasher().finish() as u32;
     let options = VerifyOptions { mix, evicts: !args.no_evictions, run };
-    let driven = drive(plan, |thread, routes| Verify::new(options.clone(), routes, thread as u64, threads))?;
+    let works = plan.works(|thread, routes| Verify::new(options.clone(), routes, thread, threads));
+    let driven = drive(plan, works)?;
     let mut report = driven.report;
     for work in driven.works {
         report.count_wrong(work.violations, work.violations_told);
@@ -162,16 +180,59 @@ pub(crate) fn fill(args: &FillArgs) -> Result<Report, RunError> {
         duration_ns: None,
         requests: None,
         reply_bytes: REPLY_OVERHEAD_BYTES,
+        stall_ns: STALL_NS,
     };
-    let plan = plan("fill", &args.target, &args.data, options)?;
+    let (plan, _) = plan("fill", &args.target, &Pipes::of(&args.data), options)?;
     let threads = plan.threads.len() as u64;
     let ttl_ms = args.data.ttl.as_millis() as u64;
-    let driven = drive(plan, |thread, routes| {
-        Fill::new(&keys, args.data.value_size, ttl_ms, args.target.seed, routes, thread as u64, threads)
-    })?;
+    let works = plan.works(|thread, routes| {
+        Fill::new(&keys, args.data.value_size, ttl_ms, args.target.seed, routes, thread, threads)
+    });
+    let driven = drive(plan, works)?;
     let mut report = driven.report;
     if !driven.works.iter().all(Work::is_exhausted) && report.failures.is_empty() {
         report.failures.push("interrupted before every key was written".to_owned());
+    }
+    Ok(report)
+}
+
+/// `quoit-loadgen replay`.
+pub(crate) fn replay(args: &ReplayArgs) -> Result<Report, RunError> {
+    // The trace first: one that can't be played costs the server nothing.
+    let mut reader = TraceReader::open(&args.trace)?;
+    let first = reader.next_record()?.ok_or_else(|| TraceError::Empty(args.trace.clone()))?;
+    if args.target.cores.0.len() != 1 {
+        return Err(RunError::ReplayThreads);
+    }
+    let keys = KeySpace::new(OBJECT_IDS, args.key_size as usize)?;
+    let options = EngineOptions {
+        depth: args.pipeline as usize,
+        rate: None,
+        warmup_ns: 0,
+        duration_ns: None,
+        requests: None,
+        reply_bytes: REPLAY_REPLY_BYTES,
+        stall_ns: STALL_NS,
+    };
+    let pipes = Pipes {
+        connections: args.connections,
+        depth: args.pipeline,
+        route: Route::Owner,
+        key_bytes: args.key_size,
+        value_bytes_max: 0,
+    };
+    let (plan, value_bytes_max) = plan("replay", &args.target, &pipes, options)?;
+    let value_bytes_max = value_bytes_max.unwrap_or(REPLAY_VALUE_BYTES_MAX);
+    let (ttl_ms, seed, depth) = (args.ttl.as_millis() as u64, args.target.seed, args.pipeline as usize);
+    let mut reader = Some(reader);
+    let works = plan.works(|_, routes| {
+        reader.take().map(|reader| Replay::new(first, reader, &keys, value_bytes_max, ttl_ms, seed, routes, depth))
+    });
+    let driven = drive(plan, works.into_iter().flatten().collect())?;
+    let mut report = driven.report;
+    for work in driven.works {
+        report.add_replay(work.totals);
+        report.failures.extend(work.error.map(|error| error.to_string()));
     }
     Ok(report)
 }
@@ -180,38 +241,75 @@ fn reply_bytes(data: &DataArgs, multi_get: u16) -> usize {
     (data.value_size.most as usize + REPLY_OVERHEAD_BYTES) * usize::from(multi_get)
 }
 
-fn plan(command: &'static str, target: &TargetArgs, data: &DataArgs, options: EngineOptions) -> Result<Plan, RunError> {
+/// The part of a command's options that is about connections.
+struct Pipes {
+    /// `None`: one for each core of the server.
+    connections: Option<u32>,
+    depth: u32,
+    route: Route,
+    /// Bytes of frames, for the echo.
+    key_bytes: u64,
+    value_bytes_max: u32,
+}
+
+impl Pipes {
+    fn of(data: &DataArgs) -> Self {
+        Self {
+            connections: Some(data.connections),
+            depth: data.pipeline,
+            route: data.route,
+            key_bytes: data.key_size,
+            value_bytes_max: data.value_size.most,
+        }
+    }
+}
+
+/// A plan, and the largest value the server takes if it has said so.
+fn plan(
+    command: &'static str,
+    target: &TargetArgs,
+    pipes: &Pipes,
+    options: EngineOptions,
+) -> Result<(Plan, Option<u32>), RunError> {
     target.cores.check()?;
     let threads = target.cores.0.len();
-    if (data.connections as usize) < threads {
-        return Err(RunError::TooFewConnections { connections: data.connections, threads });
-    }
     let limit = open_files_limit();
-    if data.connections > limit.saturating_sub(OTHER_DESCRIPTORS) {
-        return Err(RunError::OpenFiles { connections: data.connections, limit });
+    if let Some(connections) = pipes.connections {
+        if (connections as usize) < threads {
+            return Err(RunError::TooFewConnections { connections, threads });
+        }
+        if connections > limit.saturating_sub(OTHER_DESCRIPTORS) {
+            return Err(RunError::OpenFiles { connections, limit });
+        }
     }
-    let Connected { threads, hello, epoch } =
-        connect_all(target.server, target.protocol, data.connections as usize, threads, data.route)
-            .map_err(|error| RunError::Connect { server: target.server, error })?;
-    if let Some(hello) = hello.filter(|hello| data.pipeline > u32::from(hello.inflight_max)) {
-        return Err(RunError::TooDeep { depth: data.pipeline, inflight_max: hello.inflight_max });
+    let Connected { threads, hello, epoch } = connect_all(
+        target.server,
+        target.protocol,
+        pipes.connections.map(|count| count as usize),
+        threads,
+        pipes.route,
+    )
+    .map_err(|error| RunError::Connect { server: target.server, error })?;
+    if let Some(hello) = hello.as_ref().filter(|hello| pipes.depth > u32::from(hello.inflight_max)) {
+        return Err(RunError::TooDeep { depth: pipes.depth, inflight_max: hello.inflight_max });
     }
     let probe = match (&target.server_cpu, target.server_pid) {
         (Some(cores), _) => Some(ServerProbe::Cores(cores.clone())),
         (None, Some(pid)) => Some(ServerProbe::Process(pid)),
         (None, None) => ServerProbe::find(target.server),
     };
-    Ok(Plan {
+    let plan = Plan {
         command,
         protocol_name: protocol_name(target.protocol),
-        protocol: protocol(target, data, epoch),
+        protocol: protocol(target, pipes, epoch),
         server: target.server,
         cores: target.cores.clone(),
         threads,
         options,
         probe,
         seed: target.seed,
-    })
+    };
+    Ok((plan, hello.map(|hello| hello.value_bytes_max)))
 }
 
 fn protocol_name(name: ProtocolName) -> String {
@@ -219,15 +317,15 @@ fn protocol_name(name: ProtocolName) -> String {
     name.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-fn protocol(target: &TargetArgs, data: &DataArgs, epoch: u32) -> Protocol {
+fn protocol(target: &TargetArgs, pipes: &Pipes, epoch: u32) -> Protocol {
     match target.protocol {
         ProtocolName::Quoit => Protocol::Quoit(Quoit::new(epoch)),
         ProtocolName::Memcache => Protocol::Memcache(Memcache),
         ProtocolName::MemcacheMeta => Protocol::MemcacheMeta(MemcacheMeta),
         ProtocolName::Resp => Protocol::Resp(Resp),
         ProtocolName::Echo => {
-            let request_bytes = quoit_wire::RequestHeader::FRAME_BYTES as u64 + data.key_size;
-            let reply_bytes = quoit_wire::ReplyHeader::FRAME_BYTES as u64 + u64::from(data.value_size.most);
+            let request_bytes = quoit_wire::RequestHeader::FRAME_BYTES as u64 + pipes.key_bytes;
+            let reply_bytes = quoit_wire::ReplyHeader::FRAME_BYTES as u64 + u64::from(pipes.value_bytes_max);
             Protocol::Echo(Echo {
                 request_bytes: target.echo_request_bytes.unwrap_or(request_bytes) as usize,
                 reply_bytes: target.echo_reply_bytes.unwrap_or(reply_bytes) as usize,

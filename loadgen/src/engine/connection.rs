@@ -1,7 +1,5 @@
 //! One connection of the generator: what is to be sent, what has half arrived, and who waits.
 
-use std::net::TcpStream;
-
 use super::in_flight::InFlight;
 use crate::protocol::Outcome;
 
@@ -11,8 +9,6 @@ const OUTPUT_BYTES: usize = 4096;
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// Kept open; the ring sends and receives on it.
-    _stream: TcpStream,
     /// Requests encoded since the last send.
     pub(super) filling: Vec<u8>,
     /// Bytes the kernel is sending; untouched until it says so.
@@ -46,9 +42,8 @@ pub(super) struct Passing {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, depth: usize, ordered: bool) -> Self {
+    pub(super) fn new(depth: usize, ordered: bool) -> Self {
         Self {
-            _stream: stream,
             filling: Vec::with_capacity(OUTPUT_BYTES),
             sending: Vec::with_capacity(OUTPUT_BYTES),
             is_sending: false,

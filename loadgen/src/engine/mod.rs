@@ -7,10 +7,14 @@
 //! `traffic` is the part without a kernel: requests out, replies in, for a connection's bytes.
 
 mod connection;
+#[cfg(test)]
+mod engine_tests;
 mod in_flight;
 mod pace;
 mod recorder;
 mod traffic;
+#[cfg(test)]
+mod traffic_tests;
 
 use std::io;
 use std::net::TcpStream;
@@ -30,8 +34,8 @@ pub(crate) use in_flight::{InFlight, Waiting};
 pub(crate) use pace::Pace;
 pub(crate) use recorder::Recorder;
 
-/// A server that has answered nothing for so long is taken for dead.
-pub(crate) const STALL_NS_MAX: u64 = 10_000_000_000;
+/// How long a server may answer nothing.
+pub(crate) const STALL_NS: u64 = 10_000_000_000;
 /// Empty passes between two looks at the clock (closed loop) and at signals: some microseconds.
 const SPINS_PER_CLOCK: u32 = 256;
 /// Receive buffers of a thread: twice its connections, within these.
@@ -58,6 +62,8 @@ pub(crate) struct EngineOptions {
     pub(crate) requests: Option<u64>,
     /// Bytes of a typical reply, for the size of receive buffers.
     pub(crate) reply_bytes: usize,
+    /// A server that has answered nothing for so long is taken for dead; [`STALL_NS`] outside of tests.
+    pub(crate) stall_ns: u64,
 }
 
 /// What threads and their starter share.
@@ -116,8 +122,10 @@ pub(crate) enum Failure {
         error: ProtocolError,
     },
     /// Nothing came for too long.
-    #[error("no reply for {} s with {unanswered} requests unanswered: the server hangs, or lost them", STALL_NS_MAX / 1_000_000_000)]
+    #[error("no reply for {seconds} s with {unanswered} requests unanswered: the server hangs, or lost them")]
     Stalled {
+        /// The limit.
+        seconds: f64,
         /// Requests that wait.
         unanswered: usize,
     },
@@ -128,6 +136,8 @@ pub(crate) struct Engine<W> {
     ring: Ring,
     pool: BufferPool,
     traffic: Traffic<W>,
+    /// Kept open; the ring sends and receives on them.
+    _streams: Vec<TcpStream>,
     options: EngineOptions,
     failure: Option<Failure>,
 }
@@ -148,8 +158,8 @@ impl<W: Work> Engine<W> {
         let buffers = (streams.len() * 2).next_power_of_two().clamp(BUFFERS_MIN, BUFFERS_MAX);
         let buffers = buffers.min((POOL_BYTES_MAX / buffer_bytes).next_power_of_two());
         let pool = BufferPool::new(&ring, buffers as u16, buffer_bytes)?;
-        let traffic = Traffic::new(streams, options.depth, protocol, work);
-        Ok(Self { ring, pool, traffic, options, failure: None })
+        let traffic = Traffic::new(streams.len(), options.depth, protocol, work);
+        Ok(Self { ring, pool, traffic, _streams: streams, options, failure: None })
     }
 
     /// Runs to the end; never longer than that and the stall limit.
@@ -202,8 +212,11 @@ impl<W: Work> Engine<W> {
                     spins = 0;
                     now = now_ns();
                     idle_since.get_or_insert(now);
-                    if self.traffic.in_flight > 0 && now.saturating_sub(last_reply_ns) > STALL_NS_MAX {
-                        self.failure.get_or_insert(Failure::Stalled { unanswered: self.traffic.in_flight });
+                    if self.traffic.in_flight > 0 && now.saturating_sub(last_reply_ns) > self.options.stall_ns {
+                        self.failure.get_or_insert(Failure::Stalled {
+                            unanswered: self.traffic.in_flight,
+                            seconds: self.options.stall_ns as f64 / 1e9,
+                        });
                         break;
                     }
                     if self.traffic.in_flight == 0 {

@@ -1,7 +1,5 @@
 //! Requests out, replies in: everything between a workload and the bytes of its connections, without a kernel.
 
-use std::net::TcpStream;
-
 use super::connection::{Connection, Passing};
 use super::in_flight::Waiting;
 use super::pace::Pace;
@@ -35,11 +33,9 @@ pub(super) struct Traffic<W> {
 }
 
 impl<W: Work> Traffic<W> {
-    pub(super) fn new(streams: Vec<TcpStream>, depth: usize, protocol: Protocol, work: W) -> Self {
-        let count = streams.len();
+    pub(super) fn new(count: usize, depth: usize, protocol: Protocol, work: W) -> Self {
         let ordered = protocol.is_ordered();
-        let mut connections: Vec<_> =
-            streams.into_iter().map(|stream| Connection::new(stream, depth, ordered)).collect();
+        let mut connections: Vec<_> = (0..count).map(|_| Connection::new(depth, ordered)).collect();
         connections.iter_mut().for_each(|connection| connection.is_ready = true);
         Self {
             connections,

@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::engine::Recorder;
+use crate::work::ReplayTotals;
 
 pub(crate) use server_usage::{ServerProbe, ServerUsage, UsageSample};
 
@@ -184,6 +185,22 @@ impl Report {
         self.error_kinds.wrong += count;
         self.errors += count;
         self.wrong.extend(told);
+    }
+
+    /// Adds what a trace's replay has found. That an object is too large for the server is a fact of the trace, no error.
+    pub(crate) fn add_replay(&mut self, totals: ReplayTotals) {
+        self.errors -= self.error_kinds.too_large;
+        self.error_kinds.too_large = 0;
+        // One request after the other: nobody is kept busy, and no throughput is measured.
+        self.generator_bound = None;
+        self.replay = Some(ReplayReport {
+            trace_requests: totals.requests,
+            trace_hits: totals.hits,
+            trace_bytes: totals.bytes,
+            trace_hit_bytes: totals.hit_bytes,
+            byte_hit_ratio: (totals.bytes > 0).then(|| totals.hit_bytes as f64 / totals.bytes as f64),
+            objects_too_large: totals.too_large,
+        });
     }
 
     /// The report for a person.
