@@ -24,7 +24,7 @@ const FENCES: &[Fence] = &[
     Fence { paths: &["clap"], allowed: &["main", "cli", "config"], instead: "the command line is floor 7's" },
     Fence {
         paths: &["Instant::now", "SystemTime::now", "clock_gettime", "thread::sleep"],
-        allowed: &["runtime/clock.rs", "control"],
+        allowed: &["runtime/clock.rs", "runtime/listen.rs", "control"],
         instead: "the clock is an argument: take a crate::time::Instant",
     },
     Fence {
@@ -59,7 +59,7 @@ impl fmt::Display for Violation {
 fn every_file_keeps_to_its_floor() {
     let floors = floors(&fs::read_to_string(root().join("src/README.md")).expect("the architecture page"));
     let mut violations = Vec::new();
-    for file in rust_files(&root().join("src")) {
+    for file in rust_files(&root().join("src")).into_iter().filter(|file| !is_test_code(file)) {
         let name = relative(&file, "src");
         violations.extend(check(&name, &fs::read_to_string(&file).expect("a source file"), &floors));
     }
@@ -276,6 +276,11 @@ fn take_path(text: &str, prefix: &str) -> (usize, Vec<String>) {
 }
 
 /// The source without comments, texts and test modules; lines stay where they are.
+/// Whether a whole file is test code, by its name.
+fn is_test_code(file: &Path) -> bool {
+    file.file_stem().is_some_and(|stem| stem == "tests" || stem.to_string_lossy().ends_with("_test"))
+}
+
 fn code_of(source: &str) -> String {
     let source = source.split("#[cfg(test)]").next().unwrap_or(source);
     let mut code = String::with_capacity(source.len());

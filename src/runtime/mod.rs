@@ -21,6 +21,7 @@ mod gather;
 mod intake;
 mod lifecycle;
 pub mod limits;
+mod listen;
 pub mod machine;
 mod mesh;
 mod mesh_serve;

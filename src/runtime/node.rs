@@ -15,13 +15,13 @@ use glommio::timer::Timer;
 use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement};
 use quoit_wire::Version;
 use quoit_wire::topology::{Node as TopologyNode, Topology};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::clock::Reading;
 use super::core::{Core, CoreOptions, Turn};
 use super::limits::{
     BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, YIELD_INTERVAL,
 };
+use super::listen::listen;
 use super::mesh::{CoreShared, Mesh};
 use super::park::{Bell, Idle, new_eventfd};
 use super::ring::Ring;
@@ -171,11 +171,6 @@ const STORE_BYTES_MIN: usize = 16 << 20;
 const GLOMMIO_IO_BYTES: usize = 64 << 10;
 /// A sleeping core wakes this often to expire items.
 const BACKGROUND_INTERVAL: Duration = Duration::from_millis(100);
-/// How often and how long apart a taken address is tried again at start: a second in all.
-const BIND_TRIES: usize = 20;
-const BIND_INTERVAL: Duration = Duration::from_millis(50);
-/// Connections the kernel may hold before a core accepts them.
-const LISTEN_BACKLOG: i32 = 4096;
 
 impl RuntimeOptions {
     /// How the memory is divided among cores and uses.
@@ -313,44 +308,6 @@ impl Node {
         }
         result
     }
-}
-
-/// One listener per core on one address.
-fn listen(address: SocketAddr, cores: usize) -> io::Result<Vec<TcpListener>> {
-    // Without SO_REUSEPORT, so that a node that already listens there is noticed: with it, both would get connections.
-    let probe = bind_patiently(address)?;
-    let address = probe.local_addr()?.as_socket().unwrap_or(address);
-    drop(probe);
-    (0..cores)
-        .map(|_| {
-            let socket = bind(address, true)?;
-            socket.listen(LISTEN_BACKLOG)?;
-            Ok(socket.into())
-        })
-        .collect()
-}
-
-/// Binds, waiting a little where the address is taken: a process that was killed gives its listeners back only when the
-/// kernel has torn its io_uring down, some milliseconds after it is gone. A restart must not fail by that.
-fn bind_patiently(address: SocketAddr) -> io::Result<Socket> {
-    for _ in 0..BIND_TRIES {
-        match bind(address, false) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                #[expect(clippy::disallowed_methods, reason = "nothing signals that the kernel has freed an address")]
-                std::thread::sleep(BIND_INTERVAL);
-            }
-            bound => return bound,
-        }
-    }
-    bind(address, false)
-}
-
-fn bind(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(is_shared)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
 }
 
 fn standalone_topology(options: &RuntimeOptions, address: SocketAddr) -> Topology {
