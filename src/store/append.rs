@@ -194,6 +194,9 @@ impl Store {
         }
         let queue = usize::from(segment.queue);
         self.dead_bytes -= u64::from(segment.written);
+        if self.hand == id {
+            self.hand = self.memory.segments.get(id).next;
+        }
         self.memory.segments.unlink(&mut self.chains[queue], id);
         self.memory.segments.give(id);
         self.expiry.cancel(id);

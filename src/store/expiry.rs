@@ -58,6 +58,15 @@ impl Expiry {
         self.due_ticks[id as usize] = NOT_DUE;
     }
 
+    /// The segment that is due first among `window` segments from `start` on.
+    pub(super) fn soonest(&self, start: SegmentId, window: usize, fresh: SegmentId) -> Option<SegmentId> {
+        let start = if start < fresh { start as usize } else { 0 };
+        let end = (start + window).min(fresh as usize);
+        let wrapped = (start + window - end).min(start);
+        let soonest = (start..end).chain(0..wrapped).min_by_key(|id| self.due_ticks[*id])?;
+        (self.due_ticks[soonest] != NOT_DUE).then_some(soonest as SegmentId)
+    }
+
     /// Goes on with the scan, over segments below `fresh`, or begins the next one when a tick has passed.
     pub(super) fn scan(&mut self, now_ms: u64, fresh: SegmentId) -> Scan {
         let tick = tick_before(now_ms);
@@ -76,7 +85,8 @@ impl Expiry {
             }
             None => {
                 self.cursor = end;
-                if end == fresh as usize { Scan::Complete } else { Scan::More }
+                // A scan that began at an earlier tick has not seen what came due since.
+                if end == fresh as usize && self.scanned_tick == tick { Scan::Complete } else { Scan::More }
             }
         }
     }

@@ -63,6 +63,8 @@ pub struct Store {
     /// Segments of before the last flush.
     flushed: Chain,
     flush_epoch: u32,
+    /// Where a policy with a hand goes on; none: at the old end.
+    hand: SegmentId,
     reclaim_walk: Option<Walk>,
     expiry_walk: Option<Walk>,
     /// Live items and their bytes in each queue, blocks included.
@@ -123,6 +125,7 @@ impl Store {
             chains: [Chain::default(); QUEUES],
             flushed: Chain::default(),
             flush_epoch: 0,
+            hand: NO_SEGMENT,
             reclaim_walk: None,
             expiry_walk: None,
             items: 0,
@@ -295,7 +298,7 @@ impl Store {
     /// flush is one sequenced write in each vnode.
     pub fn flush(&mut self, _now: Instant) {
         self.close_all();
-        (self.reclaim_walk, self.expiry_walk) = (None, None);
+        (self.reclaim_walk, self.expiry_walk, self.hand) = (None, None, NO_SEGMENT);
         self.flush_epoch = self.flush_epoch.wrapping_add(1);
         self.index.flush();
         self.versions.flush();

@@ -39,21 +39,30 @@ pub enum PolicyKind {
     /// S3-FIFO (Yang et al., SOSP 2023): a small probationary queue, a main queue, and ghosts.
     #[default]
     S3Fifo,
-    /// Least recently used first.
+    /// Least recently used first, approximately.
     Lru,
+    /// Least frequently used first, with ageing.
+    Lfu,
+    /// SIEVE (Zhang et al., NSDI 2024): a queue and a hand.
+    Sieve,
+    /// Soonest expiry first.
+    Ttl,
     /// Nothing is evicted: writes that find no room are refused.
     None,
 }
 
 impl PolicyKind {
     /// Every policy.
-    pub const ALL: &[Self] = &[Self::S3Fifo, Self::Lru, Self::None];
+    pub const ALL: &[Self] = &[Self::S3Fifo, Self::Lru, Self::Lfu, Self::Sieve, Self::Ttl, Self::None];
 
     /// The name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::S3Fifo => "s3-fifo",
             Self::Lru => "lru",
+            Self::Lfu => "lfu",
+            Self::Sieve => "sieve",
+            Self::Ttl => "ttl",
             Self::None => "none",
         }
     }

@@ -14,7 +14,7 @@ use super::blocks::block_start;
 use super::expiry::Scan;
 use super::item::Header;
 use super::operation::Progress;
-use super::policy::{Occupancy, Verdict};
+use super::policy::{Evicted, MAIN, Occupancy, SMALL, Verdict, Victim};
 use super::segments::{
     BLOCK_BYTES, BLOCKS_PER_SEGMENT, NEVER_MS, NO_SEGMENT, Role, SEGMENT_BYTES, SegmentId, segment_start,
 };
@@ -140,10 +140,15 @@ impl Store {
         let others = segments.role_count(Role::Pages) + segments.role_count(Role::Ghosts) + KEPT_FROM_WRITES;
         Occupancy {
             live_bytes: self.live_bytes,
-            items: self.items,
             capacity_bytes: (segments.count().saturating_sub(others) * SEGMENT_BYTES) as u64,
             segments_kept: KEPT_FROM_WRITES,
         }
+    }
+
+    /// Whether the bounds on a segment's expiries are just being found anew.
+    #[cfg(test)]
+    pub(super) fn is_in_expiry_walk(&self, id: SegmentId) -> bool {
+        self.expiry_walk.is_some_and(|walk| walk.segment == id)
     }
 
     /// A segment is no longer what a walk thought it was.
@@ -225,9 +230,55 @@ impl Store {
         if !evicts {
             return None;
         }
-        let queue = self.policy.victim_queue(&self.occupancy());
-        let id = self.oldest_segment(queue).or_else(|| self.oldest_segment(1 - queue))?;
+        let (chosen, fallback) = match self.policy.victim(&self.occupancy()) {
+            Victim::Oldest(queue) => (self.oldest_segment(queue), if queue == MAIN { SMALL } else { MAIN }),
+            Victim::AtHand => (self.segment_at_hand(), MAIN),
+            Victim::SoonestExpiry => (self.segment_ending_first(), MAIN),
+        };
+        let id = chosen.or_else(|| self.oldest_segment(fallback))?;
         Some(Walk::new(id, Purpose::Evict))
+    }
+
+    /// The segment at the hand, which moves on towards the young end and starts over there.
+    fn segment_at_hand(&mut self) -> Option<SegmentId> {
+        for _ in 0..PASS_OVER_MAX {
+            let id = if self.hand == NO_SEGMENT { self.chains[usize::from(MAIN)].head } else { self.hand };
+            if id == NO_SEGMENT {
+                return None;
+            }
+            self.hand = self.memory.segments.get(id).next;
+            if self.can_be_victim(id) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    fn segment_ending_first(&mut self) -> Option<SegmentId> {
+        let fresh = self.memory.segments.fresh();
+        for _ in 0..PASS_OVER_MAX {
+            let id = self.expiry.soonest(self.candidates_start, CANDIDATES_WINDOW, fresh)?;
+            let segment = self.memory.segments.get(id);
+            let is_current = segment.role == Role::Items && segment.flush_epoch == self.flush_epoch;
+            if is_current && self.can_be_victim(id) {
+                return Some(id);
+            }
+            if is_current && self.memory.segments.is_pinned(id) {
+                return None;
+            }
+            self.expiry.cancel(id);
+        }
+        None
+    }
+
+    /// Whether a segment can be reclaimed; it is closed if it is still open.
+    fn can_be_victim(&mut self, id: SegmentId) -> bool {
+        if self.memory.segments.is_pinned(id) {
+            return false;
+        }
+        self.close_if_open(id);
+        // Closing one in which nothing lives has freed it.
+        self.memory.segments.get(id).role == Role::Items
     }
 
     /// A segment with at least `dead_bytes_min` dead bytes to compact.
@@ -258,9 +309,7 @@ impl Store {
                 self.memory.segments.push_back(chain, id);
                 continue;
             }
-            self.close_if_open(id);
-            // Closing one in which nothing lives has freed it.
-            if self.memory.segments.get(id).role == Role::Items {
+            if self.can_be_victim(id) {
                 return Some(id);
             }
         }
@@ -315,22 +364,25 @@ impl Store {
             return true;
         }
         let queue = self.memory.segments.get(walk.segment).queue;
-        let verdict = match walk.purpose {
+        let mut verdict = match walk.purpose {
             Purpose::Evict => self.policy.judge(queue, entry.policy_bits()),
-            Purpose::Compact => Verdict::Keep { queue, bits: entry.policy_bits() },
+            Purpose::Compact => Verdict::Stay { bits: entry.policy_bits() },
             Purpose::Expire => return true,
         };
-        let verdict = match (walk.purpose, verdict) {
-            (Purpose::Evict, Verdict::Keep { .. }) => {
-                self.second_chance_bytes += header.record_bytes();
-                let is_enough = is_urgent && self.second_chance_bytes > SECOND_CHANCE_BYTES_MAX;
-                if is_enough { Verdict::Evict } else { verdict }
+        if walk.purpose == Purpose::Evict && verdict != Verdict::Evict {
+            self.second_chance_bytes += header.record_bytes();
+            if is_urgent && self.second_chance_bytes > SECOND_CHANCE_BYTES_MAX {
+                verdict = Verdict::Evict;
             }
-            _ => verdict,
+        }
+        let survival = match verdict {
+            Verdict::Evict => None,
+            Verdict::Keep { queue, bits } => Some((OpenKind::new(queue, now_ms, header.expires_ms), bits)),
+            Verdict::Stay { bits } => {
+                Some((OpenKind { is_compacted: true, ..OpenKind::new(queue, now_ms, header.expires_ms) }, bits))
+            }
         };
-        if let Verdict::Keep { queue, bits } = verdict {
-            let is_compacted = walk.purpose == Purpose::Compact;
-            let kind = OpenKind { is_compacted, ..OpenKind::new(queue, now_ms, header.expires_ms) };
+        if let Some((kind, bits)) = survival {
             if self.relocate(hash, (slot, entry), &header, bits, kind, KEPT_FOR_INDEX) {
                 return true;
             }
@@ -342,7 +394,7 @@ impl Store {
         self.retire(location, &header);
         self.counters.count_eviction(hash);
         let occupancy = self.occupancy();
-        self.policy.evicted(&mut self.memory, queue, hash, &occupancy);
+        self.policy.evicted(&mut self.memory, Evicted { queue, hash, bytes: header.total_bytes() }, &occupancy);
         true
     }
 
@@ -388,6 +440,9 @@ impl Store {
                         // Nothing in it lived, so closing it has freed it.
                         return true;
                     }
+                    // The bounds are found anew; expiries that hits move behind the walk's back are noted here meanwhile.
+                    let segment = self.memory.segments.get_mut(id);
+                    (segment.expires_min, segment.expires_max) = (NEVER_MS, 0);
                     Walk::new(id, Purpose::Expire)
                 }
             },
@@ -397,9 +452,11 @@ impl Store {
             Step::Going(next) if self.expiry_walk.is_some() => self.expiry_walk = Some(next),
             Step::Through(last) if self.expiry_walk.take().is_some() => {
                 let segment = self.memory.segments.get_mut(last.segment);
-                (segment.expires_min, segment.expires_max) = (last.expires_min, last.expires_max);
-                if last.expires_min != NEVER_MS {
-                    self.expiry.schedule(last.segment, last.expires_min, last.expires_max);
+                segment.expires_min = segment.expires_min.min(last.expires_min);
+                segment.expires_max = segment.expires_max.max(last.expires_max);
+                let (earliest, latest) = (segment.expires_min, segment.expires_max);
+                if earliest != NEVER_MS {
+                    self.expiry.schedule(last.segment, earliest, latest);
                 }
             }
             // A walk whose segment came free on the way is forgotten already.

@@ -4,9 +4,6 @@
 
 use super::{MAIN, Verdict};
 
-/// What LRU keeps beside the items' own bits: nothing.
-pub(in crate::store) struct Lru;
-
 #[inline]
 pub(super) fn hit(_bits: u8) -> u8 {
     1

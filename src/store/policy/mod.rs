@@ -2,12 +2,25 @@
 //!
 //! A policy decides on single items and keeps nothing of its own but ghosts: what it knows of an item are the four bits
 //! in the item's index entry and the queue its segment is in. The store owns the flow (`reclaim.rs`): it asks where a
-//! new item goes (`admit`), tells of hits, asks which queue to reclaim from and what becomes of each item in the oldest
-//! segment there (`judge`), and tells which items went.
+//! new item goes (`admit`), tells of hits, asks which segment to reclaim (`victim`) and what becomes of each item in it
+//! (`judge`), and tells which items went.
+//!
+//! ```text
+//!              old end                                 young end
+//! s3-fifo      small  ■──■──□ ◄── new items
+//!                     │ two hits: to main; else: ghost
+//!              main   ■──■──■──■──■──■──□ ◄── from small, known ghosts, and round again while hit
+//! lru, lfu     ■──■──■──■──■──■──■──■──□ ◄── new items, and round again while hit
+//! sieve        ■──■──■──■──■──■──■──■──□ ◄── new items; hit ones stay in their place
+//!                       ▲ hand ──►
+//! ttl          the segment that ends first, then the oldest; what is in it goes
+//! ```
 
 mod ghosts;
+mod lfu;
 mod lru;
 mod s3_fifo;
+mod sieve;
 
 pub(super) use self::ghosts::Ghosts;
 use super::options::PolicyKind;
@@ -19,6 +32,17 @@ pub(super) const QUEUES: usize = 2;
 pub(super) const MAIN: u8 = 0;
 /// The probationary queue of policies that have one.
 pub(super) const SMALL: u8 = 1;
+
+/// Which segment is reclaimed next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Victim {
+    /// The oldest of this queue.
+    Oldest(u8),
+    /// The one at the hand, which moves on.
+    AtHand,
+    /// The one whose items end first; without expiries the oldest.
+    SoonestExpiry,
+}
 
 /// What becomes of an item whose segment is reclaimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +56,11 @@ pub(super) enum Verdict {
         /// Its policy bits from now on.
         bits: u8,
     },
+    /// It keeps its place in the queue, with these policy bits.
+    Stay {
+        /// Its policy bits from now on.
+        bits: u8,
+    },
 }
 
 /// How much memory the queues hold.
@@ -39,12 +68,19 @@ pub(super) enum Verdict {
 pub(super) struct Occupancy {
     /// Bytes of live items in each queue, blocks included.
     pub(super) live_bytes: [u64; QUEUES],
-    /// Live items.
-    pub(super) items: usize,
     /// Bytes that items can take in all.
     pub(super) capacity_bytes: u64,
     /// Segments that must stay free for others.
     pub(super) segments_kept: usize,
+}
+
+/// An item that was evicted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Evicted {
+    pub(super) queue: u8,
+    pub(super) hash: u64,
+    /// Its bytes, blocks included.
+    pub(super) bytes: usize,
 }
 
 /// The policy of one store.
@@ -52,7 +88,13 @@ pub(super) enum Policy {
     /// See `s3_fifo.rs`.
     S3Fifo(s3_fifo::S3Fifo),
     /// See `lru.rs`.
-    Lru(lru::Lru),
+    Lru,
+    /// See `lfu.rs`.
+    Lfu,
+    /// See `sieve.rs`.
+    Sieve,
+    /// Items go in the order in which they end, whether hit or not.
+    Ttl,
     /// Nothing is evicted.
     None,
 }
@@ -62,7 +104,10 @@ impl Policy {
     pub(super) fn new(kind: PolicyKind) -> Self {
         match kind {
             PolicyKind::S3Fifo => Self::S3Fifo(s3_fifo::S3Fifo::default()),
-            PolicyKind::Lru => Self::Lru(lru::Lru),
+            PolicyKind::Lru => Self::Lru,
+            PolicyKind::Lfu => Self::Lfu,
+            PolicyKind::Sieve => Self::Sieve,
+            PolicyKind::Ttl => Self::Ttl,
             PolicyKind::None => Self::None,
         }
     }
@@ -76,7 +121,7 @@ impl Policy {
     pub(super) fn admit(&mut self, memory: &mut Memory, hash: u64, occupancy: &Occupancy) -> (u8, u8) {
         match self {
             Self::S3Fifo(policy) => policy.admit(memory, hash, occupancy),
-            Self::Lru(_) | Self::None => (MAIN, 0),
+            Self::Lru | Self::Lfu | Self::Sieve | Self::Ttl | Self::None => (MAIN, 0),
         }
     }
 
@@ -85,34 +130,41 @@ impl Policy {
     pub(super) fn hit(&self, bits: u8) -> u8 {
         match self {
             Self::S3Fifo(_) => s3_fifo::hit(bits),
-            Self::Lru(_) => lru::hit(bits),
-            Self::None => bits,
+            Self::Lru => lru::hit(bits),
+            Self::Lfu => lfu::hit(bits),
+            Self::Sieve => sieve::hit(bits),
+            Self::Ttl | Self::None => bits,
         }
     }
 
-    /// The queue to reclaim from.
-    pub(super) fn victim_queue(&self, occupancy: &Occupancy) -> u8 {
+    /// The segment to reclaim.
+    pub(super) fn victim(&self, occupancy: &Occupancy) -> Victim {
         match self {
-            Self::S3Fifo(_) => s3_fifo::victim_queue(occupancy),
-            Self::Lru(_) | Self::None => MAIN,
+            Self::S3Fifo(_) => Victim::Oldest(s3_fifo::victim_queue(occupancy)),
+            Self::Lru | Self::Lfu | Self::None => Victim::Oldest(MAIN),
+            Self::Sieve => Victim::AtHand,
+            Self::Ttl => Victim::SoonestExpiry,
         }
     }
 
-    /// What becomes of an item in the oldest segment of `queue`.
+    /// What becomes of an item in a segment of `queue` that is reclaimed.
     #[inline]
     pub(super) fn judge(&self, queue: u8, bits: u8) -> Verdict {
         match self {
             Self::S3Fifo(_) => s3_fifo::judge(queue, bits),
-            Self::Lru(_) => lru::judge(bits),
-            Self::None => Verdict::Keep { queue, bits },
+            Self::Lru => lru::judge(bits),
+            Self::Lfu => lfu::judge(bits),
+            Self::Sieve => sieve::judge(bits),
+            Self::Ttl => Verdict::Evict,
+            Self::None => Verdict::Stay { bits },
         }
     }
 
-    /// An item of `queue` was evicted.
-    pub(super) fn evicted(&mut self, memory: &mut Memory, queue: u8, hash: u64, occupancy: &Occupancy) {
+    /// An item was evicted.
+    pub(super) fn evicted(&mut self, memory: &mut Memory, item: Evicted, occupancy: &Occupancy) {
         match self {
-            Self::S3Fifo(policy) => policy.evicted(memory, queue, hash, occupancy),
-            Self::Lru(_) | Self::None => {}
+            Self::S3Fifo(policy) => policy.evicted(memory, item, occupancy),
+            Self::Lru | Self::Lfu | Self::Sieve | Self::Ttl | Self::None => {}
         }
     }
 }

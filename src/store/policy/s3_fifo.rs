@@ -4,7 +4,7 @@
 //! queue, the others go and leave a ghost; an item that comes back while its ghost is known enters the main queue at
 //! once. At the end of the main queue an item with hits goes round again, with one hit less.
 
-use super::{Ghosts, MAIN, Occupancy, SMALL, Verdict};
+use super::{Evicted, Ghosts, MAIN, Occupancy, SMALL, Verdict};
 use crate::store::segments::Memory;
 
 /// The small queue's share of the memory is one in this many. The paper's choice.
@@ -13,14 +13,18 @@ const SMALL_PART: u64 = 10;
 const PROMOTE_HITS: u8 = 2;
 /// Hits are counted up to this many.
 const HITS_MAX: u8 = 3;
-/// Ghosts for each live item (numerator, denominator): as many as the main queue has.
-const GHOSTS_PER_ITEM: (usize, usize) = (9, 10);
+/// Ghosts are kept for as many bytes of evicted items as the cache holds, times this (numerator, denominator). The paper
+/// has 0.9; ours are in buckets, which forget a little early and a little late, and are not freed when they are hit.
+const GHOST_BYTES: (u64, u64) = (6, 5);
+/// The mean size of evicted items is taken over about this many.
+const MEAN_ITEMS: f64 = 256.0;
 
 /// What S3-FIFO keeps beside the items' own bits.
 #[derive(Default)]
 pub(in crate::store) struct S3Fifo {
     ghosts: Ghosts,
     has_evicted: bool,
+    evicted_bytes_mean: f64,
 }
 
 impl S3Fifo {
@@ -36,12 +40,19 @@ impl S3Fifo {
         (SMALL, 0)
     }
 
-    pub(super) fn evicted(&mut self, memory: &mut Memory, queue: u8, hash: u64, occupancy: &Occupancy) {
+    pub(super) fn evicted(&mut self, memory: &mut Memory, item: Evicted, occupancy: &Occupancy) {
+        let bytes = item.bytes as f64;
+        self.evicted_bytes_mean += match self.has_evicted {
+            true => (bytes - self.evicted_bytes_mean) / MEAN_ITEMS,
+            false => bytes,
+        };
         self.has_evicted = true;
-        if queue == SMALL {
-            let ghosts = occupancy.items / GHOSTS_PER_ITEM.1 * GHOSTS_PER_ITEM.0;
+        if item.queue == SMALL {
+            let live_bytes: u64 = occupancy.live_bytes.iter().sum();
+            let ghost_bytes = live_bytes / GHOST_BYTES.1 * GHOST_BYTES.0;
+            let ghosts = (ghost_bytes as f64 / self.evicted_bytes_mean.max(1.0)) as usize;
             self.ghosts.adjust(memory, ghosts, occupancy.segments_kept);
-            self.ghosts.insert(memory, hash);
+            self.ghosts.insert(memory, item.hash);
         }
     }
 }

@@ -1,0 +1,225 @@
+//! Memory over time: expiry without reads, the hard cap, live bytes, write amplification, bytes per item.
+
+use quoit::store::{Expiry, PolicyKind, Progress, SetOutcome, Store, Write};
+use quoit::time::{Duration, Instant};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::clock;
+use crate::speed::figure;
+use crate::workload::{self, SEED};
+
+const MIB: usize = 1 << 20;
+
+fn key(number: u64) -> [u8; 16] {
+    let mut key = *b"key-000000000000";
+    key[8..].copy_from_slice(&number.to_le_bytes());
+    key
+}
+
+fn set(store: &mut Store, now: Instant, number: u64, write: Write<'_>) -> SetOutcome {
+    let key = key(number);
+    store.set(now, workload::hash(&key), &key, write)
+}
+
+/// A million items that end over ten seconds: how late their memory comes back, and what finding them costs.
+pub(crate) fn expiry() {
+    const ITEMS: u64 = 1_000_000;
+    let mut random = StdRng::seed_from_u64(SEED);
+    let mut store = workload::store(PolicyKind::S3Fifo, 256 * MIB);
+    let start_ms = 10_000;
+    let mut ends: Vec<u64> = vec![];
+    for number in 0..ITEMS {
+        let ttl_ms = random.random_range(1000..11_000);
+        ends.push(start_ms + ttl_ms);
+        let expiry = Expiry::after(Duration::from_millis(ttl_ms));
+        set(&mut store, Instant::from_millis(start_ms), number, Write { value: &[3; 64], expiry, ..Write::default() });
+    }
+    ends.sort_unstable();
+    let full_bytes = store.used_bytes();
+    let (mut late_ms, mut busy_secs) = (0, 0.0);
+    for now_ms in start_ms..start_ms + 13_000 {
+        let start = clock::now();
+        while store.work(Instant::from_millis(now_ms), 8) == Progress::More {}
+        busy_secs += start.elapsed().as_secs_f64();
+        let gone = ITEMS as usize - store.items();
+        // The youngest that has ended among those still there.
+        if gone < ends.len() && ends[gone] <= now_ms {
+            late_ms = late_ms.max(now_ms - ends[gone]);
+        }
+    }
+    println!("{ITEMS} items ending over 10 s, never read: found at most {late_ms} ms late");
+    println!("left: {} items, {} of {full_bytes} bytes in use", store.items(), store.used_bytes());
+    println!("cost: {:.2} % of a core over those 10 s", busy_secs / 10.0 * 100.0);
+}
+
+/// Mixed sizes, and a change of the size of values: the cap and the share of live bytes.
+pub(crate) fn cap(secs: u64) {
+    for policy in [PolicyKind::S3Fifo, PolicyKind::Lru] {
+        let memory_bytes = 256 * MIB;
+        let mut store = workload::store(policy, memory_bytes);
+        let mut random = StdRng::seed_from_u64(SEED);
+        let value = vec![4; 16 * MIB];
+        type Draw = fn(&mut StdRng) -> usize;
+        let phases: [(&str, Draw); 3] = [
+            ("1 byte to 16 MiB", |random| 1 << random.random_range(0..25)),
+            ("100 to 300 bytes", |random| random.random_range(100..300)),
+            ("1000 to 3000 bytes", |random| random.random_range(1000..3000)),
+        ];
+        for (name, draw) in phases {
+            let began = clock::now();
+            let (mut sets, mut written, mut refused) = (0u64, 0u64, 0u64);
+            let (mut live_min, mut used_max) = (f64::MAX, 0);
+            while began.elapsed().as_secs() < secs || written < 4 * memory_bytes as u64 {
+                let length = draw(&mut random).min(value.len());
+                let now = Instant::from_millis(began.elapsed().as_millis() as u64);
+                let outcome = set(
+                    &mut store,
+                    now,
+                    random.random_range(0..4_000_000),
+                    Write { value: &value[..length], ..Write::default() },
+                );
+                refused += u64::from(!matches!(outcome, SetOutcome::Stored(_)));
+                sets += 1;
+                written += length as u64;
+                if sets.is_multiple_of(64) {
+                    store.work(now, 4);
+                }
+                if sets.is_multiple_of(1000) && written > 2 * memory_bytes as u64 {
+                    live_min = live_min.min(live_share(&store));
+                    used_max = used_max.max(store.used_bytes());
+                }
+            }
+            let copied = figure(&store, "copied_bytes_total") as f64;
+            println!(
+                "{policy} {name:<18} {sets:>9} sets, {refused} refused, used at most {:.1} % of the cap, live at least {:.1} % of item segments' arena share, copied in all {:.1} GiB of {:.1} GiB written",
+                used_max as f64 / memory_bytes as f64 * 100.0,
+                live_min * 100.0,
+                copied / (1 << 30) as f64,
+                written as f64 / (1 << 30) as f64,
+            );
+        }
+    }
+}
+
+/// Live item bytes as a share of the arena without the index and ghosts.
+fn live_share(store: &Store) -> f64 {
+    let mut samples = vec![];
+    store.samples(&mut samples);
+    let of = |name: &str, label: Option<&str>| {
+        let matches = |sample: &&quoit::samples::Sample| sample.name == name && sample.label.map(|l| l.1) == label;
+        samples.iter().find(matches).map_or(0.0, |sample| sample.value as f64)
+    };
+    let others = of("memory_bytes", Some("index")) + of("memory_bytes", Some("ghosts"));
+    of("live_bytes", None) / (of("memory_cap_bytes", None) - others)
+}
+
+/// Overwrites with live bytes at 85 % of the arena: nothing is evicted or refused; the write amplification.
+pub(crate) fn overwrite(secs: u64) {
+    for (policy, varies) in
+        [(PolicyKind::S3Fifo, false), (PolicyKind::S3Fifo, true), (PolicyKind::None, false), (PolicyKind::None, true)]
+    {
+        let memory_bytes = 256 * MIB;
+        let mut store = workload::store(policy, memory_bytes);
+        let mut random = StdRng::seed_from_u64(SEED);
+        let value = [5; 400];
+        let length = |random: &mut StdRng| if varies { random.random_range(100..400) } else { 250 };
+        let mut items = 0;
+        while live_share(&store) < 0.85 {
+            let bytes = length(&mut random);
+            set(&mut store, Instant::ORIGIN, items, Write { value: &value[..bytes], ..Write::default() });
+            items += 1;
+        }
+        let copied_before = figure(&store, "copied_bytes_total");
+        let (mut written, mut refused, mut sets) = (0u64, 0u64, 0u64);
+        let began = clock::now();
+        while began.elapsed().as_secs() < secs {
+            let bytes = length(&mut random);
+            let number = random.random_range(0..items);
+            let outcome =
+                set(&mut store, Instant::ORIGIN, number, Write { value: &value[..bytes], ..Write::default() });
+            refused += u64::from(!matches!(outcome, SetOutcome::Stored(_)));
+            written += bytes as u64 + 21;
+            sets += 1;
+            if sets.is_multiple_of(64) {
+                store.work(Instant::ORIGIN, 4);
+            }
+        }
+        let copied = figure(&store, "copied_bytes_total") - copied_before;
+        println!(
+            "{policy:<8} {} sizes: {sets} overwrites of {items} items at 85 %: {} evicted, {refused} refused, {:.2} M/s, write amplification {:.2}",
+            if varies { "different" } else { "equal" },
+            figure(&store, "evictions_total"),
+            sets as f64 / began.elapsed().as_secs_f64() / 1e6,
+            1.0 + copied as f64 / written as f64
+        );
+    }
+}
+
+/// Bytes of resident memory per item beyond key and value, in process.
+pub(crate) fn density() {
+    println!("bytes per item beyond key and value: growth of this process's resident memory; 16-byte keys");
+    println!("items        32 B     64 B    512 B   33-96 B   64 B, TTL and flags");
+    let rows = [1_000_000u64, 1_500_000, 2_000_000, 3_000_000, 4_000_000, 6_000_000];
+    for items in rows {
+        print!("{items:>9}");
+        for (shortest, longest, is_full) in
+            [(32, 32, false), (64, 64, false), (512, 512, false), (33, 96, false), (64, 64, true)]
+        {
+            let mut random = StdRng::seed_from_u64(SEED);
+            let mut store = workload::store(PolicyKind::S3Fifo, items as usize * (longest + 60) + 64 * MIB);
+            let before = resident_bytes();
+            let mut payload = 0;
+            let value = [6; 512];
+            for number in 0..items {
+                let length = random.random_range(shortest..=longest);
+                payload += 16 + length as u64;
+                let expiry = if is_full { Expiry::after(Duration::from_secs(3600)) } else { Expiry::NEVER };
+                let client_flags = u32::from(is_full) * 77;
+                set(
+                    &mut store,
+                    Instant::ORIGIN,
+                    number,
+                    Write { value: &value[..length], client_flags, expiry, ..Write::default() },
+                );
+            }
+            assert_eq!(store.items() as u64, items, "everything fits");
+            let grown = resident_bytes() - before;
+            print!(" {:>8.2}", (grown as f64 - payload as f64) / items as f64);
+        }
+        println!();
+    }
+    for (shortest, longest) in [(32, 32), (33, 96)] {
+        let memory_bytes = 512 * MIB;
+        let before = resident_bytes();
+        let mut store = workload::store(PolicyKind::S3Fifo, memory_bytes);
+        let mut random = StdRng::seed_from_u64(SEED);
+        let value = [6; 96];
+        let zipf = workload::Zipf::new(20_000_000, 0.9);
+        for _ in 0..30_000_000 {
+            let number = zipf.draw(&mut random);
+            let length = shortest + number as usize % (longest - shortest + 1);
+            let key = key(number);
+            let hash = workload::hash(&key);
+            if store.get(Instant::ORIGIN, hash, &key).is_none() {
+                store.set(Instant::ORIGIN, hash, &key, Write { value: &value[..length], ..Write::default() });
+            }
+        }
+        let grown = resident_bytes() - before;
+        let header_and_payload = figure(&store, "live_bytes") as f64;
+        let payload = header_and_payload - store.items() as f64 * 5.0;
+        println!(
+            "at the cap of {} MiB after churn, values of {shortest} to {longest}: {:.2} ({} items, ghosts included)",
+            memory_bytes / MIB,
+            (grown as f64 - payload) / store.items() as f64,
+            store.items()
+        );
+    }
+}
+
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
+    let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
+    kib * 1024
+}
