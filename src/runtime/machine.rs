@@ -72,7 +72,7 @@ pub enum CpuListError {
     /// A range that ends before it begins.
     #[error("the range \"{0}\" ends before it begins")]
     Backwards(String),
-    /// More CPUs than [`CPU_LIST_MAX`].
+    /// More CPUs than any machine has.
     #[error("the list names more than {CPU_LIST_MAX} CPUs")]
     TooMany,
 }
