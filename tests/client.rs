@@ -11,31 +11,52 @@ use quoit_client::{
 
 const CORES: usize = 3;
 
-/// A node of [`CORES`] cores on this machine's first CPU and a client of it; the node ends with the test.
-struct Pair {
-    node: Option<Node>,
-    client: Client,
-}
+/// A node of [`CORES`] cores on this machine's first CPU; it ends with the test.
+struct Running(Option<Node>);
 
-impl Pair {
+impl Running {
     fn new() -> Self {
-        let node = start_node("127.0.0.1:0");
-        // The machine of the test may be busy with others: what is tested is not how fast it is.
-        let options =
-            Options { deadline: Duration::from_secs(20), stall_limit: Duration::from_secs(10), ..Options::default() };
-        let client = Client::connect([node.address().to_string()], options).expect("the node answers");
-        Self { node: Some(node), client }
+        Self(Some(start_node("127.0.0.1:0")))
     }
-}
 
-impl Drop for Pair {
-    fn drop(&mut self) {
-        if let Some(node) = self.node.take() {
+    fn node(&self) -> &Node {
+        self.0.as_ref().expect("it runs until the test ends")
+    }
+
+    fn client(&self) -> Client {
+        Client::connect([self.node().address().to_string()], patient()).expect("the node answers")
+    }
+
+    /// Ends the node and starts another at its address, with another id and another seed of the key hash.
+    fn replace(&mut self) {
+        let address = self.node().address().to_string();
+        self.end();
+        self.0 = Some(start_node(&address));
+    }
+
+    fn end(&mut self) {
+        if let Some(node) = self.0.take() {
             node.begin_shutdown();
             let ended = node.join();
             assert!(ended.is_ok() || std::thread::panicking(), "the cores end well: {ended:?}");
         }
     }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The machine of the test may be busy with others: what is tested is not how fast it is.
+fn patient() -> Options {
+    Options { deadline: Duration::from_secs(30), stall_limit: Duration::from_secs(10), ..Options::default() }
+}
+
+fn nobodys_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").to_string()
 }
 
 fn start_node(listen: &str) -> Node {
@@ -62,8 +83,8 @@ fn stored(outcome: SetOutcome) -> Version {
 
 #[test]
 fn every_operation_means_what_it_says() {
-    let mut pair = Pair::new();
-    let client = &mut pair.client;
+    let running = Running::new();
+    let mut client = running.client();
     assert_eq!(client.get("k").unwrap(), None);
     assert_eq!(client.delete("k").unwrap(), None);
     assert_eq!(client.touch("k", None).unwrap(), None);
@@ -89,8 +110,8 @@ fn every_operation_means_what_it_says() {
 
 #[test]
 fn a_set_keeps_its_condition() {
-    let mut pair = Pair::new();
-    let client = &mut pair.client;
+    let running = Running::new();
+    let mut client = running.client();
     let on = |condition| SetOptions { condition, ..SetOptions::default() };
     assert_eq!(client.set("k", "1", on(Condition::IfPresent)).unwrap(), SetOutcome::ConditionFailed(None));
     let first = stored(client.set("k", "2", on(Condition::IfAbsent)).unwrap());
@@ -105,8 +126,8 @@ fn a_set_keeps_its_condition() {
 
 #[test]
 fn counters_count_and_say_what_they_are_not() {
-    let mut pair = Pair::new();
-    let client = &mut pair.client;
+    let running = Running::new();
+    let mut client = running.client();
     assert_eq!(client.increment("n", 1, IncrementOptions::default()).unwrap(), None);
     let from_ten = IncrementOptions { initial: Some(10), ttl: None };
     assert_eq!(client.increment("n", 5, from_ten).unwrap().unwrap().value, 10);
@@ -120,8 +141,8 @@ fn counters_count_and_say_what_they_are_not() {
 
 #[test]
 fn multi_operations_span_the_cores_and_keep_the_order_asked() {
-    let mut pair = Pair::new();
-    let client = &mut pair.client;
+    let running = Running::new();
+    let mut client = running.client();
     let keys: Vec<String> = (0..5_000).map(|number| format!("key-{number}")).collect();
     let items = keys.iter().map(|key| Item { key: key.as_bytes(), value: key.as_bytes(), ttl_ms: 0, client_flags: 7 });
     let outcomes = client.multi_set(items).unwrap();
@@ -143,8 +164,8 @@ fn multi_operations_span_the_cores_and_keep_the_order_asked() {
 
 #[test]
 fn values_too_large_for_one_reply_of_many_come_all_the_same() {
-    let mut pair = Pair::new();
-    let client = &mut pair.client;
+    let running = Running::new();
+    let mut client = running.client();
     let values: Vec<Vec<u8>> = (0..12u8).map(|number| vec![number; 300 << 10]).collect();
     let keys: Vec<String> = (0..12).map(|number| format!("large-{number}")).collect();
     let items = keys.iter().zip(&values);
@@ -160,8 +181,8 @@ fn values_too_large_for_one_reply_of_many_come_all_the_same() {
 
 #[test]
 fn a_pipeline_is_answered_in_the_order_asked_and_writes_of_a_key_in_the_order_given() {
-    let mut pair = Pair::new();
-    let client = &mut pair.client;
+    let running = Running::new();
+    let mut client = running.client();
     let requests = (0..20_000).flat_map(|number| {
         let key = format!("key-{}", number % 100);
         [Request::set(&key, format!("{number}"), SetOptions::default()), Request::get(&key)]
@@ -178,8 +199,8 @@ fn a_pipeline_is_answered_in_the_order_asked_and_writes_of_a_key_in_the_order_gi
 
 #[test]
 fn a_value_the_node_does_not_take_is_refused_and_the_connection_goes_on() {
-    let mut pair = Pair::new();
-    let client = &mut pair.client;
+    let running = Running::new();
+    let mut client = running.client();
     client.set("k", "old", SetOptions::default()).unwrap();
     let error = client.set("k", vec![0; 16 << 20], SetOptions::default()).unwrap_err();
     let refused = matches!(error, Error::Server { status: Status::TooLarge, .. } | Error::TooLarge { .. });
@@ -189,38 +210,138 @@ fn a_value_the_node_does_not_take_is_refused_and_the_connection_goes_on() {
 
 #[test]
 fn stats_and_topology_tell_of_every_core() {
-    let mut pair = Pair::new();
-    let topology = pair.client.topology().unwrap();
+    let running = Running::new();
+    let mut client = running.client();
+    let topology = client.topology().unwrap();
     assert_eq!(usize::from(topology.nodes[0].cores), CORES);
-    let stats = pair.client.stats().unwrap();
+    let stats = client.stats().unwrap();
     assert_eq!(stats.len(), 1);
     assert_eq!(stats[0].cores.len(), CORES);
 }
 
 #[test]
 fn a_node_that_was_replaced_at_the_same_address_is_found_again() {
-    let mut pair = Pair::new();
-    pair.client.set("k", "v", SetOptions::default()).unwrap();
-    let node = pair.node.take().unwrap();
-    let address = node.address().to_string();
-    node.begin_shutdown();
-    node.join().expect("the cores end well");
-    // The new node has another id and another seed of the key hash, under the same epoch.
-    pair.node = Some(start_node(&address));
+    let mut running = Running::new();
+    let mut client = running.client();
+    client.set("k", "v", SetOptions::default()).unwrap();
+    running.replace();
     for number in 0..100 {
         let key = format!("key-{number}");
-        stored(pair.client.set(&key, "v", SetOptions::default()).unwrap());
-        assert!(pair.client.get(&key).unwrap().is_some());
+        stored(client.set(&key, "v", SetOptions::default()).unwrap());
+        assert!(client.get(&key).unwrap().is_some());
     }
-    assert_eq!(pair.client.get("k").unwrap(), None);
+    assert_eq!(client.get("k").unwrap(), None);
 }
 
 #[test]
 fn nobody_at_the_address_is_said_at_once() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("bound").to_string();
-    drop(listener);
+    let address = nobodys_address();
     let error = Client::connect([address.as_str()], Options::default()).unwrap_err();
     assert!(matches!(&error, Error::Connect { address: at, .. } if *at == address), "{error}");
     assert!(error.to_string().contains("quoit serve"), "{error}");
+}
+
+mod with_tokio {
+    use quoit_client::tokio::Client;
+
+    use super::*;
+
+    async fn connect(node: &Node) -> Client {
+        Client::connect([node.address().to_string()], patient()).await.expect("the node answers")
+    }
+
+    #[tokio::test]
+    async fn tasks_share_a_client_and_count_together() {
+        let running = Running::new();
+        let client = connect(running.node()).await;
+        let tasks: Vec<_> = (0..64).map(|task| tokio::spawn(count(client.clone(), task))).collect();
+        for task in tasks {
+            task.await.expect("the task ends well");
+        }
+        for counter in 0..8 {
+            let hit = client.get(format!("counter-{counter}")).await.unwrap().unwrap();
+            assert_eq!(hit.value, b"799", "eight tasks add to each counter, a hundred times each");
+        }
+    }
+
+    async fn count(client: Client, task: u32) {
+        let from_zero = IncrementOptions { initial: Some(0), ttl: None };
+        for _ in 0..100 {
+            client.increment(format!("counter-{}", task % 8), 1, from_zero).await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn every_operation_means_what_it_says() {
+        let running = Running::new();
+        let client = connect(running.node()).await;
+        client.ping().await.unwrap();
+        let flagged = SetOptions { client_flags: 42, ..SetOptions::default() };
+        stored(client.set("k", "middle", flagged).await.unwrap());
+        client.append("k", ">").await.unwrap().unwrap();
+        client.prepend("k", "<").await.unwrap().unwrap();
+        client.touch("k", Some(Duration::from_secs(3600))).await.unwrap().unwrap();
+        let hit = client.get_and_touch("k", None).await.unwrap().unwrap();
+        assert_eq!((hit.value.as_slice(), hit.client_flags), (&b"<middle>"[..], 42));
+        client.delete("k").await.unwrap().unwrap();
+        assert_eq!(client.get("k").await.unwrap(), None);
+        assert_eq!(client.decrement("n", 1, IncrementOptions::default()).await.unwrap(), None);
+
+        let keys: Vec<String> = (0..3_000).map(|number| format!("key-{number}")).collect();
+        let items = keys.iter().map(|key| Item { key: key.as_bytes(), value: b"v", ttl_ms: 0, client_flags: 0 });
+        let outcomes = client.multi_set(items).await.unwrap();
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(SetOutcome::Stored(_)))));
+        let hits = client.multi_get(&keys).await.unwrap();
+        assert!(hits.iter().all(|hit| matches!(hit, Ok(Some(_)))) && hits.len() == keys.len());
+        assert_eq!(client.stats().await.unwrap()[0].cores.len(), CORES);
+        assert_eq!(usize::from(client.topology().await.unwrap().nodes[0].cores), CORES);
+        client.flush().await.unwrap();
+        assert_eq!(client.get("key-1").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_pipeline_larger_than_the_client_waits_for_room() {
+        let running = Running::new();
+        let options = Options { requests_max: 100, ..patient() };
+        let address = running.node().address().to_string();
+        let client = Client::connect([address], options).await.expect("the node answers");
+        let requests = (0..5_000).flat_map(|number| {
+            let key = format!("key-{}", number % 100);
+            [Request::set(&key, format!("{number}"), SetOptions::default()), Request::get(&key)]
+        });
+        let outcomes = client.run(requests).await;
+        for (number, pair) in outcomes.chunks_exact(2).enumerate() {
+            let hit = pair[1].clone().into_one().unwrap().into_hit().unwrap().unwrap();
+            assert_eq!(hit.value, number.to_string().as_bytes());
+        }
+        assert_eq!(outcomes.len(), 10_000);
+    }
+
+    #[tokio::test]
+    async fn a_value_the_node_does_not_take_is_refused_and_the_connection_goes_on() {
+        let running = Running::new();
+        let client = connect(running.node()).await;
+        let error = client.set("k", vec![0; 16 << 20], SetOptions::default()).await.unwrap_err();
+        assert!(!error.maybe_applied(), "{error}");
+        client.ping().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_node_that_was_replaced_at_the_same_address_is_found_again() {
+        let mut running = Running::new();
+        let client = connect(running.node()).await;
+        client.set("k", "v", SetOptions::default()).await.unwrap();
+        running.replace();
+        for number in 0..100 {
+            stored(client.set(format!("key-{number}"), "v", SetOptions::default()).await.unwrap());
+        }
+        assert_eq!(client.get("k").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn nobody_at_the_address_is_said_at_once() {
+        let address = nobodys_address();
+        let error = Client::connect([address.as_str()], Options::default()).await.unwrap_err();
+        assert!(matches!(&error, Error::Connect { address: at, .. } if *at == address), "{error}");
+    }
 }

@@ -8,6 +8,8 @@ mod options;
 mod request;
 pub mod session;
 mod time;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 
 pub use answer::{Answer, Counter, Hit, Outcome, SetOutcome};
 pub use error::{Error, Fault, ProtocolError};

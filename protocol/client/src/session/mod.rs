@@ -427,7 +427,7 @@ impl<T> Session<T> {
         loop {
             let Some(link) = self.links.get_mut(link_key) else { return };
             let LinkState::Up(connection) = &link.state else { return };
-            if !connection.has_room() || connection.output().len() >= OUTPUT_BYTES_TARGET {
+            if link.retiring || !connection.has_room() || connection.output().len() >= OUTPUT_BYTES_TARGET {
                 return;
             }
             let bytes_max = connection.hello().map_or(usize::MAX, |hello| hello.frame_bytes_max as usize);
