@@ -517,6 +517,13 @@ fn scan(
             continue;
         }
         let hash = if head.operation.has_key() { core.shard.hash(head.key(rest)) } else { 0 };
+        if head.operation == Operation::Hello {
+            if connection.ready > 0 {
+                return (offset - start, Stop::Barrier);
+            }
+            core.refuse_hello(slot, connection, head.id, Status::Malformed);
+            continue;
+        }
         let route = if head.operation.has_key() { core.shard.route(hash) } else { Route::Here };
         match route {
             Route::Here => match head.operation {

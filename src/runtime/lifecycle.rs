@@ -4,8 +4,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-use quoit_wire::limits::HELLO_FRAME_BYTES_MAX;
-use quoit_wire::{HelloParameters, HelloReply, Operation, Reply, Request, RequestBody, Status, request_head};
+use quoit_wire::{HelloParameters, HelloReply, Operation, Refusal, Reply, Request, RequestBody, Status, request_head};
 
 use super::connection::{CloseCause, Connection, GENERATION_MASK, Intake, Phase};
 use super::core::Core;
@@ -152,17 +151,19 @@ impl Core {
         self.mark_dirty(slot, connection);
     }
 
-    fn refuse_hello(&mut self, slot: u32, connection: &mut Connection, id: u32, status: Status) {
+    /// Refuses what came instead of a good hello, or a second hello; the connection ends when the reply has left.
+    pub(super) fn refuse_hello(&mut self, slot: u32, connection: &mut Connection, id: u32, status: Status) {
         let mend: &[u8] = match status {
-            Status::Unauthorized => b"this server takes no credentials: connect without them",
-            Status::Unsupported => b"this server speaks protocol version 1, without TLS",
-            _ => b"the first frame must be a hello, alone",
+            Status::Unsupported => b"this server speaks protocol version 1, without authentication and TLS",
+            _ => b"the first frame must be a hello, and the only one until it is answered",
         };
         connection.output.reply(&Reply { value: mend, ..Reply::status(id, status) });
         self.shard.count(Operation::Hello, status);
         self.counters.answered += 1;
         connection.phase = Phase::Draining;
         connection.close_cause = CloseCause::Malformed;
+        connection.intake = Intake::Skip(usize::MAX);
+        self.counters.malformed += 1;
         self.mark_dirty(slot, connection);
     }
 
@@ -321,29 +322,26 @@ enum Hello {
 }
 
 fn read_hello(bytes: &[u8]) -> Hello {
-    let head = match request_head(bytes, 0) {
-        Ok(Some(head)) if head.operation == Operation::Hello && head.frame_bytes <= HELLO_FRAME_BYTES_MAX => head,
-        Ok(None) if bytes.len() < HELLO_FRAME_BYTES_MAX => return Hello::Unfinished,
-        Ok(Some(_) | None) | Err(_) => return Hello::NotOurs,
+    let head = match request_head(bytes, usize::MAX) {
+        Ok(Some(head)) if head.operation == Operation::Hello => head,
+        Ok(Some(head)) => return Hello::Refused(head.id, Status::Malformed),
+        Ok(None) => return Hello::Unfinished,
+        Err(Refusal { id: Some(id), status, .. }) => return Hello::Refused(id, status),
+        Err(_) => return Hello::NotOurs,
     };
     if bytes.len() < head.frame_bytes {
         return Hello::Unfinished;
     }
     let parameters = match Request::decode(head, bytes) {
         Ok(Request { body: RequestBody::Hello { parameters, .. }, .. }) => parameters,
+        Err(Refusal { id: Some(id), status, .. }) => return Hello::Refused(id, status),
         Ok(_) | Err(_) => return Hello::NotOurs,
     };
-    if parameters.magic != HelloParameters::MAGIC {
-        return Hello::NotOurs;
-    }
     let speaks_ours = (parameters.version_min..=parameters.version_max).contains(&HelloParameters::VERSION);
-    // The low four bits name a kind of authentication, the high four one of TLS.
-    match (bytes.len() == head.frame_bytes, speaks_ours, parameters.security) {
-        (false, _, _) => Hello::Refused(head.id, Status::Malformed),
-        (true, false, _) => Hello::Refused(head.id, Status::Unsupported),
-        (true, true, 0) => Hello::Good(head.id, parameters),
-        (true, true, security) if security & 0xf != 0 => Hello::Refused(head.id, Status::Unauthorized),
-        (true, true, _) => Hello::Refused(head.id, Status::Unsupported),
+    match (bytes.len() == head.frame_bytes, speaks_ours && parameters.security == 0) {
+        (false, _) => Hello::Refused(head.id, Status::Malformed),
+        (true, false) => Hello::Refused(head.id, Status::Unsupported),
+        (true, true) => Hello::Good(head.id, parameters),
     }
 }
 

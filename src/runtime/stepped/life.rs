@@ -1,6 +1,6 @@
 //! How connections begin and end: hellos, limits, half-closes, shutdown. Replies that were made arrive.
 
-use quoit_wire::{RequestBody, Status};
+use quoit_wire::{HelloParameters, RequestBody, Status};
 
 use super::{Stepped, hello, set};
 
@@ -84,5 +84,45 @@ fn a_shutdown_answers_what_had_arrived_and_ends_in_good_order() {
         assert_eq!(replies, 200);
     }
     drop(clients);
+    node.end();
+}
+
+#[test]
+fn what_is_no_good_hello_gets_what_the_specification_says() {
+    let mut node = Stepped::new(1, |_| {});
+    let parameters = match hello(0) {
+        RequestBody::Hello { parameters, .. } => parameters,
+        _ => unreachable!(),
+    };
+    let of = |parameters| RequestBody::Hello { parameters, credentials: &[] };
+    let newer = of(HelloParameters { version_min: 2, version_max: 9, ..parameters });
+    let tls = of(HelloParameters { security: 0x10, ..parameters });
+    let password = RequestBody::Hello { parameters: HelloParameters { security: 1, ..parameters }, credentials: b"me" };
+    let get = RequestBody::Get { key: b"key" };
+    let cases = [
+        ("a newer protocol", newer, Some(Status::Unsupported)),
+        ("TLS", tls, Some(Status::Unsupported)),
+        ("a password", password, Some(Status::Unsupported)),
+        ("a get", get, Some(Status::Malformed)),
+        ("another magic", of(HelloParameters { magic: 1, ..parameters }), None),
+        ("no version at all", of(HelloParameters { version_min: 2, version_max: 1, ..parameters }), None),
+    ];
+    for (what, body, status) in cases {
+        let mut stranger = node.stranger(0);
+        let (id, frame) = stranger.frame(&body);
+        stranger.send_bytes(&mut node, &frame);
+        if status.is_some() {
+            assert_eq!(
+                stranger.receive(&mut node).map(|(id, status, _)| (id, status)),
+                status.map(|s| (id, s)),
+                "{what}"
+            );
+        }
+        assert_eq!(stranger.receive(&mut node), None, "{what}");
+    }
+    let mut client = node.client(0);
+    assert_eq!(client.call(&mut node, &hello(0)).1, Status::Malformed, "a second hello");
+    assert_eq!(client.receive(&mut node), None, "a second hello");
+    drop(client);
     node.end();
 }
