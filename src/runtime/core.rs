@@ -13,8 +13,8 @@ use super::clock::Reading;
 use super::connection::Connection;
 use super::gather::Gather;
 use super::limits::{
-    CONNECTION_INFLIGHT_MAX, OVERLOADED_RETRY_MS, PIN_BYTES_MIN, RECEIVE_BUFFER_BYTES, SHUTDOWN_TIME_MAX,
-    SWEEP_INTERVAL,
+    CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_HIGH, CONNECTION_OUTPUT_BYTES_LOW, OUTPUT_SHARE,
+    OVERLOADED_RETRY_MS, PIN_BYTES_MIN, RECEIVE_BUFFER_BYTES, SHUTDOWN_TIME_MAX, SWEEP_INTERVAL, UNFINISHED_LEAVE,
 };
 use super::mesh::Mesh;
 use super::report::Counters;
@@ -209,6 +209,17 @@ impl Core {
             copy_bytes_max: left_bytes.max(PIN_BYTES_MIN),
             retry_after_ms: OVERLOADED_RETRY_MS,
         }
+    }
+
+    /// Unsent reply bytes of a connection past which its further requests wait: the less buffers are left, the fewer.
+    pub(super) fn output_bytes_high(&self) -> usize {
+        let left_bytes = self.options.buffer_bytes_max.saturating_sub(self.buffer_bytes);
+        (left_bytes / OUTPUT_SHARE).clamp(CONNECTION_OUTPUT_BYTES_LOW, CONNECTION_OUTPUT_BYTES_HIGH)
+    }
+
+    /// Bytes of buffers up to which something more may be begun that is not a reply yet.
+    pub(super) fn unfinished_bytes_max(&self) -> usize {
+        self.options.buffer_bytes_max - self.options.buffer_bytes_max / UNFINISHED_LEAVE
     }
 
     /// Takes a connection out of its slot to work on it.

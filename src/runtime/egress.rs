@@ -6,7 +6,7 @@
 use super::clock::Reading;
 use super::connection::{CloseCause, Connection, Phase, Stall};
 use super::core::Core;
-use super::limits::{CONNECTION_OUTPUT_BYTES_HIGH, SEND_BYTES_MAX, SEND_PIECES_MAX};
+use super::limits::{SEND_BYTES_MAX, SEND_PIECES_MAX};
 use crate::shard::Output;
 
 /// The memory of a vectored send, which the kernel reads until its completion.
@@ -156,7 +156,7 @@ impl Core {
         } else if connection.phase == Phase::Draining && connection.is_answered() {
             self.finish(slot, connection);
         }
-        if connection.stall == Some(Stall::Output) && connection.unsent_bytes() < CONNECTION_OUTPUT_BYTES_HIGH / 2 {
+        if connection.stall == Some(Stall::Output) && connection.unsent_bytes() < self.output_bytes_high() / 2 {
             self.resume(slot, connection);
         }
         self.recharge(connection);

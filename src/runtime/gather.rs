@@ -19,6 +19,8 @@ pub(super) struct Gather {
     pub order: Vec<u16>,
     /// The reply frame of each core that was asked.
     pub parts: Vec<Part>,
+    /// Bytes of the parts that are in.
+    pub part_bytes: usize,
 }
 
 /// What one core was asked for and has answered.
@@ -38,6 +40,7 @@ impl Gather {
     pub(super) fn answer(&mut self, core: u16, frame: &[u8]) {
         if let Some(part) = self.parts.iter_mut().find(|part| part.core == core && part.reply.is_none()) {
             part.reply = Some(frame.to_vec());
+            self.part_bytes += frame.len();
         }
     }
 

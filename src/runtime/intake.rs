@@ -6,17 +6,16 @@
 //! **Barriers.** A large set's value, a request that spans cores and a frame that is passed over must not overtake what is
 //! in the ready list: the scan stops, the list is executed, the scan goes on.
 
-use quoit_wire::limits::MULTI_REPLY_BYTES_MAX;
 use quoit_wire::{Operation, Refusal, Request, RequestBody, RequestHead, Status, request_head};
 
 use super::connection::{CloseCause, Connection, Intake, Phase, Stall, Token};
 use super::core::{Core, Ready, Source};
 use super::limits::{
-    CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_HIGH, CONNECTION_STALLED_BYTES_MAX, OVERLOADED_RETRY_MS,
-    PREFETCH_WINDOW, RECEIVE_BUFFER_BYTES, RESERVE_BYTES_MIN, UNFINISHED_FRAMES_LEAVE,
+    CONNECTION_INFLIGHT_MAX, CONNECTION_STALLED_BYTES_MAX, OVERLOADED_RETRY_MS, PREFETCH_WINDOW, RECEIVE_BUFFER_BYTES,
+    RESERVE_BYTES_MIN,
 };
 use super::ring::{Completion, Purpose};
-use crate::shard::{Output, Route};
+use crate::shard::Route;
 
 /// Why a scan stopped.
 #[derive(Clone, Copy, Debug)]
@@ -283,7 +282,7 @@ impl Core {
         };
         let frame = &bytes[..ready.head.frame_bytes];
         let unsent = output.len() + connection.sending.output.len() - connection.sending.sent;
-        if !connection.deferred.is_empty() || unsent > CONNECTION_OUTPUT_BYTES_HIGH {
+        if !connection.deferred.is_empty() || unsent > self.output_bytes_high() {
             connection.deferred.extend_from_slice(frame);
             connection.stall = Some(Stall::Output);
             self.counters.stalls_output += 1;
@@ -479,7 +478,7 @@ fn scan(
             }
             continue;
         }
-        if connection.unsent_bytes() > CONNECTION_OUTPUT_BYTES_HIGH {
+        if connection.unsent_bytes() > core.output_bytes_high() {
             stall_on(core, slot, connection, Stall::Output);
             return (offset - start, Stop::Stalled);
         }
@@ -617,8 +616,7 @@ fn unfinished(
     };
     let room = connection.carry.capacity() - connection.carry.len();
     let missing_bytes = (head.frame_bytes - held).saturating_sub(room);
-    let frames_bytes_max = core.options.buffer_bytes_max - core.options.buffer_bytes_max / UNFINISHED_FRAMES_LEAVE;
-    if missing_bytes <= frames_bytes_max.saturating_sub(core.buffer_bytes) {
+    if missing_bytes <= core.unfinished_bytes_max().saturating_sub(core.buffer_bytes) {
         connection.carry.reserve_exact(head.frame_bytes - held);
         core.recharge(connection);
         return Stop::End;
@@ -648,9 +646,4 @@ fn stall_on(core: &mut Core, slot: u32, connection: &mut Connection, stall: Stal
 /// The body of a multi operation's request, for cutting it into parts.
 pub(super) fn multi_body<'a>(head: RequestHead, frame: &'a [u8]) -> Result<RequestBody<'a>, Status> {
     Request::decode(head, frame).map(|request| request.body).map_err(|refusal| refusal.status)
-}
-
-/// Whether a whole reply to a multi operation may still be appended to `output`.
-pub(super) const fn has_multi_room(output: &Output) -> bool {
-    output.len() < CONNECTION_OUTPUT_BYTES_HIGH + MULTI_REPLY_BYTES_MAX
 }

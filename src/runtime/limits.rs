@@ -18,6 +18,10 @@ pub const CONNECTIONS_MAX_DEFAULT: usize = 65_536;
 pub(super) const CONNECTION_INFLIGHT_MAX: u16 = 1024;
 /// Unsent reply bytes of a connection past which its further requests wait.
 pub(super) const CONNECTION_OUTPUT_BYTES_HIGH: usize = 1 << 20;
+/// The same when the core's buffers are nearly full. In between: one part in [`OUTPUT_SHARE`] of what is left of them.
+pub(super) const CONNECTION_OUTPUT_BYTES_LOW: usize = 64 << 10;
+/// A connection may have unsent what is left of the buffers, divided by this: no few of them fill what all need.
+pub(super) const OUTPUT_SHARE: usize = 4;
 /// Unsent reply bytes of a connection past which replies that other cores send for it become `Overloaded`.
 pub(super) const CONNECTION_OUTPUT_BYTES_MAX: usize = 40 << 20;
 /// Received bytes that a stalled connection may hold before its receive is cancelled.
@@ -36,8 +40,8 @@ pub(super) const RESERVE_BYTES_MIN: usize = 32 << 10;
 pub const BUFFER_SHARE: usize = 16;
 /// Least bytes of a core's buffer budget.
 pub const BUFFER_BYTES_MIN: usize = 8 << 20;
-/// Unfinished frames leave one part in this many of a core's buffers to replies.
-pub(super) const UNFINISHED_FRAMES_LEAVE: usize = 8;
+/// Unfinished frames and gathers leave one part in this many of a core's buffers to replies.
+pub(super) const UNFINISHED_LEAVE: usize = 8;
 /// Kernel socket buffers of a connection, each direction. The kernel doubles it for its own bookkeeping.
 pub(super) const SOCKET_BUFFER_BYTES: usize = 256 << 10;
 

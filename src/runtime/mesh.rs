@@ -213,6 +213,12 @@ impl Mesh {
         MESH_REPLY_BYTES_MAX.saturating_sub(waiting)
     }
 
+    /// Reply bytes this core has sent that other cores have not taken.
+    #[cfg(test)]
+    pub(super) fn reply_bytes_waiting(&self) -> usize {
+        self.peers.iter().flatten().map(|peer| peer.replies_out.load(Ordering::Relaxed)).sum()
+    }
+
     /// Hands a connection over; gives it back when too many are on their way already.
     pub(super) fn adopt(&mut self, core: usize, adoption: Box<Adoption>) -> Result<(), Box<Adoption>> {
         if self.peer(core).outlet.free_space() <= 2 * MESH_INFLIGHT_MAX {

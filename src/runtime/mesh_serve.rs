@@ -2,13 +2,13 @@
 
 use quoit_wire::topology::CORES_MAX;
 use quoit_wire::{
-    Items, Keys, Operation, Reply, Request, RequestBody, RequestHead, RequestOptions, Status, request_head,
+    Items, Keys, Operation, Reply, ReplyHeader, Request, RequestBody, RequestHead, RequestOptions, Status, request_head,
 };
 
 use super::connection::{Connection, Stall, Token};
 use super::core::Core;
 use super::gather::{Gather, Part};
-use super::intake::{has_multi_room, multi_body};
+use super::intake::multi_body;
 use super::limits::{
     CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_MAX, GATHERS_MAX, MESH_BATCH_BYTES, MESH_BATCHES_PER_TURN,
     OVERLOADED_RETRY_MS,
@@ -138,7 +138,10 @@ impl Core {
             Ok(Some((reply, _))) if !fits && reply.value.len() > OVERLOADED_VALUE_BYTES => {
                 connection.output.overloaded(reply.id, OVERLOADED_RETRY_MS);
             }
-            _ => connection.output.bytes.extend_from_slice(frame),
+            _ => {
+                connection.output.reserve(frame.len());
+                connection.output.bytes.extend_from_slice(frame);
+            }
         }
         self.recharge(connection);
     }
@@ -159,9 +162,6 @@ impl Core {
         head: RequestHead,
         frame: &[u8],
     ) -> Option<Stall> {
-        if !has_multi_room(&connection.output) {
-            return Some(Stall::Output);
-        }
         let parts = match self.cut(head, frame) {
             Ok(parts) => parts,
             Err(status) => {
@@ -188,6 +188,8 @@ impl Core {
                 Some(Stall::Inflight)
             } else {
                 connection.output.overloaded(head.id, OVERLOADED_RETRY_MS);
+                self.shard.count(head.operation, Status::Overloaded);
+                self.counters.answered += 1;
                 self.mark_dirty(slot, connection);
                 None
             };
@@ -200,12 +202,13 @@ impl Core {
             operation: head.operation,
             order: parts.order,
             parts: parts.frames.iter().map(|(core, _)| Part { core: *core, reply: None }).collect(),
+            part_bytes: 0,
         }) as u32;
         for (core, frame) in &parts.frames {
             if *core == self.options.core {
                 let mut output = Output::default();
                 self.execute_part(frame, &mut output);
-                self.gathers[key as usize].answer(*core, &output.bytes);
+                self.answer_gather(key, *core, &output.bytes);
             } else {
                 self.mesh.request(usize::from(*core), Token::Gather(key).to_u64(), frame, self.now);
                 self.counters.forwarded += 1;
@@ -238,33 +241,52 @@ impl Core {
     }
 
     fn deliver_part(&mut self, key: u32, origin: usize, frame: &[u8]) {
-        let Some(gather) = self.gathers.get_mut(key as usize) else { return };
-        gather.answer(origin as u16, frame);
-        if !gather.is_complete() {
-            return;
-        }
+        self.answer_gather(key, origin as u16, frame);
+        let Some(gather) = self.gathers.get(key as usize).filter(|gather| gather.is_complete()) else { return };
         let (slot, generation) = (gather.slot, gather.generation);
         match self.take(slot) {
             Some(mut connection) if connection.generation == generation => {
                 connection.inflight -= 1;
                 self.finish_gather(key, &mut connection);
+                self.recharge(&mut connection);
                 self.resume_inflight(slot, &mut connection);
                 self.mark_dirty(slot, &mut connection);
                 self.put(slot, connection);
             }
             Some(other) => {
                 self.put(slot, other);
-                self.gathers.remove(key as usize);
+                drop(self.remove_gather(key));
             }
-            None => {
-                self.gathers.remove(key as usize);
-            }
+            None => drop(self.remove_gather(key)),
         }
     }
 
-    fn finish_gather(&mut self, key: u32, connection: &mut Connection) {
+    /// Keeps one core's part, on account. Where the buffers have no room for what was read, the part's keys are
+    /// `Overloaded`; what was written is always told.
+    fn answer_gather(&mut self, key: u32, core: u16, frame: &[u8]) {
+        let fits = self.buffer_bytes + frame.len() <= self.unfinished_bytes_max();
+        let Some(gather) = self.gathers.get_mut(key as usize) else { return };
+        let before = gather.part_bytes;
+        if gather.operation == Operation::MultiGet && !fits {
+            let mut refused = Vec::new();
+            Reply::status(gather.id, Status::Overloaded).encode(&mut refused);
+            gather.answer(core, &refused);
+        } else {
+            gather.answer(core, frame);
+        }
+        self.buffer_bytes += gather.part_bytes - before;
+    }
+
+    fn remove_gather(&mut self, key: u32) -> Gather {
         let gather = self.gathers.remove(key as usize);
+        self.buffer_bytes -= gather.part_bytes;
+        gather
+    }
+
+    fn finish_gather(&mut self, key: u32, connection: &mut Connection) {
+        let gather = self.remove_gather(key);
         let (status, body) = gather.finish(|cores| self.node_stats(cores));
+        connection.output.reserve(ReplyHeader::FRAME_BYTES + body.len());
         connection.output.reply(&Reply { value: &body, ..Reply::status(gather.id, status) });
         self.shard.count(gather.operation, status);
     }

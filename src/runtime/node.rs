@@ -424,7 +424,7 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::limits::UNFINISHED_FRAMES_LEAVE;
+    use crate::runtime::limits::UNFINISHED_LEAVE;
 
     #[test]
     fn the_largest_value_fits_the_store_and_the_buffers_that_carry_it_between_cores() {
@@ -443,7 +443,7 @@ mod tests {
             let split = options.split_memory().unwrap();
             let frame_bytes = split.value_bytes_max + quoit_wire::limits::KEY_BYTES_MAX + 256;
             assert!(split.value_bytes_max <= split.store_bytes / 8, "{core_mib} MiB: {split:?}");
-            let frames_bytes_max = split.buffer_bytes - split.buffer_bytes / UNFINISHED_FRAMES_LEAVE;
+            let frames_bytes_max = split.buffer_bytes - split.buffer_bytes / UNFINISHED_LEAVE;
             assert!(frame_bytes <= frames_bytes_max, "{core_mib} MiB: {split:?}");
             let sum = split.store_bytes + split.buffer_bytes + CORE_FIXED_BYTES;
             assert_eq!(sum, core_mib << 20, "{split:?}");

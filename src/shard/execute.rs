@@ -90,7 +90,7 @@ impl Shard {
                 };
                 answer_write(id, result, limits, output)
             }
-            RequestBody::MultiGet(keys) => self.multi_get(now, &keys, id, output),
+            RequestBody::MultiGet(keys) => self.multi_get(now, &keys, id, limits, output),
             RequestBody::MultiSet(items) => self.multi_set(now, &items, id, output),
             RequestBody::Flush => {
                 self.store.flush(now);
@@ -208,7 +208,14 @@ impl Shard {
         }
     }
 
-    fn multi_get(&mut self, now: Instant, keys: &Keys<'_>, id: u32, output: &mut Output) -> Status {
+    fn multi_get(
+        &mut self,
+        now: Instant,
+        keys: &Keys<'_>,
+        id: u32,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) -> Status {
         keys.iter().for_each(|key| self.store.prefetch_bucket(self.hash(key)));
         keys.iter().for_each(|key| self.store.prefetch_item(self.hash(key)));
         let open = output.open_multi(id);
@@ -216,7 +223,7 @@ impl Shard {
             let hash = self.hash(key);
             let status = match self.route(hash) {
                 Route::Here => match self.store.get(now, hash, key) {
-                    Some(hit) => output.multi_hit(&open, &hit, MULTI_REPLY_BYTES_MAX),
+                    Some(hit) => output.multi_hit(&open, &hit, MULTI_REPLY_BYTES_MAX, limits),
                     None => multi_ended(Status::Miss, Version::NONE, output),
                 },
                 Route::Core(_) | Route::Moved { .. } => {

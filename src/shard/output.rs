@@ -56,6 +56,17 @@ impl Output {
         self.bytes.len() + self.piece_bytes
     }
 
+    /// Makes room for `bytes` more. A small buffer doubles, as vectors do; a large one grows by what is needed, so that
+    /// buffers are what their budget says and not up to twice that.
+    pub fn reserve(&mut self, bytes: usize) {
+        const DOUBLING_BYTES_MAX: usize = 256 << 10;
+        if self.bytes.capacity() >= DOUBLING_BYTES_MAX {
+            self.bytes.reserve_exact(bytes);
+        } else {
+            self.bytes.reserve(bytes);
+        }
+    }
+
     /// Appends a reply whose value is at hand.
     #[inline]
     pub fn reply(&mut self, reply: &Reply<'_>) {
@@ -126,8 +137,9 @@ impl Output {
         result.push(&mut self.bytes);
     }
 
-    /// Appends one hit to the multi reply that was opened last, or `TooLarge` when the reply would pass `bytes_max`.
-    pub fn multi_hit(&mut self, open: &OpenMulti, hit: &Hit<'_>, bytes_max: usize) -> Status {
+    /// Appends one hit to the multi reply that was opened last: `TooLarge` when the reply would pass `bytes_max`,
+    /// `Overloaded` when it would pass what may be copied now.
+    pub fn multi_hit(&mut self, open: &OpenMulti, hit: &Hit<'_>, bytes_max: usize, limits: ReplyLimits) -> Status {
         let result = |status, value| MultiResult {
             status,
             version: hit.version,
@@ -135,9 +147,15 @@ impl Output {
             retry_after_ms: 0,
             value,
         };
-        if self.bytes.len() - open.start + hit.value.len() > bytes_max {
+        let reply_bytes = self.bytes.len() - open.start + hit.value.len();
+        if reply_bytes > bytes_max {
             result(Status::TooLarge, &[][..]).push(&mut self.bytes);
             return Status::TooLarge;
+        }
+        if reply_bytes > limits.copy_bytes_max {
+            let overloaded = MultiResult { retry_after_ms: limits.retry_after_ms, ..result(Status::Overloaded, &[]) };
+            overloaded.push(&mut self.bytes);
+            return Status::Overloaded;
         }
         match hit.value.as_slice() {
             Some(value) => result(Status::Ok, value).push(&mut self.bytes),
