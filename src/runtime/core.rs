@@ -14,7 +14,8 @@ use super::connection::Connection;
 use super::gather::Gather;
 use super::limits::{
     CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_HIGH, CONNECTION_OUTPUT_BYTES_LOW, OUTPUT_SHARE,
-    OVERLOADED_RETRY_MS, PIN_BYTES_MIN, RECEIVE_BUFFER_BYTES, SHUTDOWN_TIME_MAX, SWEEP_INTERVAL, UNFINISHED_LEAVE,
+    OVERLOADED_RETRY_MS, PIN_BYTES_MIN, RECEIVE_BUFFER_BYTES, SHUTDOWN_TIME_MAX, SWEEP_INTERVAL, TURN_REQUESTS_MAX,
+    TURN_TIME_MAX, UNFINISHED_LEAVE,
 };
 use super::mesh::Mesh;
 use super::report::Counters;
@@ -90,7 +91,6 @@ pub(super) struct Core {
     pub draining_since: Option<Reading>,
 
     // Lists of one turn, kept for their memory.
-    pub completions: Vec<Completion>,
     pub ready: Vec<Ready>,
     pub held_buffers: Vec<u16>,
     pub touched: Vec<u32>,
@@ -129,7 +129,6 @@ impl Core {
             sweep_cursor: 0,
             last_sweep: now,
             draining_since: None,
-            completions: Vec::new(),
             ready: Vec::new(),
             held_buffers: Vec::new(),
             touched: Vec::new(),
@@ -145,13 +144,15 @@ impl Core {
     pub(super) fn turn(&mut self) -> std::io::Result<Turn> {
         self.now = Reading::now();
         let answered_before = self.counters.answered;
-        let mut completions = std::mem::take(&mut self.completions);
-        self.ring.reap(&mut completions);
-        let mut is_busy = !completions.is_empty() || !self.resume.is_empty();
-        for completion in completions.drain(..) {
+        let requests_before = self.requests_taken();
+        self.ring.reap();
+        let mut is_busy = self.ring.has_completions() || !self.resume.is_empty();
+        while self.requests_taken() - requests_before < TURN_REQUESTS_MAX
+            && !self.is_turn_over()
+            && let Some(completion) = self.ring.next_completion()
+        {
             self.complete(completion);
         }
-        self.completions = completions;
         self.resume_stalled();
         self.execute_ready();
         is_busy |= self.serve_mesh();
@@ -184,6 +185,16 @@ impl Core {
             (false, Progress::More) => Turn::Background,
             (false, Progress::Idle) => Turn::Idle,
         })
+    }
+
+    /// Requests that were taken in: answered, handed on, or ready to be executed.
+    fn requests_taken(&self) -> u64 {
+        self.counters.answered + self.counters.forwarded + self.ready.len() as u64
+    }
+
+    /// Whether the turn has lasted so long that what is left waits for the next one.
+    pub(super) fn is_turn_over(&self) -> bool {
+        Reading::now().is_past(self.now, TURN_TIME_MAX)
     }
 
     fn complete(&mut self, completion: Completion) {

@@ -12,7 +12,7 @@ use super::connection::{CloseCause, Connection, Intake, Phase, Stall, Token};
 use super::core::{Core, Ready, Source};
 use super::limits::{
     CONNECTION_INFLIGHT_MAX, CONNECTION_STALLED_BYTES_MAX, OVERLOADED_RETRY_MS, PREFETCH_WINDOW, RECEIVE_BUFFER_BYTES,
-    RESERVE_BYTES_MIN,
+    RESERVE_BYTES_MIN, TURN_REQUESTS_MAX,
 };
 use super::ring::{Completion, Purpose};
 use crate::shard::Route;
@@ -311,14 +311,19 @@ impl Core {
     /// Scans the carries of connections whose stall has ended.
     pub(super) fn resume_stalled(&mut self) {
         let mut resume = std::mem::take(&mut self.resume);
-        for slot in resume.drain(..) {
+        let mut resumed = 0;
+        while self.ready.len() < TURN_REQUESTS_MAX as usize
+            && let Some(&slot) = resume.get(resumed)
+        {
+            resumed += 1;
             if let Some(Some(connection)) = self.connections.get_mut(slot as usize) {
                 connection.is_resuming = false;
                 self.touch(slot);
                 self.scan_carry(slot);
             }
         }
-        // Whatever was stalled and released meanwhile is looked at next turn.
+        resume.drain(..resumed);
+        // Whatever is left, or was stalled and released meanwhile, is looked at next turn.
         resume.append(&mut self.resume);
         self.resume = resume;
     }

@@ -30,6 +30,9 @@ impl Core {
                     Message::Replies(batch) => self.deliver_batch(other, batch),
                     Message::Adopt(adoption) => self.on_adopt(*adoption),
                 }
+                if self.is_turn_over() {
+                    break;
+                }
             }
         }
         had_any

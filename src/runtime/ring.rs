@@ -3,6 +3,7 @@
 //! The ring is driven from inside a glommio task, whose own rings it does not touch. While the core is awake the ring's
 //! eventfd is silent; a parked core is woken by it (`park.rs`). What this file leaves out: what the completions mean.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 
@@ -45,8 +46,9 @@ pub(super) struct Ring {
     // Field order is drop order: the io_uring goes before the buffers it may write to.
     uring: IoUring,
     pub(super) buffers: ReceiveBuffers,
-    /// Completions that had to make room in the kernel's queue before the turn reaped.
-    early: Vec<Completion>,
+    /// Completions that were reaped and not handed out yet. Bounded: each connection has a send and a receive under way,
+    /// and receives have no more buffers than there are.
+    reaped: VecDeque<Completion>,
 }
 
 impl Ring {
@@ -60,7 +62,7 @@ impl Ring {
             .build(SUBMISSIONS_MAX)?;
         uring.submitter().register_eventfd(eventfd)?;
         let buffers = ReceiveBuffers::register(&uring.submitter())?;
-        let mut ring = Self { uring, buffers, early: Vec::new() };
+        let mut ring = Self { uring, buffers, reaped: VecDeque::new() };
         ring.uring.completion().disable_eventfd();
         Ok(ring)
     }
@@ -130,16 +132,11 @@ impl Ring {
         }
     }
 
-    /// Moves every completion that is there to `into`.
-    pub(super) fn reap(&mut self, into: &mut Vec<Completion>) {
-        into.append(&mut self.early);
-        self.reap_kernel(into);
-    }
-
-    fn reap_kernel(&mut self, into: &mut Vec<Completion>) {
+    /// Takes every completion that is there from the kernel.
+    pub(super) fn reap(&mut self) {
         for entry in self.uring.completion() {
             let (purpose, slot) = from_user_data(entry.user_data());
-            into.push(Completion {
+            self.reaped.push_back(Completion {
                 purpose,
                 slot,
                 result: entry.result(),
@@ -149,9 +146,14 @@ impl Ring {
         }
     }
 
-    /// Whether a completion is waiting to be reaped.
+    /// The next completion that was reaped.
+    pub(super) fn next_completion(&mut self) -> Option<Completion> {
+        self.reaped.pop_front()
+    }
+
+    /// Whether a completion waits to be taken.
     pub(super) fn has_completions(&mut self) -> bool {
-        !self.early.is_empty() || !self.uring.completion().is_empty()
+        !self.reaped.is_empty() || !self.uring.completion().is_empty()
     }
 
     /// Lets completions ring the eventfd (before parking) or not (while awake).
@@ -171,9 +173,7 @@ impl Ring {
                 Ok(_) => {}
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::EINTR)) => {
                     // The kernel wants its completions taken first.
-                    let mut early = std::mem::take(&mut self.early);
-                    self.reap_kernel(&mut early);
-                    self.early = early;
+                    self.reap();
                 }
                 Err(error) => panic!("the ring refuses submissions: {error}"),
             }

@@ -137,3 +137,25 @@ fn a_hello_that_found_no_buffer_is_received_when_there_is_one() {
     drop((busy, strangers));
     node.end();
 }
+
+#[test]
+fn one_turn_executes_a_bounded_number_of_requests() {
+    let mut node = Stepped::new(1, |_| {});
+    let mut clients: Vec<_> = (0..8).map(|_| node.client(0)).collect();
+    let mut pending = 0;
+    for client in &mut clients {
+        let batch: Vec<u8> = (0..10_000).flat_map(|_| client.frame(&RequestBody::Get { key: b"k" }).1).collect();
+        pending += client.try_send(&batch) / 17;
+    }
+    let (mut most, mut answered) = (0, 0);
+    let before = node.cores[0].counters.answered;
+    node.until("all are answered", |node| {
+        let now = node.cores[0].counters.answered - before;
+        most = most.max(now - answered);
+        answered = now;
+        (now as usize >= pending).then_some(())
+    });
+    assert!(most <= 5000, "{most} of {pending} requests held one turn");
+    drop(clients);
+    node.end();
+}
