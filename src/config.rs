@@ -21,6 +21,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use self::key::Key;
 pub use self::sources::{Origin, Setting, SourceError};
+use crate::runtime::limits::TimeLimits;
 use crate::runtime::machine::{CpuListError, Machine, parse_cpus};
 use crate::runtime::preflight::{self, Shortcoming};
 use crate::runtime::{Idle, RuntimeOptions, StartError};
@@ -203,6 +204,7 @@ impl Config {
             connections_max,
             vnode_bits: self.vnode_bits,
             node_id: None,
+            time_limits: TimeLimits::default(),
         }
     }
 }

@@ -59,13 +59,15 @@ pub(super) enum CloseCause {
     NoHello,
     /// The reader made no progress for too long.
     SlowReader,
+    /// The writer stopped in the middle of a frame for too long.
+    SlowWriter,
     /// A limit on connections or buffers was reached.
     Limit,
 }
 
 impl CloseCause {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Ended, Self::Failed, Self::Malformed, Self::NoHello, Self::SlowReader, Self::Limit];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Ended, Self::Failed, Self::Malformed, Self::NoHello, Self::SlowReader, Self::SlowWriter, Self::Limit];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -74,6 +76,7 @@ impl CloseCause {
             Self::Malformed => "malformed",
             Self::NoHello => "no_hello",
             Self::SlowReader => "slow_reader",
+            Self::SlowWriter => "slow_writer",
             Self::Limit => "limit",
         }
     }
@@ -124,6 +127,8 @@ pub(super) struct Connection {
     pub sending: Sending,
     /// When the hello was due from, or a reader last made progress.
     pub progress: Reading,
+    /// When bytes last arrived.
+    pub heard: Reading,
     /// Bytes of buffers this connection was charged for.
     pub charged_bytes: usize,
     pub close_cause: CloseCause,
@@ -152,6 +157,7 @@ impl Connection {
             output: Output::default(),
             sending: Sending::default(),
             progress: now,
+            heard: now,
             charged_bytes: 0,
             close_cause: CloseCause::Ended,
         }
@@ -174,6 +180,15 @@ impl Connection {
             && !self.sending.is_active
             && self.stall.is_none()
             && !self.is_resuming
+    }
+
+    /// Whether the rest of a frame is to come.
+    pub(super) fn is_within_frame(&self) -> bool {
+        let is_unfinished = !matches!(self.intake, Intake::Frames) || self.carry.len() > self.scanned;
+        matches!(self.phase, Phase::Open | Phase::Draining)
+            && self.stall.is_none()
+            && !self.is_resuming
+            && is_unfinished
     }
 
     /// Heap bytes of its buffers. Pieces lie in the arena and are the store's to count.

@@ -15,7 +15,7 @@ use super::gather::Gather;
 use super::limits::{
     CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_HIGH, CONNECTION_OUTPUT_BYTES_LOW, OUTPUT_SHARE,
     OVERLOADED_RETRY_MS, PIN_BYTES_MIN, RECEIVE_BUFFER_BYTES, SHUTDOWN_TIME_MAX, SWEEP_INTERVAL, TURN_REQUESTS_MAX,
-    TURN_TIME_MAX, UNFINISHED_LEAVE,
+    TURN_TIME_MAX, TimeLimits, UNFINISHED_LEAVE,
 };
 use super::mesh::Mesh;
 use super::report::Counters;
@@ -34,6 +34,7 @@ pub(super) struct CoreOptions {
     pub value_bytes_max: usize,
     pub connections_max: usize,
     pub buffer_bytes_max: usize,
+    pub time_limits: TimeLimits,
     pub started: Reading,
 }
 

@@ -3,7 +3,6 @@
 //! An output without pieces is one `send`; with pieces it is one `sendmsg` over a vector of copied frames and pinned arena
 //! slices. One send per connection is under way at a time, of at most [`SEND_BYTES_MAX`] bytes.
 
-use super::clock::Reading;
 use super::connection::{CloseCause, Connection, Phase, Stall};
 use super::core::Core;
 use super::limits::{SEND_BYTES_MAX, SEND_PIECES_MAX};
@@ -162,8 +161,8 @@ impl Core {
         self.recharge(connection);
     }
 
-    /// Whether a connection with replies waiting has made no progress since `time` ago.
-    pub(super) fn is_slow_reader(connection: &Connection, now: Reading, time: std::time::Duration) -> bool {
-        connection.sending.is_active && now.is_past(connection.progress, time)
+    /// Whether replies have waited too long for a connection's reader.
+    pub(super) fn is_slow_reader(&self, connection: &Connection) -> bool {
+        connection.sending.is_active && self.now.is_past(connection.progress, self.options.time_limits.reader_stall_max)
     }
 }

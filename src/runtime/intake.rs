@@ -39,6 +39,7 @@ impl Core {
         self.held_buffers.extend(completion.buffer);
         let Some(mut connection) = self.take(slot) else { return };
         connection.is_receiving = completion.more;
+        connection.heard = self.now;
         if !completion.more {
             connection.is_cancelling = false;
         }

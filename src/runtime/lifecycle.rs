@@ -8,9 +8,7 @@ use quoit_wire::{HelloParameters, HelloReply, Operation, Refusal, Reply, Request
 
 use super::connection::{CloseCause, Connection, GENERATION_MASK, Intake, Phase};
 use super::core::Core;
-use super::limits::{
-    COMPLAINT_INTERVAL, HELLO_TIME_MAX, READER_STALL_MAX, SHUTDOWN_INTAKE_MAX, SOCKET_BUFFER_BYTES, SWEEP_CONNECTIONS,
-};
+use super::limits::{COMPLAINT_INTERVAL, KEEPALIVE_TIME, SHUTDOWN_INTAKE_MAX, SOCKET_BUFFER_BYTES, SWEEP_CONNECTIONS};
 use super::mesh::Adoption;
 use super::ring::{Completion, Purpose};
 
@@ -229,11 +227,15 @@ impl Core {
             self.sweep_cursor = if self.sweep_cursor + 1 < capacity { self.sweep_cursor + 1 } else { 0 };
             let slot = self.sweep_cursor as u32;
             let Some(mut connection) = self.take(slot) else { continue };
-            if connection.phase == Phase::Hello && self.now.is_past(connection.progress, HELLO_TIME_MAX) {
+            let times = self.options.time_limits;
+            if connection.phase == Phase::Hello && self.now.is_past(connection.progress, times.hello_max) {
                 self.close(slot, &mut connection, CloseCause::NoHello);
-            } else if Self::is_slow_reader(&connection, self.now, READER_STALL_MAX) {
+            } else if self.is_slow_reader(&connection) {
                 self.complain(slot, "its reader makes no progress while replies wait");
                 self.close(slot, &mut connection, CloseCause::SlowReader);
+            } else if connection.is_within_frame() && self.now.is_past(connection.heard, times.frame_stall_max) {
+                self.complain(slot, "its writer has stopped in the middle of a frame");
+                self.close(slot, &mut connection, CloseCause::SlowWriter);
             } else if connection.phase == Phase::Lingering {
                 self.end_lingering(slot, &mut connection);
             }
@@ -243,7 +245,9 @@ impl Core {
 
     /// Closes a lingering connection whose client has all replies, or takes too long to take them.
     fn end_lingering(&mut self, slot: u32, connection: &mut Connection) {
-        if unacknowledged_bytes(connection) == 0 || self.now.is_past(connection.progress, READER_STALL_MAX) {
+        if unacknowledged_bytes(connection) == 0
+            || self.now.is_past(connection.progress, self.options.time_limits.reader_stall_max)
+        {
             self.close(slot, connection, CloseCause::Ended);
         }
     }
@@ -368,4 +372,5 @@ fn configure(socket: &OwnedFd) {
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE_TIME));
 }

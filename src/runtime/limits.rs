@@ -26,8 +26,9 @@ pub(super) const OUTPUT_SHARE: usize = 4;
 pub(super) const CONNECTION_OUTPUT_BYTES_MAX: usize = 40 << 20;
 /// Received bytes that a stalled connection may hold before its receive is cancelled.
 pub(super) const CONNECTION_STALLED_BYTES_MAX: usize = 64 << 10;
-/// Bytes of one send, so that a slow reader of a large value is seen to make progress.
-pub(super) const SEND_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one send. A send completes when all of it has left, so this is how little a slow reader must take in its
+/// time to be seen making progress (4 KiB/s). Larger: fewer completions per large value.
+pub(super) const SEND_BYTES_MAX: usize = 128 << 10;
 /// Pieces of one vectored send (the kernel's own limit is 1024).
 pub(super) const SEND_PIECES_MAX: usize = 64;
 
@@ -70,10 +71,29 @@ pub(super) const MESH_BATCHES_PER_TURN: usize = 16;
 /// Longest time between two yields to glommio, whose timers and control commands wait for them.
 pub(super) const YIELD_INTERVAL: Duration = Duration::from_micros(250);
 
-/// Time a connection has for its hello.
-pub(super) const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
-/// Time a reader may take without progress while replies wait for it.
-pub(super) const READER_STALL_MAX: Duration = Duration::from_secs(30);
+/// When a node gives up on a client. Options rather than constants, so that a test need not wait for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeLimits {
+    /// A connection has so long for its hello.
+    pub hello_max: Duration,
+    /// A reader may make no progress for so long while replies wait for it.
+    pub reader_stall_max: Duration,
+    /// A writer may send nothing for so long in the middle of a frame, which holds buffers or arena space.
+    pub frame_stall_max: Duration,
+}
+
+impl Default for TimeLimits {
+    fn default() -> Self {
+        Self {
+            hello_max: Duration::from_secs(10),
+            reader_stall_max: Duration::from_secs(30),
+            frame_stall_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// An idle connection is probed after so long, so that a peer that is gone without a word does not hold its place.
+pub(super) const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 /// Time between two looks at connections that may be over their time.
 pub(super) const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// Connections looked at in one sweep step.

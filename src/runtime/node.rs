@@ -19,7 +19,7 @@ use quoit_wire::topology::{Node as TopologyNode, Topology};
 use super::clock::Reading;
 use super::core::{Core, CoreOptions, Turn};
 use super::limits::{
-    BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, YIELD_INTERVAL,
+    BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, TimeLimits, YIELD_INTERVAL,
 };
 use super::listen::listen;
 use super::mesh::{CoreShared, Mesh};
@@ -50,6 +50,8 @@ pub struct RuntimeOptions {
     pub vnode_bits: u8,
     /// The node's id; drawn at random when `None`.
     pub node_id: Option<u64>,
+    /// When the node gives up on a client.
+    pub time_limits: TimeLimits,
 }
 
 /// How a node's memory is divided. Every core gets the same.
@@ -227,6 +229,7 @@ impl Node {
                 value_bytes_max: memory.value_bytes_max,
                 connections_max: options.connections_max,
                 buffer_bytes_max: memory.buffer_bytes,
+                time_limits: options.time_limits,
                 started: start_time,
             };
             let store_options = StoreOptions {
@@ -369,10 +372,10 @@ async fn take_turns(core: &RefCell<Core>, bell: &Bell, idle: Idle) -> io::Result
                 let is_settled = core.borrow_mut().settle()?;
                 if is_settled {
                     bell.rung().await?;
+                    // Sleeping gave glommio its turn. Finding work after all did not.
+                    last_yield = Reading::now();
                 }
                 core.borrow_mut().wake();
-                last_yield = now;
-                continue;
             }
             Turn::Idle => {}
         }
@@ -439,6 +442,7 @@ mod tests {
                 connections_max: 1,
                 vnode_bits: 4,
                 node_id: None,
+                time_limits: TimeLimits::default(),
             };
             let split = options.split_memory().unwrap();
             let frame_bytes = split.value_bytes_max + quoit_wire::limits::KEY_BYTES_MAX + 256;

@@ -3,6 +3,8 @@
 use quoit_wire::{HelloParameters, RequestBody, Status};
 
 use super::{Stepped, hello, set};
+use crate::runtime::connection::CloseCause;
+use crate::runtime::limits::TimeLimits;
 
 #[test]
 fn a_core_keeps_no_more_connections_than_it_may_however_they_come() {
@@ -124,5 +126,39 @@ fn what_is_no_good_hello_gets_what_the_specification_says() {
     assert_eq!(client.call(&mut node, &hello(0)).1, Status::Malformed, "a second hello");
     assert_eq!(client.receive(&mut node), None, "a second hello");
     drop(client);
+    node.end();
+}
+
+#[test]
+fn who_stops_at_the_wrong_place_is_closed_after_its_time() {
+    let mut node = Stepped::new(2, |options| {
+        let soon = std::time::Duration::from_millis(50);
+        options.time_limits = TimeLimits { hello_max: soon, reader_stall_max: soon, frame_stall_max: soon };
+    });
+    let (here, there) = (node.key(0, 0), node.key(1, 0));
+    let mut patient = node.client(0);
+    patient.call(&mut node, &set(&here, &[7; 100 << 10]));
+
+    let silent = node.stranger(0);
+    // Within the arena, and within a carry.
+    let mut writers = [node.client(0), node.client(0)];
+    for (writer, key) in writers.iter_mut().zip([&here, &there]) {
+        let (_, frame) = writer.frame(&set(key, &[1; 1 << 20]));
+        writer.send_bytes(&mut node, &frame[..500 << 10]);
+    }
+    let mut reader = node.client(0);
+    let gets: Vec<u8> = (0..100).flat_map(|_| reader.frame(&RequestBody::Get { key: &here }).1).collect();
+    reader.send_bytes(&mut node, &gets);
+
+    let closed = |node: &Stepped, cause: CloseCause| node.cores[0].counters.closed[cause as usize];
+    node.until("all three are closed", |node| {
+        let counts =
+            [CloseCause::NoHello, CloseCause::SlowWriter, CloseCause::SlowReader].map(|cause| closed(node, cause));
+        (counts == [1, 2, 1]).then_some(())
+    });
+    silent.ended(&mut node);
+    // One that is idle between frames is nobody's trouble.
+    assert_eq!(patient.call(&mut node, &RequestBody::Ping { payload: b"" }).1, Status::Ok);
+    drop((patient, writers, reader));
     node.end();
 }

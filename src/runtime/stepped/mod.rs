@@ -18,6 +18,7 @@ use quoit_wire::{HelloParameters, Reply, RequestBody, RequestOptions, Status};
 
 use super::clock::Reading;
 use super::core::{Core, CoreOptions};
+use super::limits::TimeLimits;
 use super::mesh::{CoreShared, Mesh};
 use super::park::new_eventfd;
 use super::ring::Ring;
@@ -64,6 +65,7 @@ impl Stepped {
                 value_bytes_max,
                 connections_max: 1000,
                 buffer_bytes_max: 8 << 20,
+                time_limits: TimeLimits::default(),
                 started: Reading::now(),
             };
             adjust(&mut options);
