@@ -1,5 +1,6 @@
 //! Quoit: a distributed in-memory cache. The architecture page is `src/README.md`.
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod runtime;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use quoit::cli::{self, ClientCommand};
 use quoit::config::ServeFlags;
 use quoit::control::serve;
 
@@ -20,6 +21,8 @@ struct CommandLine {
 enum Command {
     /// Start a node, and serve until SIGINT or SIGTERM.
     Serve(Box<ServeFlags>),
+    #[command(flatten)]
+    Client(ClientCommand),
     /// Print a completion script for a shell, e.g. `quoit completions bash > /etc/bash_completion.d/quoit`.
     Completions {
         /// The shell.
@@ -30,6 +33,7 @@ enum Command {
 fn main() -> ExitCode {
     match CommandLine::parse().command {
         Command::Serve(flags) => serve::run(&flags),
+        Command::Client(command) => cli::run(&command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut CommandLine::command(), "quoit", &mut io::stdout());
             ExitCode::SUCCESS

@@ -268,7 +268,8 @@ mod with_tokio {
     async fn count(client: Client, task: u32) {
         let from_zero = IncrementOptions { initial: Some(0), ttl: None };
         for _ in 0..100 {
-            client.increment(format!("counter-{}", task % 8), 1, from_zero).await.unwrap().unwrap();
+            let counter = client.increment(format!("counter-{}", task % 8), 1, from_zero).await;
+            assert!(matches!(counter, Ok(Some(_))), "{counter:?}");
         }
     }
 

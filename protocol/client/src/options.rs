@@ -63,4 +63,5 @@ pub(crate) const OUTPUT_BYTES_TARGET: usize = 256 << 10;
 /// from its other connections; a larger item travels alone.
 pub(crate) const MULTI_BODY_BYTES_TARGET: usize = 1 << 20;
 /// Bytes a front reads at once.
+#[cfg(any(feature = "blocking", feature = "tokio"))]
 pub(crate) const READ_BYTES: usize = 64 << 10;

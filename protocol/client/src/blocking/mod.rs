@@ -167,9 +167,11 @@ impl Client {
         self.call_many(Request::flush())?.into_iter().try_for_each(|answer| answer?.into_done().map(drop))
     }
 
-    /// Asks one server for a sign of life.
-    pub fn ping(&mut self) -> Result<(), Error> {
-        self.call(Request::ping([]))?.into_done().map(drop)
+    /// Asks one server for a sign of life; the time from the request to the answer.
+    pub fn ping(&mut self) -> Result<Duration, Error> {
+        let asked_at = self.now();
+        self.call(Request::ping([]))?.into_done()?;
+        Ok(self.now().since(asked_at))
     }
 
     /// Reads the counters of every node.

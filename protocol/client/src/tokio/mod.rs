@@ -9,6 +9,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use ::tokio::sync::{mpsc, oneshot};
+use ::tokio::time::Instant;
 use quoit_wire::stats::Stats;
 use quoit_wire::topology::Topology;
 use quoit_wire::{Item, Version};
@@ -143,9 +144,11 @@ impl Client {
         self.call_many(Request::flush()).await?.into_iter().try_for_each(|answer| answer?.into_done().map(drop))
     }
 
-    /// Asks one server for a sign of life.
-    pub async fn ping(&self) -> Result<(), Error> {
-        self.call(Request::ping([])).await?.into_done().map(drop)
+    /// Asks one server for a sign of life; the time from the request to the answer.
+    pub async fn ping(&self) -> Result<Duration, Error> {
+        let asked_at = Instant::now();
+        self.call(Request::ping([])).await?.into_done()?;
+        Ok(asked_at.elapsed())
     }
 
     /// Reads the counters of every node.
@@ -191,7 +194,7 @@ impl Client {
     async fn hand_over(&self, request: Request) -> oneshot::Receiver<Outcome> {
         let (answer, receiver) = oneshot::channel();
         // The deadline counts from the call, not from when there was room.
-        let asked_at = ::tokio::time::Instant::now();
+        let asked_at = Instant::now();
         let _ = self.commands.send(Command { request, answer, asked_at }).await;
         receiver
     }
