@@ -12,7 +12,7 @@ use crate::work::{Route, SizeRange};
 
 /// Load for Quoit and for the caches beside it: the same generator, the same keys, the same histograms.
 #[derive(Debug, Parser)]
-#[command(name = "quoit-loadgen", version, after_help = EXAMPLES)]
+#[command(name = "quoit-loadgen", version, after_help = EXAMPLES, args_override_self = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Answers bytes with bytes: the limit of this machine.
     Echo(EchoArgs),
+    /// Measures Quoit beside the echo, memcached and redis, in turns, and writes the table.
+    Compare(CompareArgs),
 }
 
 /// What to talk to, and how.
@@ -208,6 +210,41 @@ pub(crate) struct EchoArgs {
     /// End after so long; by default with Ctrl-C or SIGTERM
     #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
     pub(crate) duration: Option<Duration>,
+}
+
+/// Measures Quoit beside the echo, memcached and redis, in turns, and writes the table.
+///
+/// Every server runs on --server-core, one at a time; the generator on --cores. Nothing else should run meanwhile.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// The quoit to measure; by default the one beside this program
+    #[arg(long, value_name = "FILE")]
+    pub(crate) quoit: Option<PathBuf>,
+    /// The core that the servers run on
+    #[arg(long, default_value_t = 0)]
+    pub(crate) server_core: usize,
+    /// The core that the generator runs on
+    #[arg(long, default_value = "1")]
+    pub(crate) cores: CoreList,
+    /// How often each contender is measured, in turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// How long each measurement takes
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = units::parse_duration)]
+    pub(crate) duration: Duration,
+    /// How long each runs before it is measured
+    #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = units::parse_duration)]
+    pub(crate) warmup: Duration,
+    /// Only these works: get-64x1, get-16x16, multi-get, sets-64x1, sets-16x16, memory, latency, open-loop, values-4KiB,
+    /// values-64KiB, values-1MiB
+    #[arg(long, value_name = "WORK", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Put the table into this file, between its two marks
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+    /// Write every report as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 /// The protocols by name.

@@ -8,6 +8,7 @@
 mod allocations;
 mod cli;
 mod clock;
+mod compare;
 mod connect;
 mod cores;
 mod drive;
@@ -32,7 +33,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command, EchoArgs};
+use cli::{Cli, Command, CompareArgs, EchoArgs};
 use echo::{Echo, EchoOptions};
 use report::Report;
 
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Fill(args) => finish(run::fill(&args), args.target.json.as_deref()),
         Command::Replay(args) => finish(run::replay(&args), args.target.json.as_deref()),
         Command::Echo(args) => serve_echo(&args),
+        Command::Compare(args) => print_comparison(&args),
     });
     match result {
         Ok(code) => code,
@@ -72,6 +74,15 @@ fn finish(result: Result<Report, impl Display>, json: Option<&Path>) -> Result<E
         fs::write(path, text + "\n").map_err(|error| Failed(format!("can't write {}: {error}", path.display())))?;
     }
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_comparison(args: &CompareArgs) -> Result<ExitCode, Failed> {
+    for path in args.write.iter().chain(&args.json) {
+        compare::check_writable(path).map_err(|error| Failed(format!("can't write {}: {error}", path.display())))?;
+    }
+    let page = compare::compare(args).map_err(Failed::from_error)?;
+    io::stdout().write_all(page.as_bytes()).map_err(Failed::from_error)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn serve_echo(args: &EchoArgs) -> Result<ExitCode, Failed> {

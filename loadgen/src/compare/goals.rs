@@ -1,0 +1,122 @@
+//! The goals of the data path, and how near the measurements are: ratios of medians within one run.
+
+use super::Results;
+use crate::report::Report;
+
+/// One goal.
+#[derive(Clone, Debug)]
+pub(super) struct Goal {
+    /// What is compared.
+    pub(super) text: &'static str,
+    /// The bound on the ratio.
+    pub(super) bound: Bound,
+    /// The ratio measured; `None` where a part of it was not.
+    pub(super) actual: Option<f64>,
+}
+
+/// A bound.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Bound {
+    /// So much or more.
+    AtLeast(f64),
+    /// So much or less.
+    AtMost(f64),
+}
+
+impl Bound {
+    /// Whether `actual` keeps it.
+    pub(super) fn holds(self, actual: f64) -> bool {
+        match self {
+            Self::AtLeast(bound) => actual >= bound,
+            Self::AtMost(bound) => actual <= bound,
+        }
+    }
+}
+
+/// What makes a run valid: a weak echo would flatter whoever is measured against it.
+pub(super) fn validity(results: &Results) -> Vec<Goal> {
+    use Bound::AtLeast;
+    let ops = |work, ours, theirs| results.ratio(work, ours, theirs, |report| report.ops_per_s);
+    vec![
+        goal("echo / memcached, gets 64 × 1", AtLeast(1.1), ops("get-64x1", "echo", "memcached")),
+        goal("echo / redis, gets 16 × 16", AtLeast(1.7), ops("get-16x16", "echo", "redis")),
+    ]
+}
+
+/// Every goal that this comparison can speak about.
+pub(super) fn goals(results: &Results) -> Vec<Goal> {
+    use Bound::{AtLeast, AtMost};
+    let ops = |work, ours, theirs| results.ratio(work, ours, theirs, |report| report.ops_per_s);
+    let p50 = |report: &Report| report.latency.p50_us;
+    let p999 = |report: &Report| report.latency.p999_us;
+    let keys = |report: &Report| report.keys_per_s;
+    let cpu = |report: &Report| report.server_cpu_us_per_request.unwrap_or(f64::NAN);
+    let single_gets = results.median("get-16x16", "memcached", keys);
+    vec![
+        goal("get 64 × 1: quoit / echo", AtLeast(0.95), ops("get-64x1", "quoit", "echo")),
+        goal("get 64 × 1: quoit / memcached", AtLeast(1.10), ops("get-64x1", "quoit", "memcached")),
+        goal("get 64 × 1: quoit / redis", AtLeast(1.15), ops("get-64x1", "quoit", "redis")),
+        goal("get 16 × 16: quoit / echo", AtLeast(0.92), ops("get-16x16", "quoit", "echo")),
+        goal("get 16 × 16: quoit / redis", AtLeast(1.7), ops("get-16x16", "quoit", "redis")),
+        goal(
+            "get 16 × 16: quoit / memcached's single gets",
+            AtLeast(8.0),
+            results.median("get-16x16", "quoit", keys).zip(single_gets).map(|(ours, theirs)| ours / theirs),
+        ),
+        goal(
+            "multi-get of 16: keys per second, quoit / memcached",
+            AtLeast(2.0),
+            results.ratio("multi-get", "quoit", "memcached", keys),
+        ),
+        goal("10 % sets / pure gets, 64 × 1", AtLeast(0.9), ops("sets-64x1", "quoit, 10 % sets", "quoit, gets")),
+        goal("10 % sets / pure gets, 16 × 16", AtLeast(0.9), ops("sets-16x16", "quoit, 10 % sets", "quoit, gets")),
+        goal("10 M keys / 10 k keys, 16 × 16", AtLeast(0.85), ops("memory", "quoit, 10 M keys", "quoit, 10 k keys")),
+        goal(
+            "one connection, p50: quoit / memcached",
+            AtMost(0.45),
+            results.ratio("latency", "quoit", "memcached", p50),
+        ),
+        goal(
+            "one connection, p99.9: quoit / memcached",
+            AtMost(0.6),
+            results.ratio("latency", "quoit", "memcached", p999),
+        ),
+        goal(
+            "open loop at 70 %, p99.9: quoit / memcached",
+            AtMost(1.0),
+            results.ratio("open-loop", "quoit", "memcached", p999),
+        ),
+        goal(
+            "open loop at 70 %, p99.9: quoit / redis",
+            AtMost(1.0),
+            results.ratio("open-loop", "quoit", "redis", p999),
+        ),
+        goal("values of 4 KiB: quoit / echo", AtLeast(0.9), ops("values-4KiB", "quoit", "echo")),
+        goal("values of 64 KiB: quoit / echo", AtLeast(0.9), ops("values-64KiB", "quoit", "echo")),
+        goal("values of 1 MiB: quoit / echo", AtLeast(0.9), ops("values-1MiB", "quoit", "echo")),
+        goal(
+            "processor per get, 64 × 1: quoit / memcached",
+            AtMost(1.0),
+            results.ratio("get-64x1", "quoit", "memcached", cpu),
+        ),
+        goal(
+            "processor per get, 16 × 16: quoit / redis",
+            AtMost(1.0),
+            results.ratio("get-16x16", "quoit", "redis", cpu),
+        ),
+        goal(
+            "user time per get, 16 × 16, 10 k keys, in ns",
+            AtMost(100.0),
+            results.median("get-16x16", "quoit", |report| user_ns(report).unwrap_or(f64::NAN)),
+        ),
+    ]
+}
+
+const fn goal(text: &'static str, bound: Bound, actual: Option<f64>) -> Goal {
+    Goal { text, bound, actual }
+}
+
+/// The server's time in user mode per request.
+pub(super) fn user_ns(report: &Report) -> Option<f64> {
+    report.server_user_s.map(|seconds| seconds * 1e9 / report.requests.max(1) as f64)
+}
