@@ -1,7 +1,7 @@
 # The two commands: `make run` starts a node, `make test` proves the tree. Both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup bench-setup format lint docs
+.PHONY: help run test bench setup bench-setup format lint docs
 
 # Everything is built once, with the committed lock file.
 CARGO := cargo
@@ -12,6 +12,7 @@ ARGS ?=
 help:
 	@echo "make run     build, and start a node on 127.0.0.1:7400 (ARGS=\"--memory 1GiB\" passes options)"
 	@echo "make test    format, lints, and every test"
+	@echo "make bench   measure Quoit beside the echo, memcached and redis, and write benches/README.md"
 	@echo "make setup   install what building and testing need (run and test do so too)"
 	@echo "make bench-setup   install what the side-by-side benchmarks need as well"
 
@@ -32,6 +33,11 @@ run: setup
 	@echo "   Ctrl-C stops it."
 	@echo
 	@exec target/release/quoit serve --listen 127.0.0.1:7400 --admin 127.0.0.1:7401 $(ARGS)
+
+# About ten minutes on two cores; nothing else should run meanwhile.
+bench: bench-setup
+	$(CARGO) build $(LOCKED) --release --bin quoit --bin quoit-loadgen
+	target/release/quoit-loadgen compare --write benches/README.md $(ARGS)
 
 test: setup format lint docs
 	@echo "== unit, model and integration tests, and the examples"

@@ -99,6 +99,9 @@ pub(crate) struct DataArgs {
     /// Requests a connection may have unanswered
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_535))]
     pub(crate) pipeline: u32,
+    /// Connections that are opened beside them, kept and never used
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=60_000))]
+    pub(crate) idle_connections: u32,
     /// Different keys
     #[arg(long, default_value_t = 1_000_000)]
     pub(crate) keys: u64,

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quoit_wire::HelloReply;
+use quoit_wire::{HelloParameters, HelloReply};
 
 use crate::cli::ProtocolName;
 use crate::drive::ThreadPlan;
@@ -59,6 +59,22 @@ pub(crate) fn connect_all(
     }
     let plan = |streams: Vec<TcpStream>| ThreadPlan { routes: Routes::anywhere(streams.len()), streams };
     Ok(Connected { threads: streams.into_iter().map(plan).collect(), hello: None, epoch: 0 })
+}
+
+/// Opens connections that say what is needed to stay open, and nothing more.
+pub(crate) fn connect_idle(
+    server: SocketAddr,
+    protocol: ProtocolName,
+    connections: usize,
+) -> Result<Vec<TcpStream>, ConnectError> {
+    let open = |_| {
+        let mut stream = connect(server)?;
+        if protocol == ProtocolName::Quoit {
+            say_hello(&mut stream, HelloParameters::ANY_CORE)?;
+        }
+        Ok(stream)
+    };
+    (0..connections).map(open).collect()
 }
 
 fn connect_to_node(

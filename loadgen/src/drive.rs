@@ -20,8 +20,8 @@ use crate::work::{Routes, Work};
 
 /// Between two looks at signals.
 const TICK: Duration = Duration::from_millis(100);
-/// Ticks between two lines of progress.
-const TICKS_PER_PROGRESS: u32 = 10;
+/// Between two lines of progress.
+const PROGRESS_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// Everything about a run but its workload.
 pub(crate) struct Plan {
@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) threads: Vec<ThreadPlan>,
     /// Pace, depth and end; rate and requests are those of all threads together.
     pub(crate) options: EngineOptions,
+    /// Connections that are kept open and never used.
+    pub(crate) idle: Vec<TcpStream>,
     /// Where the server's use of the processor is read.
     pub(crate) probe: Option<ServerProbe>,
     /// Everything random follows from it.
@@ -70,7 +72,7 @@ impl Plan {
 
 /// Runs the plan with one workload for each of its threads.
 pub(crate) fn drive<W: Work + Send>(plan: Plan, works: Vec<W>) -> io::Result<Driven<W>> {
-    let Plan { command, protocol_name, protocol, server, cores, threads, options, probe, seed } = plan;
+    let Plan { command, protocol_name, protocol, server, cores, threads, options, idle, probe, seed } = plan;
     let connections = threads.iter().map(|thread| thread.streams.len()).sum();
     let shares = threads.len();
     let shared: Vec<Arc<Shared>> = threads.iter().map(|_| Arc::default()).collect();
@@ -91,8 +93,9 @@ pub(crate) fn drive<W: Work + Send>(plan: Plan, works: Vec<W>) -> io::Result<Dri
                     let engine = Engine::new(thread.streams, protocol, work, options);
                     barrier.wait();
                     let result = engine.and_then(|engine| engine.run(shared));
+                    let has_failed = result.as_ref().map_or(true, |finished| finished.failure.is_some());
                     // The watcher may have gone already, at the end of its time.
-                    let _ = finished.send(());
+                    let _ = finished.send(has_failed);
                     result
                 })
             })
@@ -110,6 +113,7 @@ pub(crate) fn drive<W: Work + Send>(plan: Plan, works: Vec<W>) -> io::Result<Dri
     for result in results {
         works.push(sum.add(result?));
     }
+    drop(idle);
     let mut report = sum.report(shares, cpu_s, usage, options.rate);
     report.command = command;
     report.protocol = protocol_name;
@@ -131,7 +135,7 @@ fn share_of(options: &EngineOptions, index: u64, shares: u64) -> EngineOptions {
 
 /// Waits until the measuring is over, and reads the server's counters at both of its ends.
 fn watch_over(
-    watch: &Receiver<()>,
+    watch: &Receiver<bool>,
     options: &EngineOptions,
     shared: &[Arc<Shared>],
     probe: Option<&ServerProbe>,
@@ -148,43 +152,72 @@ fn watch_over(
     (usage, cpu_after - cpu_before)
 }
 
-/// Waits for a time or for the first thread to finish; shows progress to a terminal, and passes signals on.
-fn wait_until(end_ns: u64, watch: &Receiver<()>, running: &mut usize, shared: &[Arc<Shared>], options: &EngineOptions) {
-    let shows_progress = io::stderr().is_terminal();
-    let threads = shared.len();
-    let (mut ticks, mut answered_before, mut shown_ns) = (0, 0, now_ns());
-    while *running == threads {
+/// Waits for a time, or until no thread is `running` any more; shows progress to a terminal. A thread that fails ends the
+/// others, and so does a signal.
+fn wait_until(
+    end_ns: u64,
+    watch: &Receiver<bool>,
+    running: &mut usize,
+    shared: &[Arc<Shared>],
+    options: &EngineOptions,
+) {
+    let stop_all = || shared.iter().for_each(|one| one.stop.store(true, Ordering::Relaxed));
+    let mut progress = Progress::new(options.requests);
+    while *running > 0 {
         let remaining = Duration::from_nanos(end_ns.saturating_sub(now_ns()));
         if remaining.is_zero() {
             break;
         }
         match watch.recv_timeout(remaining.min(TICK)) {
-            Ok(()) => *running -= 1,
+            Ok(has_failed) => {
+                *running -= 1;
+                if has_failed {
+                    stop_all();
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {}
         }
         if interrupt::requested() {
-            shared.iter().for_each(|one| one.stop.store(true, Ordering::Relaxed));
+            stop_all();
         }
-        ticks += 1;
-        if shows_progress && ticks % TICKS_PER_PROGRESS == 0 {
-            let answered: u64 = shared.iter().map(|one| one.answered.load(Ordering::Relaxed)).sum();
-            let now = now_ns();
-            let per_second = answered.saturating_sub(answered_before) as f64 * 1e9 / (now - shown_ns) as f64;
-            let of = options.requests.map_or_else(String::new, |requests| format!(" of {}", grouped(requests as f64)));
-            // A terminal that has gone is no reason to stop.
-            let line = format!("\r\x1b[K{} per second, {}{of} answered", grouped(per_second), grouped(answered as f64));
-            let _ = io::stderr().write_all(line.as_bytes());
-            (answered_before, shown_ns) = (answered, now);
+        progress.show(|| shared.iter().map(|one| one.answered.load(Ordering::Relaxed)).sum());
+    }
+    progress.clear();
+}
+
+/// One line on a terminal, rewritten every second; nothing where standard error is no terminal.
+struct Progress {
+    is_terminal: bool,
+    requests: Option<u64>,
+    answered: u64,
+    shown_ns: u64,
+    is_shown: bool,
+}
+
+impl Progress {
+    fn new(requests: Option<u64>) -> Self {
+        let is_terminal = io::stderr().is_terminal();
+        Self { is_terminal, requests, answered: 0, shown_ns: now_ns(), is_shown: false }
+    }
+
+    fn show(&mut self, answered: impl FnOnce() -> u64) {
+        let now = now_ns();
+        if !self.is_terminal || now - self.shown_ns < PROGRESS_INTERVAL_NS {
+            return;
         }
+        let answered = answered();
+        let per_second = answered.saturating_sub(self.answered) as f64 * 1e9 / (now - self.shown_ns) as f64;
+        let of = self.requests.map_or_else(String::new, |requests| format!(" of {}", grouped(requests as f64)));
+        let line = format!("\r\x1b[K{} per second, {}{of} answered", grouped(per_second), grouped(answered as f64));
+        // A terminal that has gone is no reason to stop.
+        let _ = io::stderr().write_all(line.as_bytes());
+        (self.answered, self.shown_ns, self.is_shown) = (answered, now, true);
     }
-    if shows_progress && ticks >= TICKS_PER_PROGRESS {
-        let _ = io::stderr().write_all(b"\r\x1b[K");
-    }
-    if *running < threads {
-        // One thread that ended early has failed or run out of requests; those that have requests left go on.
-        while *running > 0 && watch.recv_timeout(TICK) != Err(RecvTimeoutError::Disconnected) {
-            *running -= 1;
+
+    fn clear(&self) {
+        if self.is_shown {
+            let _ = io::stderr().write_all(b"\r\x1b[K");
         }
     }
 }

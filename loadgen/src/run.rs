@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::cli::{DataArgs, FillArgs, ProtocolName, ReplayArgs, RunArgs, TargetArgs};
-use crate::connect::{ConnectError, Connected, connect_all};
+use crate::connect::{ConnectError, Connected, connect_all, connect_idle};
 use crate::cores::CoreError;
 use crate::drive::{Plan, drive};
 use crate::echo::open_files_limit;
@@ -216,6 +216,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<Report, RunError> {
     };
     let pipes = Pipes {
         connections: args.connections,
+        idle_connections: 0,
         depth: args.pipeline,
         route: Route::Owner,
         key_bytes: args.key_size,
@@ -245,6 +246,7 @@ fn reply_bytes(data: &DataArgs, multi_get: u16) -> usize {
 struct Pipes {
     /// `None`: one for each core of the server.
     connections: Option<u32>,
+    idle_connections: u32,
     depth: u32,
     route: Route,
     /// Bytes of frames, for the echo.
@@ -256,6 +258,7 @@ impl Pipes {
     fn of(data: &DataArgs) -> Self {
         Self {
             connections: Some(data.connections),
+            idle_connections: data.idle_connections,
             depth: data.pipeline,
             route: data.route,
             key_bytes: data.key_size,
@@ -278,6 +281,7 @@ fn plan(
         if (connections as usize) < threads {
             return Err(RunError::TooFewConnections { connections, threads });
         }
+        let connections = connections.saturating_add(pipes.idle_connections);
         if connections > limit.saturating_sub(OTHER_DESCRIPTORS) {
             return Err(RunError::OpenFiles { connections, limit });
         }
@@ -293,6 +297,8 @@ fn plan(
     if let Some(hello) = hello.as_ref().filter(|hello| pipes.depth > u32::from(hello.inflight_max)) {
         return Err(RunError::TooDeep { depth: pipes.depth, inflight_max: hello.inflight_max });
     }
+    let idle = connect_idle(target.server, target.protocol, pipes.idle_connections as usize)
+        .map_err(|error| RunError::Connect { server: target.server, error })?;
     let probe = match (&target.server_cpu, target.server_pid) {
         (Some(cores), _) => Some(ServerProbe::Cores(cores.clone())),
         (None, Some(pid)) => Some(ServerProbe::Process(pid)),
@@ -306,6 +312,7 @@ fn plan(
         cores: target.cores.clone(),
         threads,
         options,
+        idle,
         probe,
         seed: target.seed,
     };
