@@ -17,9 +17,13 @@ use crate::cli::{Cli, Command, CompareArgs};
 use crate::interrupt;
 use crate::report::Report;
 use crate::run::{self, RunError};
+use goals::Measured;
 use servers::{Programs, Server, ServerError, ServerKind};
 use table::Circumstances;
 use works::{Contender, Work, works};
+
+/// Above it the machine is not ours alone.
+const LOAD_AVERAGE_MAX: f64 = 0.5;
 
 /// Why a comparison could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +88,12 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<String, CompareError> {
     let chosen = choose(args)?;
     let programs = Programs { quoit: quoit_program(args)?, core: args.server_core };
     let circumstances = circumstances(args, &programs);
+    if circumstances.load_average.parse::<f64>().is_ok_and(|load| load > LOAD_AVERAGE_MAX) {
+        tell(&format!(
+            "The load average is {}: other programs use these cores, and the figures will say little.",
+            circumstances.load_average
+        ));
+    }
     let mut results = Results::default();
     for work in chosen {
         let measured = measure(&work, args, &programs, &results)?;
@@ -242,14 +252,29 @@ fn circumstances(args: &CompareArgs, programs: &Programs) -> Circumstances {
 impl Results {
     /// The median of a figure over the rounds.
     fn median(&self, work: &str, contender: &str, figure: impl Fn(&Report) -> f64) -> Option<f64> {
-        let work = self.works.iter().find(|results| results.name == work)?;
-        let row = work.rows.iter().find(|row| row.name == contender)?;
-        median(&row.sorted(figure))
+        median(&self.row((work, contender))?.sorted(figure))
     }
 
     /// The ratio of two contenders' medians.
     fn ratio(&self, work: &str, ours: &str, theirs: &str, figure: impl Fn(&Report) -> f64 + Copy) -> Option<f64> {
         Some(self.median(work, ours, figure)? / self.median(work, theirs, figure)?)
+    }
+
+    /// The ratio of two throughputs, which counts only where neither server had time to spare.
+    fn throughput_ratio(
+        &self,
+        ours: (&str, &str),
+        theirs: (&str, &str),
+        figure: impl Fn(&Report) -> f64 + Copy,
+    ) -> Option<Measured> {
+        let (ours, theirs) = (self.row(ours)?, self.row(theirs)?);
+        let value = median(&ours.sorted(figure))? / median(&theirs.sorted(figure))?;
+        Some(Measured { value, counts: !ours.is_generator_bound() && !theirs.is_generator_bound() })
+    }
+
+    fn row(&self, (work, contender): (&str, &str)) -> Option<&Row> {
+        let work = self.works.iter().find(|results| results.name == work)?;
+        work.rows.iter().find(|row| row.name == contender)
     }
 
     /// Every report, under its work and contender.
@@ -265,6 +290,11 @@ impl Results {
 }
 
 impl Row {
+    /// Whether most of its rounds found the server with time to spare.
+    fn is_generator_bound(&self) -> bool {
+        self.reports.iter().filter(|report| report.generator_bound == Some(true)).count() * 2 > self.reports.len()
+    }
+
     fn sorted(&self, figure: impl Fn(&Report) -> f64) -> Vec<f64> {
         let mut figures: Vec<f64> = self.reports.iter().map(figure).filter(|figure| figure.is_finite()).collect();
         figures.sort_by(f64::total_cmp);
