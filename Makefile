@@ -41,7 +41,7 @@ bench: bench-setup
 
 test: setup format lint docs
 	@echo "== unit, model and integration tests, and the examples"
-	$(CARGO) test $(LOCKED) --workspace --all-targets
+	$(CARGO) test $(LOCKED) --workspace --all-targets --no-fail-fast
 	@echo "== examples in the documentation"
 	$(CARGO) test $(LOCKED) --workspace --doc
 	@echo "== everything passed"

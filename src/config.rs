@@ -35,6 +35,17 @@ const IDLE_SPIN_MICROS_MAX: u64 = 1_000_000;
 /// Connections of a node; more than one machine's files and socket buffers carry.
 const CONNECTIONS_MAX: usize = 1_000_000;
 
+/// What shells complete after `--eviction`.
+const POLICY_NAMES: [&str; PolicyKind::ALL.len()] = {
+    let mut names = [""; PolicyKind::ALL.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = PolicyKind::ALL[index].name();
+        index += 1;
+    }
+    names
+};
+
 /// A node's options, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -92,7 +103,7 @@ pub struct ServeFlags {
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
     /// Who has to go when memory is full [default: s3-fifo]
-    #[arg(long, value_name = "POLICY", value_parser = Suggested(&["s3-fifo", "lru", "none"]))]
+    #[arg(long, value_name = "POLICY", value_parser = Suggested(&POLICY_NAMES))]
     eviction: Option<String>,
     /// What a core without work does: park, spin, or spin for so many microseconds and then park [default: park]
     #[arg(long, value_name = "park|spin|MICROSECONDS", value_parser = Suggested(&["park", "spin"]), hide_possible_values = true)]

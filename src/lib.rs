@@ -9,3 +9,8 @@ pub mod shard;
 pub mod store;
 pub mod time;
 pub mod units;
+
+/// The examples of the front page, compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct FrontPage;
