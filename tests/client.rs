@@ -1,5 +1,10 @@
 //! The native client against a real node in this process: every operation, over every core.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use quoit::runtime::{Idle, Node, RuntimeOptions};
@@ -8,6 +13,8 @@ use quoit_client::blocking::Client;
 use quoit_client::{
     Condition, Error, IncrementOptions, Item, Options, Outcome, Request, SetOptions, SetOutcome, Status, Version,
 };
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 const CORES: usize = 3;
 
@@ -38,7 +45,7 @@ impl Running {
         if let Some(node) = self.0.take() {
             node.begin_shutdown();
             let ended = node.join();
-            assert!(ended.is_ok() || std::thread::panicking(), "the cores end well: {ended:?}");
+            assert!(ended.is_ok() || thread::panicking(), "the cores end well: {ended:?}");
         }
     }
 }
@@ -55,7 +62,7 @@ fn patient() -> Options {
 }
 
 fn nobodys_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("bound").to_string()
 }
 
@@ -240,6 +247,100 @@ fn nobody_at_the_address_is_said_at_once() {
     let error = Client::connect([address.as_str()], Options::default()).unwrap_err();
     assert!(matches!(&error, Error::Connect { address: at, .. } if *at == address), "{error}");
     assert!(error.to_string().contains("quoit serve"), "{error}");
+}
+
+#[test]
+fn counters_are_exact_over_connections_that_break_all_the_time() {
+    const SEED: u64 = 7;
+    let running = Running::new();
+    let proxy = CuttingProxy::new(running.node().address(), SEED);
+    // Few at a time: each cut is paid for from the retry budget by all that were unanswered.
+    let options = Options { requests_max: 8, ..patient() };
+    let mut client = Client::connect([proxy.address.to_string()], options).expect("the node answers");
+    let from_zero = IncrementOptions { initial: Some(0), ttl: None };
+    for number in 0..500 {
+        let counter = client.increment("one by one", 1, from_zero).unwrap().unwrap();
+        assert_eq!(counter.value, number, "seed {SEED}");
+    }
+    let pipelined = client.run((0..500).map(|_| Request::increment("pipelined", 1, from_zero)));
+    let mut counts: Vec<i64> = Vec::new();
+    for outcome in pipelined {
+        counts.push(outcome.into_one().unwrap().into_counter().unwrap().unwrap().value);
+    }
+    assert!(counts.iter().copied().eq(0..500), "in the order of sending; seed {SEED}");
+    assert!(proxy.connections() > 10, "connections were cut");
+}
+
+/// Stands between a client and a node and cuts each connection after a random number of bytes, in the middle of whatever
+/// is on its way. Ends with the test.
+struct CuttingProxy {
+    address: SocketAddr,
+    shared: Arc<ProxyState>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+struct ProxyState {
+    connections: AtomicUsize,
+    is_stopping: AtomicBool,
+}
+
+impl CuttingProxy {
+    fn new(node: SocketAddr, seed: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let shared = Arc::new(ProxyState { connections: AtomicUsize::new(0), is_stopping: AtomicBool::new(false) });
+        let state = Arc::clone(&shared);
+        let acceptor = thread::spawn(move || {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut pumps = Vec::new();
+            for client in listener.incoming() {
+                if state.is_stopping.load(Ordering::Acquire) {
+                    break;
+                }
+                state.connections.fetch_add(1, Ordering::Relaxed);
+                let client = client.expect("a connection");
+                let server = TcpStream::connect(node).expect("the node listens");
+                let (client_again, server_again) =
+                    (client.try_clone().expect("files"), server.try_clone().expect("files"));
+                // A hello and the topology of 256 vnodes take 5.5 KiB of answers.
+                let (asked_max, answered_max) = (rng.random_range(200..4_000), rng.random_range(6_000..9_000));
+                pumps.push(thread::spawn(move || pump(client, server, asked_max)));
+                pumps.push(thread::spawn(move || pump(server_again, client_again, answered_max)));
+            }
+            pumps.into_iter().for_each(|pump| pump.join().expect("the pump ends well"));
+        });
+        Self { address, shared, acceptor: Some(acceptor) }
+    }
+
+    fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for CuttingProxy {
+    fn drop(&mut self) {
+        self.shared.is_stopping.store(true, Ordering::Release);
+        // Wakes the acceptor, which looks at the flag then; its pumps end with the connections, which end with the client.
+        drop(TcpStream::connect(self.address));
+        drop(self.acceptor.take());
+    }
+}
+
+/// Carries bytes one way until `bytes_max` have passed, then cuts both ways.
+fn pump(mut source: TcpStream, mut target: TcpStream, bytes_max: usize) {
+    let mut left = bytes_max;
+    let mut buffer = [0; 512];
+    while left > 0 {
+        let wanted = left.min(buffer.len());
+        let Ok(bytes @ 1..) = source.read(&mut buffer[..wanted]) else { break };
+        if target.write_all(&buffer[..bytes]).is_err() {
+            break;
+        }
+        left -= bytes;
+    }
+    // Either may be closed already.
+    let _ = source.shutdown(Shutdown::Both);
+    let _ = target.shutdown(Shutdown::Both);
 }
 
 mod with_tokio {

@@ -2,7 +2,8 @@
 //!
 //! A [`Client`] belongs to one thread at a time. While a call runs, the client drives all its connections; between calls
 //! nothing happens. So a thread that wants throughput hands in many requests at once ([`Client::run`], [`Client::multi_get`]):
-//! they leave in one write per core and their answers are taken as they come.
+//! they leave in one write per core and their answers are taken as they come. A connection is made while the call that needs
+//! it waits, for at most [`Options::connect_limit`] per address of the server's name.
 
 mod poll;
 

@@ -427,13 +427,14 @@ impl<T> Session<T> {
         }
     }
 
-    /// A node may be reached where it was met, or where the topology says, or it moved: tries them in turn.
+    /// A node is tried where it was met first, because that works from here, and then where the topology says, because it
+    /// may have moved; and so on in turn.
     fn turn_address(&mut self, key: Key) {
         let (Some(topology), Some(link)) = (&self.map.topology, self.links.get_mut(key)) else { return };
         let Some(node) = link.place.and_then(|place| topology.nodes.iter().find(|node| node.id == place.node)) else {
             return;
         };
-        let met_at = self.map.met_at.get(&node.id).filter(|_| link.failures().is_multiple_of(2));
+        let met_at = self.map.met_at.get(&node.id).filter(|_| !link.failures().is_multiple_of(2));
         link.address.clone_from(met_at.unwrap_or(&node.address));
     }
 
