@@ -275,12 +275,12 @@ fn take_path(text: &str, prefix: &str) -> (usize, Vec<String>) {
     }
 }
 
-/// The source without comments, texts and test modules; lines stay where they are.
 /// Whether a whole file is test code, by its name.
 fn is_test_code(file: &Path) -> bool {
     file.file_stem().is_some_and(|stem| stem == "tests" || stem.to_string_lossy().ends_with("_test"))
 }
 
+/// The source without comments, texts and test modules; lines stay where they are.
 fn code_of(source: &str) -> String {
     let source = source.split("#[cfg(test)]").next().unwrap_or(source);
     let mut code = String::with_capacity(source.len());

@@ -82,6 +82,10 @@ impl Families {
         if let Some(files) = process.open_files {
             self.add("process_open_fds", "Open file descriptors of the process.", gauge(Vec::new(), files as f64));
         }
+        if let Some(bytes) = process.socket_bytes {
+            let help = "Kernel memory of all TCP sockets of the node's network namespace, beside --memory.";
+            self.add("quoit_kernel_socket_memory_bytes", help, gauge(Vec::new(), bytes as f64));
+        }
         if let Some(secs) = process.cpu_secs {
             let help = "Seconds of CPU, user and system, that the process has used.";
             self.add("process_cpu_seconds_total", help, counter(Vec::new(), secs));
