@@ -264,38 +264,39 @@ impl Core {
                 .iter()
                 .filter(|request| request.hash != 0)
                 .for_each(|request| self.shard.prefetch_item(request.hash));
-            for request in window {
-                self.execute_one(request);
-            }
+            window.chunk_by(|one, next| one.slot == next.slot).for_each(|run| self.execute_run(run));
         }
         ready.clear();
         self.ready = ready;
     }
 
-    #[inline]
-    fn execute_one(&mut self, ready: &Ready) {
-        let Some(mut connection) = self.take(ready.slot) else { return };
-        connection.ready -= 1;
+    /// Executes neighbouring requests of one connection, which is taken out of its slot once for all of them.
+    fn execute_run(&mut self, run: &[Ready]) {
+        let Some(slot) = run.first().map(|ready| ready.slot) else { return };
+        let Some(mut connection) = self.take(slot) else { return };
+        connection.ready -= run.len();
         let mut output = std::mem::take(&mut connection.output);
-        let bytes = match ready.source {
-            Source::Buffer(id) => &self.ring.buffers.received(id, RECEIVE_BUFFER_BYTES)[ready.offset..],
-            Source::Carry => &connection.carry[ready.offset..],
-        };
-        let frame = &bytes[..ready.head.frame_bytes];
-        let unsent = output.len() + connection.sending.output.len() - connection.sending.sent;
-        if !connection.deferred.is_empty() || unsent > self.output_bytes_high() {
-            connection.deferred.extend_from_slice(frame);
-            connection.stall = Some(Stall::Output);
-            self.counters.stalls_output += 1;
-        } else {
-            if output.bytes.capacity() == 0 {
-                output.bytes = self.spare_bytes.pop().unwrap_or_default();
+        if output.bytes.capacity() == 0 {
+            output.bytes = self.spare_bytes.pop().unwrap_or_default();
+        }
+        let sending_bytes = connection.sending.output.len() - connection.sending.sent;
+        let output_bytes_high = self.output_bytes_high();
+        let limits = self.reply_limits();
+        let now = self.now.instant();
+        for ready in run {
+            let bytes = match ready.source {
+                Source::Buffer(id) => &self.ring.buffers.received(id, RECEIVE_BUFFER_BYTES)[ready.offset..],
+                Source::Carry => &connection.carry[ready.offset..],
+            };
+            let frame = &bytes[..ready.head.frame_bytes];
+            if !connection.deferred.is_empty() || output.len() + sending_bytes > output_bytes_high {
+                connection.deferred.extend_from_slice(frame);
+                connection.stall = Some(Stall::Output);
+                self.counters.stalls_output += 1;
+                continue;
             }
             match Request::decode(ready.head, frame) {
-                Ok(request) => {
-                    let limits = self.reply_limits();
-                    self.shard.execute(self.now.instant(), &request, ready.hash, limits, &mut output);
-                }
+                Ok(request) => self.shard.execute(now, &request, ready.hash, limits, &mut output),
                 Err(refusal) => {
                     output.status(ready.head.id, refusal.status);
                     self.shard.count(ready.head.operation, refusal.status);
@@ -304,9 +305,9 @@ impl Core {
             self.counters.answered += 1;
         }
         connection.output = output;
-        self.mark_dirty(ready.slot, &mut connection);
-        self.touch_taken(ready.slot, &mut connection);
-        self.put_or_free(ready.slot, connection);
+        self.mark_dirty(slot, &mut connection);
+        self.touch_taken(slot, &mut connection);
+        self.put_or_free(slot, connection);
     }
 
     /// Scans the carries of connections whose stall has ended.
