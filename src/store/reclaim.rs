@@ -37,7 +37,9 @@ const DEAD_PERCENT_MAX: u64 = 10;
 /// Bytes of survivors for which a write in need waits before the policy's second chances are ignored.
 const SECOND_CHANCE_BYTES_MAX: usize = 4 * SEGMENT_BYTES;
 /// Free blocks among those in segments (one in so many) from which on they are compacted before anything is evicted.
-const VACANT_BLOCKS_PART: usize = 12;
+/// Smaller keeps blocks empty: at 12 a real trace was found 0.4 points less often. Larger copies more: at 32 that trace has
+/// one byte in 150 that is written copied.
+const VACANT_BLOCKS_PART: usize = 32;
 /// A segment is worth compacting when at least one in so many of its bytes are dead; and when memory is wanted now.
 const DEAD_PART_AHEAD: usize = 8;
 const DEAD_PART_NOW: usize = 64;
