@@ -13,6 +13,7 @@ help:
 	@echo "make run     build, and start a node on 127.0.0.1:7400 (ARGS=\"--memory 1GiB\" passes options)"
 	@echo "make test    format, lints, and every test"
 	@echo "make bench   measure Quoit beside the echo, memcached and redis, and write benches/README.md"
+	@echo "make soak    the end-to-end tests that take minutes, on release builds"
 	@echo "make setup   install what building and testing need (run and test do so too)"
 	@echo "make bench-setup   install what the side-by-side benchmarks need as well"
 
@@ -45,6 +46,10 @@ test: setup format lint docs
 	@echo "== examples in the documentation"
 	$(CARGO) test $(LOCKED) --workspace --doc
 	@echo "== everything passed"
+
+soak: setup
+	@echo "== minutes of verified traffic against a node, for each way of eviction"
+	$(CARGO) test $(LOCKED) --release -p quoit -p quoit-loadgen --test e2e --test command_line -- --ignored --nocapture
 
 format:
 	@echo "== format"

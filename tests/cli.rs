@@ -1,104 +1,19 @@
 //! `quoit` as a person or a script meets it: the real binary, its exit codes, what it says, and how it ends.
 
+mod node_process;
 mod wire_client;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::net::TcpListener;
+use std::process::{Command, Output};
 
+use node_process::{NodeProcess, quoit};
 use quoit_wire::{HelloParameters, RequestBody, RequestOptions, Status};
 use wire_client::WireClient;
-
-/// The binary, without any option of the environment this test runs in.
-fn quoit(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quoit"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("QUOIT_") {
-            command.env_remove(name);
-        }
-    }
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
 
 /// Runs to the end, which comes by itself; exit code, standard output, standard error.
 fn run(command: &mut Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().expect("the binary runs");
     (status.code(), String::from_utf8(stdout).expect("text"), String::from_utf8(stderr).expect("text"))
-}
-
-/// A node in a process of its own, ended with the test.
-struct NodeProcess {
-    child: Child,
-    log: BufReader<ChildStderr>,
-    address: SocketAddr,
-    admin: SocketAddr,
-}
-
-impl NodeProcess {
-    /// Starts a node on free ports and waits until it says that it is ready.
-    fn start(arguments: &[&str]) -> Self {
-        let mut child = quoit(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--memory", "128MiB"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let log = BufReader::new(child.stderr.take().expect("it is piped"));
-        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut ready = String::new();
-        output.read_line(&mut ready).expect("text");
-        let mut node = Self { child, log, address: ([127, 0, 0, 1], 0).into(), admin: ([127, 0, 0, 1], 0).into() };
-        let Some((address, admin)) = ready_line(&ready) else {
-            panic!("the node is not ready: {ready:?}, log: {}", node.wait().1);
-        };
-        (node.address, node.admin) = (address, admin);
-        node
-    }
-
-    fn signal(&self, signal: libc::c_int) {
-        // SAFETY: no memory is passed; the process is this test's own child and has not been waited for.
-        let sent = unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
-        assert_eq!(sent, 0, "the node lives");
-    }
-
-    /// Waits for a line of the log that holds `text`.
-    fn await_log(&mut self, text: &str) {
-        let mut line = String::new();
-        while !line.contains(text) {
-            line.clear();
-            assert_ne!(self.log.read_line(&mut line).expect("text"), 0, "the log ends without \"{text}\"");
-        }
-    }
-
-    /// Waits for the node's end; exit code, and the rest of the log.
-    fn wait(&mut self) -> (Option<i32>, String) {
-        let mut log = String::new();
-        self.log.read_to_string(&mut log).expect("text");
-        (self.child.wait().expect("it is a child").code(), log)
-    }
-
-    fn http_get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.admin).expect("the admin HTTP listens");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: quoit\r\nConnection: close\r\n\r\n").expect("the node reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("the node answers");
-        answer
-    }
-}
-
-impl Drop for NodeProcess {
-    fn drop(&mut self) {
-        // It has mostly ended by now; then there is nothing to kill.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Reads `ready listen=… admin=…`.
-fn ready_line(line: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let (listen, admin) = line.trim_end().strip_prefix("ready listen=")?.split_once(" admin=")?;
-    Some((listen.parse().ok()?, admin.parse().ok()?))
 }
 
 #[test]

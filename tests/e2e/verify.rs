@@ -1,0 +1,121 @@
+//! Verified traffic over two cores: nothing stale, nothing wrong, nothing lost, and memory within its cap.
+//!
+//! Two generators load a node at once. One writes many small values, half of its requests going to the core that does not
+//! own the key; the other values that are received into the arena and sent from where they lie there, through the owner.
+//! Both read, set, delete, count and let items expire, and check every byte that comes back.
+
+use crate::generator::Generator;
+use crate::node_process::NodeProcess;
+use crate::{two_cores, whole_machine};
+
+/// What a node may have resident beyond `--memory`: the program itself, its stacks and tables, histograms, and a few
+/// hundred connections. README.md states it to users.
+const RESIDENT_BYTES_BESIDE_MEMORY: u64 = 48 << 20;
+
+/// How long the short runs last, in requests: on a busy machine they take longer, and prove the same.
+const SHORT: [&[&str]; 2] = [&["--requests", "100000"], &["--requests", "30000"]];
+/// How long the soaks last.
+const LONG: [&[&str]; 2] = [&["--duration", "60s"]; 2];
+
+/// Values that nobody asks for again, half as much again as a node of 64 MiB holds.
+const FILLING: &[&str] = &["--keys", "1000", "--key-size", "24", "--value-size", "64KiB", "--connections", "8"];
+
+/// Values of 24 bytes, the least that can be verified, to 4 KiB. The counters beside them are values of 1 byte and more.
+const SMALL_VALUES: &[&str] =
+    &["--keys", "30000", "--key-size", "16", "--value-size", "24-4KiB", "--connections", "32", "--route", "any"];
+/// Values of up to 72 KiB: most are larger than what is received in place (32 KiB) and sent in place (16 KiB).
+const LARGE_VALUES: &[&str] = &["--keys", "1500", "--key-size", "20", "--value-size", "24-72KiB", "--connections", "8"];
+/// Half of the sets expire within the time to live.
+const MIX: &[&str] = &[
+    "--verify",
+    "--pipeline",
+    "4",
+    "--set-ratio",
+    "0.3",
+    "--delete-ratio",
+    "0.05",
+    "--incr-ratio",
+    "0.05",
+    "--ttl",
+    "500ms",
+];
+
+#[test]
+fn verified_traffic_with_evictions() {
+    evicting("s3-fifo", SHORT);
+}
+
+#[test]
+fn verified_traffic_without_evictions() {
+    without_evictions(SHORT);
+}
+
+#[test]
+#[ignore = "a minute for each policy: make soak"]
+fn soak_verified_traffic_with_evictions() {
+    for policy in ["s3-fifo", "lru"] {
+        evicting(policy, LONG);
+    }
+}
+
+#[test]
+#[ignore = "a minute: make soak"]
+fn soak_verified_traffic_without_evictions() {
+    without_evictions(LONG);
+}
+
+/// A node that is far too small for what is written to it.
+fn evicting(policy: &str, extent: [&[&str]; 2]) {
+    let _machine = whole_machine();
+    let node =
+        NodeProcess::start_on("127.0.0.1:0", &["--cores", two_cores(), "--memory", "64MiB", "--eviction", policy]);
+    // Full before it begins, so that everything written evicts something.
+    let filled = Generator::start("fill", node.address, FILLING).finish();
+    assert!(filled.is_clean, "{}", filled.text);
+    let evictions_before = node.metric("quoit_evictions_total");
+    assert!(evictions_before > 0, "the node was to be too small");
+    load(&node, extent, &[]);
+    let evictions = node.metric("quoit_evictions_total") - evictions_before;
+    assert!(evictions > 100, "{evictions} evictions: the node was to be too small");
+    finish(node, policy, 64 << 20);
+}
+
+/// A node with room for everything: a live key that is missed is lost.
+fn without_evictions(extent: [&[&str]; 2]) {
+    let _machine = whole_machine();
+    let node =
+        NodeProcess::start_on("127.0.0.1:0", &["--cores", two_cores(), "--memory", "256MiB", "--eviction", "none"]);
+    load(&node, extent, &["--no-evictions"]);
+    assert_eq!(node.metric("quoit_evictions_total"), 0);
+    finish(node, "none", 256 << 20);
+}
+
+/// Puts both kinds of traffic on the node to the `extent` of each and asserts that every reply was right.
+fn load(node: &NodeProcess, extent: [&[&str]; 2], more: &[&str]) {
+    let start = |traffic, extent| Generator::start("run", node.address, &[traffic, MIX, extent, more].concat());
+    let generators = [start(SMALL_VALUES, extent[0]), start(LARGE_VALUES, extent[1])];
+    for report in generators.map(Generator::finish) {
+        println!("{}", report.text);
+        assert!(report.is_clean && report.number("errors") == 0, "{}", report.text);
+        assert!(report.number("requests") > 1000 && report.fraction("hit_ratio") > 0.05, "{}", report.text);
+    }
+    for metric in ["quoit_requests_forwarded_total", "quoit_expirations_total"] {
+        assert!(node.metric(metric) > 0, "the traffic was to give {metric}");
+    }
+}
+
+/// Asserts that the node's memory was never over its cap and ends it.
+fn finish(node: NodeProcess, policy: &str, memory_bytes: u64) {
+    let peak_bytes = node.resident_bytes_peak();
+    println!(
+        "{policy}: resident at most {:.1} MiB, --memory {} MiB and {:.1} MiB",
+        peak_bytes as f64 / f64::from(1 << 20),
+        memory_bytes >> 20,
+        (peak_bytes as f64 - memory_bytes as f64) / f64::from(1 << 20),
+    );
+    assert!(
+        peak_bytes <= memory_bytes + RESIDENT_BYTES_BESIDE_MEMORY,
+        "{peak_bytes} bytes were resident, with --memory {memory_bytes}"
+    );
+    node.stop();
+}

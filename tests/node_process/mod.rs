@@ -1,0 +1,129 @@
+//! The real `quoit` binary as a child process: started on free ports, asked over its admin HTTP, ended with the test.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+/// The binary, without any option of the environment this test runs in.
+pub(crate) fn quoit(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quoit"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("QUOIT_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// A node in a process of its own, ended with the test.
+pub(crate) struct NodeProcess {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl NodeProcess {
+    /// Starts a node of 128 MiB on free ports and waits until it says that it is ready.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::start_on("127.0.0.1:0", &[&["--memory", "128MiB"], arguments].concat())
+    }
+
+    /// Starts a node that listens on `listen`, with its admin HTTP on a free port, and waits until it is ready.
+    pub(crate) fn start_on(listen: &str, arguments: &[&str]) -> Self {
+        let mut child = quoit(&["serve", "--listen", listen, "--admin", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let log = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut ready = String::new();
+        output.read_line(&mut ready).expect("text");
+        let mut node = Self { child, log, address: ([127, 0, 0, 1], 0).into(), admin: ([127, 0, 0, 1], 0).into() };
+        let Some((address, admin)) = ready_line(&ready) else {
+            panic!("the node is not ready: {ready:?}, log: {}", node.wait().1);
+        };
+        (node.address, node.admin) = (address, admin);
+        node
+    }
+
+    /// Sends the process a signal.
+    pub(crate) fn signal(&self, signal: libc::c_int) {
+        // SAFETY: no memory is passed; the process is this test's own child and has not been waited for.
+        let sent = unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+        assert_eq!(sent, 0, "the node lives");
+    }
+
+    /// Waits for a line of the log that holds `text`.
+    pub(crate) fn await_log(&mut self, text: &str) {
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            assert_ne!(self.log.read_line(&mut line).expect("text"), 0, "the log ends without \"{text}\"");
+        }
+    }
+
+    /// Waits for the node's end; exit code, and the rest of the log.
+    pub(crate) fn wait(&mut self) -> (Option<i32>, String) {
+        let mut log = String::new();
+        self.log.read_to_string(&mut log).expect("text");
+        (self.child.wait().expect("it is a child").code(), log)
+    }
+
+    /// Tells the node to end, and asserts that it ends well.
+    pub(crate) fn stop(mut self) {
+        self.signal(libc::SIGTERM);
+        let (code, log) = self.wait();
+        assert_eq!(code, Some(0), "{log}");
+    }
+
+    /// Asks the admin HTTP; the whole answer.
+    pub(crate) fn http_get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).expect("the admin HTTP listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: quoit\r\nConnection: close\r\n\r\n").expect("the node reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the node answers");
+        answer
+    }
+
+    /// The sum of a metric over all its cores and labels. Fails the test when there is no such metric.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let metrics = self.http_get("/metrics");
+        let value_of = |line: &str| {
+            let rest = line.strip_prefix(name)?;
+            let value = rest.strip_prefix(' ').or_else(|| rest.strip_prefix('{')?.split_once("} ").map(|it| it.1))?;
+            value.parse::<f64>().ok()
+        };
+        let values: Vec<f64> = metrics.lines().filter_map(value_of).collect();
+        assert!(!values.is_empty(), "{name} is missing in\n{metrics}");
+        values.iter().sum::<f64>() as u64
+    }
+
+    /// The most memory the process has had resident since its start: the kernel's `VmHWM`, which misses no moment.
+    pub(crate) fn resident_bytes_peak(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the node lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel counts it");
+        let kibibytes: u64 = line.trim().strip_suffix(" kB").expect("kibibytes").parse().expect("a number");
+        kibibytes * 1024
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        // It has mostly ended by now; then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads `ready listen=… admin=…`.
+fn ready_line(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let (listen, admin) = line.trim_end().strip_prefix("ready listen=")?.split_once(" admin=")?;
+    Some((listen.parse().ok()?, admin.parse().ok()?))
+}
