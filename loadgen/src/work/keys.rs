@@ -96,15 +96,24 @@ impl KeySpace {
 #[inline]
 pub(crate) fn write_digits(number: u64, key: &mut [u8]) {
     if let Some(digits) = key.last_chunk_mut::<DIGITS>() {
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
-            pair[0] = HEX[usize::from(byte >> 4)];
-            pair[1] = HEX[usize::from(byte & 15)];
-        }
+        digits[..8].copy_from_slice(&eight_digits((number >> 32) as u32));
+        digits[8..].copy_from_slice(&eight_digits(number as u32));
     } else {
         for (place, digit) in key.iter_mut().rev().enumerate() {
             *digit = HEX[(number >> (4 * place)) as usize & 15];
         }
     }
+}
+
+/// Eight hexadecimal digits at once: each half-byte moves into a byte of its own, then all become letters together.
+#[inline]
+const fn eight_digits(number: u32) -> [u8; 8] {
+    let spread = number as u64;
+    let spread = ((spread << 16) & 0x0000_FFFF_0000_0000) | (spread & 0x0000_FFFF);
+    let spread = ((spread << 8) & 0x00FF_0000_00FF_0000) | (spread & 0x0000_00FF_0000_00FF);
+    let spread = ((spread << 4) & 0x0F00_0F00_0F00_0F00) | (spread & 0x000F_000F_000F_000F);
+    let is_letter = ((spread + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+    (spread + 0x3030_3030_3030_3030 + is_letter * (b'a' - b'0' - 10) as u64).to_be_bytes()
 }
 
 /// Hexadecimal digits of the last of `keys` keys.
@@ -146,6 +155,15 @@ mod tests {
         assert_eq!(written(20, 0x2a), "kkkk000000000000002a");
         assert_eq!(written(3, 0x2a), "02a");
         assert_eq!(written(16, u64::MAX), "ffffffffffffffff");
+    }
+
+    #[test]
+    fn every_digit_is_written_in_every_place() {
+        let mut random = crate::work::random::Random::new(11, 0);
+        for _ in 0..10_000 {
+            let number = random.next_u64();
+            assert_eq!(written(16, number), format!("{number:016x}"));
+        }
     }
 
     #[test]

@@ -80,11 +80,10 @@ impl Mix {
     #[inline]
     fn draw_key(&mut self, connection: usize) -> Option<u64> {
         for _ in 0..DRAWS_MAX {
-            let rank = match &self.zipf {
-                Some(zipf) => zipf.draw(&mut self.random),
+            let key = match &self.zipf {
+                Some(zipf) => self.options.keys.at_rank(zipf.draw(&mut self.random)),
                 None => self.random.below(self.options.keys.len()),
             };
-            let key = self.options.keys.at_rank(rank);
             write_digits(key, &mut self.key);
             if self.routes.allows(connection, &self.key) {
                 return Some(key);
