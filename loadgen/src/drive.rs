@@ -20,6 +20,8 @@ use crate::work::{Routes, Work};
 
 /// Between two looks at signals.
 const TICK: Duration = Duration::from_millis(100);
+/// Share of the measured time that the server must have been watched for its figures to mean anything.
+const WATCHED_SHARE_MIN: f64 = 0.8;
 /// Between two lines of progress.
 const PROGRESS_INTERVAL_NS: u64 = 1_000_000_000;
 
@@ -148,7 +150,11 @@ fn watch_over(
     let end_ns = options.duration_ns.map_or(u64::MAX, |duration| measure_ns.saturating_add(duration));
     wait_until(end_ns, watch, &mut running, shared, options);
     let (after, cpu_after) = (sample(), own_cpu_s());
-    let usage = before.as_ref().zip(after.as_ref()).map(|(before, after): (&UsageSample, _)| before.until(after));
+    let usage = before.as_ref().zip(after.as_ref()).and_then(|(before, after): (&UsageSample, _)| {
+        // A watcher that got no processor time has looked at the wrong moments.
+        let expected_ns = options.duration_ns.unwrap_or(0) as f64;
+        (before.ns_until(after) as f64 >= expected_ns * WATCHED_SHARE_MIN).then(|| before.until(after))
+    });
     (usage, cpu_after - cpu_before)
 }
 

@@ -245,7 +245,8 @@ impl Report {
 
     fn server_line(&self) -> String {
         let Some(busy) = self.server_busy_percent else {
-            return "server    not seen on this machine: name it with --server-pid or --server-cpu".into();
+            return "server    not watched: it runs elsewhere (or name it with --server-pid, --server-cpu), or the watcher got no time"
+                .into();
         };
         let mut line = format!("server    {busy:.1} % busy on its busiest core");
         if let (Some(cpu_s), Some(per_request)) = (self.server_cpu_s, self.server_cpu_us_per_request) {

@@ -81,9 +81,14 @@ impl ServerProbe {
 }
 
 impl UsageSample {
+    /// Nanoseconds from `self` to `later`.
+    pub(crate) const fn ns_until(&self, later: &Self) -> u64 {
+        later.at_ns.saturating_sub(self.at_ns)
+    }
+
     /// What was used from `self` to `later`.
     pub(crate) fn until(&self, later: &Self) -> ServerUsage {
-        let elapsed_ns = later.at_ns.saturating_sub(self.at_ns).max(1);
+        let elapsed_ns = self.ns_until(later).max(1);
         let mut usage = ServerUsage {
             user_s: later.user_ticks.saturating_sub(self.user_ticks) as f64 / TICKS_PER_SEC,
             system_s: later.system_ticks.saturating_sub(self.system_ticks) as f64 / TICKS_PER_SEC,
