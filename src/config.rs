@@ -32,6 +32,8 @@ use crate::units::{self, DisplayBytes, UnitProblem};
 const CORES_MAX: usize = topology::CORES_MAX;
 /// Longest spin before parking: longer is `spin`.
 const IDLE_SPIN_MICROS_MAX: u64 = 1_000_000;
+/// A share of the machine's memory is rounded down to this, so that it reads well.
+const SHARE_STEP_BYTES: u64 = 1 << 20;
 /// Connections of a node; more than one machine's files and socket buffers carry.
 const CONNECTIONS_MAX: usize = 1_000_000;
 
@@ -402,7 +404,8 @@ fn parse_memory(text: &str, machine: &Machine) -> Result<usize, Invalid> {
     let bytes = match text.strip_suffix('%') {
         Some(percent) => {
             let percent = percent.parse::<u64>().ok().filter(|percent| (1..=100).contains(percent));
-            machine.memory_bytes / 100 * percent.ok_or(Invalid::Share)?
+            let share_bytes = machine.memory_bytes.saturating_mul(percent.ok_or(Invalid::Share)?) / 100;
+            share_bytes - share_bytes % SHARE_STEP_BYTES
         }
         None => units::parse_bytes(text).map_err(|error| Invalid::Size(error.problem))?,
     };

@@ -77,6 +77,24 @@ impl fmt::Display for DisplayBytes {
     }
 }
 
+/// A size for reading at a glance, in the largest unit it fills, to a tenth: `2.7GiB`. It does not read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DisplayRoughly(pub u64);
+
+impl fmt::Display for DisplayRoughly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        match units.iter().find(|(unit_bytes, _)| self.0 >= *unit_bytes) {
+            Some((unit_bytes, unit)) => {
+                // Tenths by whole numbers, rounded down: a cap is never shown larger than it is.
+                let tenths = u128::from(self.0) * 10 / u128::from(*unit_bytes);
+                write!(f, "{}.{}{unit}", tenths / 10, tenths % 10)
+            }
+            None => write!(f, "{}B", self.0),
+        }
+    }
+}
+
 /// A duration as its parts: `1h30m`, `500ms`, `0s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DisplayDuration(pub Duration);
@@ -262,6 +280,15 @@ mod tests {
         for text in ["", "5", "s", "-5s", "5 s", "5x", "1h30", "1.5ns", "99999999999999999999d"] {
             let error = parse_duration(text).expect_err(text);
             assert_eq!(error.text, text);
+        }
+    }
+
+    #[test]
+    fn a_size_at_a_glance_is_never_shown_larger_than_it_is() {
+        for (bytes, shown) in
+            [(0, "0B"), (1023, "1023B"), (1024, "1.0KiB"), (2_956_847_199, "2.7GiB"), (u64::MAX, "16777215.9TiB")]
+        {
+            assert_eq!(DisplayRoughly(bytes).to_string(), shown);
         }
     }
 

@@ -42,7 +42,7 @@ fn without_options_the_defaults_hold() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:7400");
     assert_eq!(config.admin.to_string(), "127.0.0.1:7401");
     assert_eq!(config.cpus, [0, 1, 3], "all that the process may run on");
-    assert_eq!(config.memory_bytes as u64, MEMORY_BYTES / 100 * 25);
+    assert_eq!(config.memory_bytes as u64, MEMORY_BYTES / 4);
     assert_eq!(config.eviction, PolicyKind::S3Fifo);
     assert_eq!(config.idle, Idle::Park);
     assert_eq!((config.value_bytes_max, config.connections_max), (None, None));

@@ -17,7 +17,7 @@ use crate::runtime::limits::CONNECTIONS_MAX_DEFAULT;
 use crate::runtime::machine::{Machine, MachineError};
 use crate::runtime::preflight::{self, DisplayCpus, Requirements, Shortcoming};
 use crate::runtime::{Node, RuntimeOptions, StartError};
-use crate::units::DisplayBytes;
+use crate::units::{DisplayBytes, DisplayRoughly};
 
 /// Runs a node until it is told to stop. What goes wrong is said on standard error.
 pub fn run(flags: &ServeFlags) -> ExitCode {
@@ -146,9 +146,9 @@ fn announce(node: &Node, control: &Control, options: &RuntimeOptions, control_cp
     );
     tracing::info!(
         total = %DisplayBytes(options.memory_bytes as u64),
-        store_per_core = %DisplayBytes(memory.store_bytes as u64),
-        buffers_per_core = %DisplayBytes(memory.buffer_bytes as u64),
-        value_max = %DisplayBytes(memory.value_bytes_max as u64),
+        store_per_core = %DisplayRoughly(memory.store_bytes as u64),
+        buffers_per_core = %DisplayRoughly(memory.buffer_bytes as u64),
+        value_max = %DisplayRoughly(memory.value_bytes_max as u64),
         eviction = %options.policy,
         "memory"
     );
