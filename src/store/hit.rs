@@ -41,11 +41,15 @@ pub struct Value<'a> {
 
 impl<'a> Value<'a> {
     /// The value of the item at `location`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(memory: &'a Memory, location: usize, header: &Header) -> Self {
-        let record = memory.arena.bytes(location, header.record_bytes());
-        let body = &record[header.bytes() + header.key_bytes..];
-        let (tail, list) = body.split_at(header.inline_bytes());
+        let header_bytes = Header::stored_bytes(memory.arena.bytes_from(location));
+        let body_at = location + header_bytes + header.key_bytes;
+        let tail = memory.arena.bytes(body_at, header.inline_bytes());
+        let list = match header.blocks() {
+            0 => &[],
+            blocks => memory.arena.bytes(body_at + tail.len(), 4 * blocks),
+        };
         Self { memory, location, length: header.value_bytes, list, tail }
     }
 

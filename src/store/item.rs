@@ -52,18 +52,16 @@ pub(super) const RECORD_BYTES_MAX: usize = HEADER_BYTES_MAX
 const _: () = assert!(RECORD_BYTES_MAX <= super::segments::SEGMENT_BYTES);
 const _: () = assert!(HEADER_BYTES[0] == 5);
 
+/// Bytes that must be readable from an item's start on, its own or what follows it.
+pub(super) const READ_BYTES: usize = HEADER_BYTES_MAX + 8;
+
 /// Length of the header for every shape.
 const HEADER_BYTES: [u8; 256] = {
     let mut table = [0; 256];
     let mut shape = 0;
     while shape < 256 {
         let bits = shape as u8;
-        let value = match (bits & SHAPE_VALUE_MASK) >> SHAPE_VALUE_SHIFT {
-            0 => 1,
-            1 => 2,
-            _ => 4,
-        };
-        let key = if bits & SHAPE_LONG_KEY != 0 { 2 } else { 1 };
+        let (value, key) = (value_width(bits) as u8, key_width(bits) as u8);
         let sequence = SEQUENCE_WIDTH_MIN as u8 + (bits & 3);
         let expiry = if bits & SHAPE_EXPIRY != 0 { MILLIS_BYTES as u8 } else { 0 };
         let idle = if bits & SHAPE_IDLE != 0 { MILLIS_BYTES as u8 } else { 0 };
@@ -89,23 +87,34 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads the header at the start of `bytes`, which the store wrote.
-    #[inline]
+    /// Reads the header at the start of `bytes`, which the store wrote; at least [`READ_BYTES`] must follow its start.
+    #[inline(always)]
     pub(super) fn read(bytes: &[u8]) -> Self {
         let shape = bytes[0];
         let mut at = 1;
-        let value_bytes = match shape & SHAPE_VALUE_MASK {
-            0 => read_uint(bytes, &mut at, 1),
-            SHAPE_VALUE_TWO => read_uint(bytes, &mut at, 2),
-            _ => read_uint(bytes, &mut at, 4),
-        };
-        let key_bytes = read_uint(bytes, &mut at, if shape & SHAPE_LONG_KEY != 0 { 2 } else { 1 });
+        let value_bytes = read_uint(bytes, &mut at, value_width(shape)) as usize;
+        let key_bytes = read_uint(bytes, &mut at, key_width(shape)) as usize;
         let sequence = read_uint(bytes, &mut at, SEQUENCE_WIDTH_MIN + usize::from(shape & 3));
-        let expires_ms = (shape & SHAPE_EXPIRY != 0).then(|| read_uint(bytes, &mut at, MILLIS_BYTES));
-        let idle_ms = if shape & SHAPE_IDLE != 0 { read_uint(bytes, &mut at, MILLIS_BYTES) } else { 0 };
-        let client_flags = if shape & SHAPE_CLIENT_FLAGS != 0 { read_uint(bytes, &mut at, 4) as u32 } else { 0 };
-        let (key_bytes, value_bytes) = (key_bytes as usize, value_bytes as usize);
+        let (mut expires_ms, mut idle_ms, mut client_flags) = (None, 0, 0);
+        if shape & (SHAPE_EXPIRY | SHAPE_IDLE | SHAPE_CLIENT_FLAGS) != 0 {
+            if shape & SHAPE_EXPIRY != 0 {
+                expires_ms = Some(read_uint(bytes, &mut at, MILLIS_BYTES));
+            }
+            if shape & SHAPE_IDLE != 0 {
+                idle_ms = read_uint(bytes, &mut at, MILLIS_BYTES);
+            }
+            if shape & SHAPE_CLIENT_FLAGS != 0 {
+                client_flags = read_uint(bytes, &mut at, 4) as u32;
+            }
+        }
         Self { key_bytes, value_bytes, sequence, client_flags, expires_ms, idle_ms }
+    }
+
+    /// Where key and value begin in an item that is read: the header's length by its first byte, without computing the
+    /// shape from the fields anew.
+    #[inline(always)]
+    pub(super) fn stored_bytes(bytes: &[u8]) -> usize {
+        usize::from(HEADER_BYTES[usize::from(bytes[0])])
     }
 
     /// Writes the header to the start of `out`; returns its length.
@@ -113,13 +122,8 @@ impl Header {
         let shape = self.shape();
         out[0] = shape;
         let mut at = 1;
-        let value_width = match shape & SHAPE_VALUE_MASK {
-            0 => 1,
-            SHAPE_VALUE_TWO => 2,
-            _ => 4,
-        };
-        write_uint(out, &mut at, value_width, self.value_bytes as u64);
-        write_uint(out, &mut at, if shape & SHAPE_LONG_KEY != 0 { 2 } else { 1 }, self.key_bytes as u64);
+        write_uint(out, &mut at, value_width(shape), self.value_bytes as u64);
+        write_uint(out, &mut at, key_width(shape), self.key_bytes as u64);
         write_uint(out, &mut at, SEQUENCE_WIDTH_MIN + usize::from(shape & 3), self.sequence);
         if let Some(expires_ms) = self.expires_ms {
             write_uint(out, &mut at, MILLIS_BYTES, expires_ms.min(MILLIS_MAX));
@@ -198,31 +202,36 @@ impl Header {
     }
 }
 
-/// Whether the item at the start of `bytes` has this key. The fast way to tell, without reading the whole header.
-#[inline]
+/// Whether the item at the start of `bytes` has this key. The fast way to tell, without reading the whole header; needs as
+/// many bytes as [`Header::read`].
+#[inline(always)]
 pub(super) fn has_key(bytes: &[u8], key: &[u8]) -> bool {
     let shape = bytes[0];
     let key_at = usize::from(HEADER_BYTES[usize::from(shape)]);
-    let length_at = 1 + match shape & SHAPE_VALUE_MASK {
-        0 => 1,
-        SHAPE_VALUE_TWO => 2,
-        _ => 4,
-    };
-    let mut key_bytes = usize::from(bytes[length_at]);
-    if shape & SHAPE_LONG_KEY != 0 {
-        key_bytes |= usize::from(bytes[length_at + 1]) << 8;
-    }
+    let mut length_at = 1 + value_width(shape);
+    let key_bytes = read_uint(bytes, &mut length_at, key_width(shape)) as usize;
     key_bytes == key.len() && bytes[key_at..key_at + key_bytes] == *key
 }
 
+/// Width of the value's length.
 #[inline]
+const fn value_width(shape: u8) -> usize {
+    1 << ((shape & SHAPE_VALUE_MASK) >> SHAPE_VALUE_SHIFT)
+}
+
+/// Width of the key's length.
+#[inline]
+const fn key_width(shape: u8) -> usize {
+    1 + ((shape & SHAPE_LONG_KEY) >> SHAPE_LONG_KEY.trailing_zeros()) as usize
+}
+
+/// Reads `width` bytes, at most eight, by one load of eight: fields' widths differ from item to item, and a loop over
+/// them would be mispredicted.
+#[inline(always)]
 fn read_uint(bytes: &[u8], at: &mut usize, width: usize) -> u64 {
-    let mut value = 0;
-    for (place, byte) in bytes[*at..*at + width].iter().enumerate() {
-        value |= u64::from(*byte) << (8 * place);
-    }
+    let word = bytes[*at..*at + 8].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
     *at += width;
-    value
+    word & (u64::MAX >> (64 - 8 * width))
 }
 
 #[inline]
@@ -249,7 +258,7 @@ mod tests {
             idle_ms in prop_oneof![Just(0), 1u64..=MILLIS_MAX],
         ) {
             let header = Header { key_bytes, value_bytes, sequence, client_flags, expires_ms, idle_ms };
-            let mut bytes = vec![0; HEADER_BYTES_MAX + key_bytes];
+            let mut bytes = vec![0; READ_BYTES + key_bytes];
             prop_assert_eq!(header.write(&mut bytes), header.bytes());
             prop_assert_eq!(Header::read(&bytes), header);
             let key = vec![0; key_bytes];

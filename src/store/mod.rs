@@ -26,13 +26,13 @@ use quoit_wire::Version;
 use quoit_wire::limits::KEY_BYTES_MAX;
 
 use self::append::{KEPT_FROM_WRITES, Open, OpenKind, Part};
-use self::arena::Arena;
+use self::arena::{Arena, LINE_BYTES};
 use self::blocks::Blocks;
 use self::counters::Counters;
 use self::expiry::Expiry as ExpirySchedule;
 pub use self::hit::{Hit, Pin, Reservation, Slices, Value};
 use self::index::{Entry, Index, Slot, tag_of};
-use self::item::{HEADER_BYTES_MAX, Header, INLINE_BYTES_MAX, RECORD_BYTES_MAX, has_key};
+use self::item::{HEADER_BYTES_MAX, Header, INLINE_BYTES_MAX, READ_BYTES, RECORD_BYTES_MAX, has_key};
 pub use self::operation::{
     Condition, End, Expiry, ExtendOutcome, Increment, IncrementOutcome, Progress, ReserveRefusal, SetOutcome,
     TouchOutcome, Write,
@@ -40,7 +40,7 @@ pub use self::operation::{
 pub use self::options::{PolicyKind, StoreError, StoreOptions, UnknownPolicy};
 use self::policy::{Policy, QUEUES};
 use self::reclaim::Walk;
-use self::segments::{Chain, Memory, NO_SEGMENT, SEGMENT_BYTES, SegmentId, Segments, segment_of, segment_start};
+use self::segments::{Chain, Memory, NO_SEGMENT, SEGMENT_BYTES, SegmentId, Segments, segment_of};
 use self::versions::Versions;
 use crate::samples::Sample;
 use crate::time::{Duration, Instant};
@@ -111,7 +111,8 @@ impl Store {
     /// A store without vnodes. Memory is mapped but not touched.
     pub fn new(options: StoreOptions) -> Result<Self, StoreError> {
         let segments = options.segments()?;
-        let bytes = (segments + 1) * SEGMENT_BYTES;
+        // The last item's header is read by loads that go past its end.
+        let bytes = (segments + 1) * SEGMENT_BYTES + READ_BYTES.next_multiple_of(LINE_BYTES);
         let arena = Arena::map(bytes).map_err(|source| StoreError::Map { bytes, source })?;
         Ok(Self {
             memory: Memory { arena, segments: Segments::new(segments) },
@@ -167,17 +168,22 @@ impl Store {
 
     /// Reads an item. A hit counts for the eviction policy, and restarts an idle expiry.
     pub fn get(&mut self, now: Instant, hash: u64, key: &[u8]) -> Option<Hit<'_>> {
-        let Some(found) = self.find_live(now, hash, key) else {
+        let Some((slot, entry)) = self.find(hash, key) else {
             self.counters.misses += 1;
             return None;
         };
+        let location = entry.location();
+        let mut header = self.header_at(location);
+        if header.is_expired(now.as_millis()) {
+            self.drop_expired(slot, location, &header);
+            self.counters.misses += 1;
+            return None;
+        }
         self.counters.hits += 1;
-        let Found { slot, entry, mut header } = found;
         let bits = self.policy.hit(entry.policy_bits());
         if bits != entry.policy_bits() {
             self.index.replace(&mut self.memory, slot, entry.with_policy_bits(bits));
         }
-        let location = entry.location();
         if header.idle_ms != 0 {
             // Only the expiry's own bytes change: a pin on the value notices nothing.
             let expires_ms = now.as_millis().saturating_add(header.idle_ms).min(item::MILLIS_MAX);
@@ -415,26 +421,33 @@ impl Store {
     }
 
     /// The item with this key, if there is one that has not ended; one that has is removed.
-    #[inline]
     fn find_live(&mut self, now: Instant, hash: u64, key: &[u8]) -> Option<Found> {
-        let arena = &self.memory.arena;
-        let (slot, entry) = self.index.find(&self.memory, hash, |entry| {
-            let location = entry.location();
-            has_key(arena.bytes(location, segment_end(location) - location), key)
-        })?;
+        let (slot, entry) = self.find(hash, key)?;
         let header = self.header_at(entry.location());
         if header.is_expired(now.as_millis()) {
-            self.index.remove(&mut self.memory, slot);
-            self.retire(entry.location(), &header);
-            self.counters.expirations += 1;
+            self.drop_expired(slot, entry.location(), &header);
             return None;
         }
         Some(Found { slot, entry, header })
     }
 
-    #[inline]
+    /// The index entry of this key.
+    #[inline(always)]
+    fn find(&self, hash: u64, key: &[u8]) -> Option<(Slot, Entry)> {
+        let arena = &self.memory.arena;
+        self.index.find(&self.memory, hash, |entry| has_key(arena.bytes_from(entry.location()), key))
+    }
+
+    #[cold]
+    fn drop_expired(&mut self, slot: Slot, location: usize, header: &Header) {
+        self.index.remove(&mut self.memory, slot);
+        self.retire(location, header);
+        self.counters.expirations += 1;
+    }
+
+    #[inline(always)]
     fn header_at(&self, location: usize) -> Header {
-        Header::read(self.memory.arena.bytes(location, segment_end(location) - location))
+        Header::read(self.memory.arena.bytes_from(location))
     }
 
     fn header_for(&self, now: Instant, client_flags: u32, expiry: Expiry) -> Header {
@@ -454,10 +467,4 @@ impl Store {
         }
         std::str::from_utf8(self.memory.arena.bytes(at, length)).ok()?.parse().ok()
     }
-}
-
-/// Where the segment ends in which `location` is.
-#[inline]
-const fn segment_end(location: usize) -> usize {
-    segment_start(segment_of(location)) + SEGMENT_BYTES
 }

@@ -12,7 +12,6 @@ use super::Store;
 use super::append::{KEPT_FOR_INDEX, KEPT_FROM_WRITES, OpenKind};
 use super::blocks::block_start;
 use super::expiry::Scan;
-use super::item::Header;
 use super::operation::Progress;
 use super::policy::{Evicted, MAIN, Occupancy, SMALL, Verdict, Victim};
 use super::segments::{
@@ -328,7 +327,7 @@ impl Store {
         let mut candidates = 0;
         while walk.at < written && candidates < BATCH_ITEMS && walk.at - batch_start < BATCH_BYTES {
             let location = start + walk.at;
-            let header = Header::read(self.memory.arena.bytes(location, SEGMENT_BYTES - walk.at));
+            let header = self.header_at(location);
             walk.at += header.record_bytes();
             if walk.purpose == Purpose::Expire && !header.is_expired(now_ms) {
                 if let Some(expires_ms) = header.expires_ms {
@@ -360,9 +359,7 @@ impl Store {
         };
         let header = self.header_at(location);
         if header.is_expired(now_ms) {
-            self.index.remove(&mut self.memory, slot);
-            self.retire(location, &header);
-            self.counters.expirations += 1;
+            self.drop_expired(slot, location, &header);
             return true;
         }
         let queue = self.memory.segments.get(walk.segment).queue;

@@ -9,15 +9,17 @@
 //! A flush raises the epoch: pages of an older one count as empty, and are emptied when they are next written to or
 //! visited by the background work.
 
+mod bucket;
 mod entry;
 mod pages;
 
 use quoit_wire::topology::vnode_of;
 
+use self::bucket::{is_full, matching};
 use self::entry::TAG_BITS;
 pub(super) use self::entry::{Entry, tag_of};
 use self::pages::{BUCKET_ENTRIES, PAGE_BUCKETS_MAX, PageOwner, PageSpace, buckets_for, capacity};
-use super::arena::{LINE_BYTES, Line};
+use super::arena::LINE_BYTES;
 use super::segments::Memory;
 
 /// Entries that a vnode's pages hold on average before one more page is split off. Pages of one vnode differ by a factor
@@ -95,7 +97,7 @@ impl Index {
     }
 
     /// The entry of `hash` that `is_wanted`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(
         &self,
         memory: &Memory,
@@ -115,12 +117,16 @@ impl Index {
         for _ in 0..buckets {
             let line_number = page.line as usize + bucket;
             let line = memory.arena.line(line_number);
-            for (lane, word) in line.iter().enumerate() {
-                let entry = Entry::from_word(*word);
-                if entry.tag() == tag && !entry.is_empty() && is_wanted(entry) {
+            // All eight compared without a branch: where in the bucket an entry stands can't be predicted.
+            let mut matches = matching(line, tag);
+            while matches != 0 {
+                let lane = matches.trailing_zeros();
+                let entry = Entry::from_word(line[lane as usize]);
+                if !entry.is_empty() && is_wanted(entry) {
                     let (vnode, page, line) = (vnode_number as u32, page_number as u32, line_number as u32);
                     return Some((Slot { vnode, page, line, lane: lane as u8 }, entry));
                 }
+                matches &= matches - 1;
             }
             if !is_full(line) {
                 return None;
@@ -375,11 +381,6 @@ impl Page {
     fn after(&self, bucket: usize) -> usize {
         if bucket + 1 == usize::from(self.buckets) { 0 } else { bucket + 1 }
     }
-}
-
-#[inline]
-fn is_full(line: &Line) -> bool {
-    line.iter().all(|word| *word != 0)
 }
 
 const _: () = assert!(LINE_BYTES == BUCKET_ENTRIES * size_of::<Entry>());
