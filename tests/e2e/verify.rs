@@ -8,9 +8,12 @@ use crate::generator::Generator;
 use crate::node_process::NodeProcess;
 use crate::{two_cores, whole_machine};
 
-/// What a node may have resident beyond `--memory`: the program itself, its stacks and tables, histograms, and a few
-/// hundred connections. README.md states it to users.
-const RESIDENT_BYTES_BESIDE_MEMORY: u64 = 48 << 20;
+/// What a node may have resident beyond `--memory`: the program, its heap, the admin HTTP; and for each core its stack, its
+/// rings, its histograms, and the heap's slack for buffers that come and go. README.md states it to users.
+/// Measured: 4 MiB over with two cores, 31 MiB with eight, full and under load.
+const BESIDE_MEMORY_BYTES: u64 = 8 << 20;
+const BESIDE_MEMORY_BYTES_PER_CORE: u64 = 4 << 20;
+const CORES: u64 = 2;
 
 /// How long the short runs last, in requests: on a busy machine they take longer, and prove the same.
 const SHORT: [&[&str]; 2] = [&["--requests", "100000"], &["--requests", "30000"]];
@@ -113,9 +116,7 @@ fn finish(node: NodeProcess, policy: &str, memory_bytes: u64) {
         memory_bytes >> 20,
         (peak_bytes as f64 - memory_bytes as f64) / f64::from(1 << 20),
     );
-    assert!(
-        peak_bytes <= memory_bytes + RESIDENT_BYTES_BESIDE_MEMORY,
-        "{peak_bytes} bytes were resident, with --memory {memory_bytes}"
-    );
+    let most_bytes = memory_bytes + BESIDE_MEMORY_BYTES + CORES * BESIDE_MEMORY_BYTES_PER_CORE;
+    assert!(peak_bytes <= most_bytes, "{peak_bytes} bytes were resident, with --memory {memory_bytes}");
     node.stop();
 }
