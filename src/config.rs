@@ -65,7 +65,7 @@ pub struct Config {
     pub idle: Idle,
     /// The largest value taken; `None`: the smaller of 16 MiB and 1/8 of a core's arena.
     pub value_bytes_max: Option<usize>,
-    /// Connections the node keeps; `None`: as many as the limit of open files leaves room for.
+    /// Connections each core keeps; `None`: as many as the limit of open files leaves room for.
     pub connections_max: Option<usize>,
     /// The hash space is cut into `2^vnode_bits` vnodes.
     pub vnode_bits: u8,

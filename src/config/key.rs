@@ -74,10 +74,10 @@ keys! {
         "value-max", default: "auto", example: "auto",
         expected: "a size from 1B to 16MiB and at most 1/8 of a core's arena, or the smaller of those two: auto"
     }
-    /// Connections the node keeps.
+    /// Connections each core keeps.
     ConnectionsMax {
         "connections-max", default: "auto", example: "auto",
-        expected: "a number of connections from 1 to 1000000, or as many as the limit of open files leaves room for: auto"
+        expected: "a number of connections per core, from 1 to 1000000, or as many as the limit of open files leaves room for: auto"
     }
     /// Slices of the hash space.
     Vnodes {

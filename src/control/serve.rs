@@ -114,15 +114,15 @@ fn serve(flags: &ServeFlags) -> Result<(), ServeError> {
     }
 }
 
-/// Checks the machine and raises its limits; returns how many connections the node may keep.
+/// Checks the machine and raises its limits; returns how many connections each core may keep.
 fn check_machine(config: &Config) -> Result<usize, Vec<Shortcoming>> {
     let cores = config.cpus.len();
     let connections = preflight::check(&Requirements {
         cores,
-        connections: config.connections_max.map(|connections| connections as u64),
+        connections: config.connections_max.map(|per_core| (per_core * cores) as u64),
         connections_wanted: (CONNECTIONS_MAX_DEFAULT * cores) as u64,
     })?;
-    Ok(connections as usize)
+    Ok((connections as usize / cores).max(1))
 }
 
 /// A CPU that no core has, for the control thread.
@@ -140,7 +140,7 @@ fn announce(node: &Node, control: &Control, options: &RuntimeOptions, control_cp
         cpus = %DisplayCpus(&options.cpus),
         control_cpu = control_cpu.map_or_else(|| "any".to_owned(), |cpu| cpu.to_string()),
         vnodes = 1usize << options.vnode_bits,
-        connections_max = options.connections_max,
+        connections_per_core = options.connections_max,
         idle = ?options.idle,
         "cores"
     );
