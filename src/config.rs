@@ -34,7 +34,7 @@ const CORES_MAX: usize = topology::CORES_MAX;
 const IDLE_SPIN_MICROS_MAX: u64 = 1_000_000;
 /// A share of the machine's memory is rounded down to this, so that it reads well.
 const SHARE_STEP_BYTES: u64 = 1 << 20;
-/// Connections of a node; more than one machine's files and socket buffers carry.
+/// Connections of a core; more than one machine's files and socket buffers carry.
 const CONNECTIONS_MAX: usize = 1_000_000;
 
 /// What shells complete after `--eviction`.
@@ -113,7 +113,7 @@ pub struct ServeFlags {
     /// Largest value taken [default: the smaller of 16MiB and 1/8 of a core's arena]
     #[arg(long, value_name = "SIZE")]
     value_max: Option<String>,
-    /// Connections the node keeps [default: as many as the limit of open files leaves room for]
+    /// Connections each core keeps [default: as many as the limit of open files leaves room for]
     #[arg(long, value_name = "NUMBER")]
     connections_max: Option<String>,
     /// Slices of the hash space, a power of two [default: 4096]
@@ -205,7 +205,7 @@ impl Config {
         Err(ConfigErrors(reader.errors))
     }
 
-    /// The part that the runtime is started with, now that it is known how many connections the node may keep.
+    /// The part that the runtime is started with, now that it is known how many connections each core may keep.
     pub fn runtime_options(&self, connections_max: usize) -> RuntimeOptions {
         RuntimeOptions {
             listen: self.listen,

@@ -44,7 +44,7 @@ pub struct RuntimeOptions {
     pub idle: Idle,
     /// Largest value; by default the smaller of 16 MiB and 1/8 of a core's arena.
     pub value_bytes_max: Option<usize>,
-    /// Connections the node keeps open; further ones are closed at once.
+    /// Connections each core keeps open; further ones are closed at once.
     pub connections_max: usize,
     /// The hash space is cut into `2^vnode_bits` vnodes.
     pub vnode_bits: u8,
