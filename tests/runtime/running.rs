@@ -1,0 +1,112 @@
+//! A node that ends with its test, its counters, and keys by the core that owns them.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use quoit::runtime::{Command, Idle, Node, RuntimeOptions};
+use quoit::samples::CoreSnapshot;
+use quoit::store::PolicyKind;
+
+/// What a test waits for comes within this time, or the test has failed. It never decides how long something takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running node; it ends with the test, and every core must end well.
+pub(crate) struct Running {
+    node: Option<Node>,
+}
+
+impl Running {
+    /// A node of `cores` cores that evicts nothing.
+    pub(crate) fn new(cores: usize) -> Self {
+        Self::with(cores, |_| {})
+    }
+
+    /// The same with other options.
+    pub(crate) fn with(cores: usize, adjust: impl FnOnce(&mut RuntimeOptions)) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+        let mut options = RuntimeOptions {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            cpus: (0..cores).map(|core| core % cpus).collect(),
+            memory_bytes: cores * (64 << 20),
+            policy: PolicyKind::None,
+            idle: Idle::Park,
+            value_bytes_max: None,
+            connections_max: 4096,
+            vnode_bits: 8,
+            node_id: Some(7),
+            time_limits: Default::default(),
+        };
+        adjust(&mut options);
+        Self { node: Some(Node::start(&options).expect("the node starts")) }
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        self.node.as_ref().expect("it runs until the test ends")
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.node().address()
+    }
+
+    /// Key number `number` of those that `core` owns.
+    pub(crate) fn key(&self, core: u16, number: usize) -> Vec<u8> {
+        let keys = (0..).map(|number: u32| format!("key-{number}").into_bytes());
+        keys.filter(|key| self.node().topology().owner(key).core == core).nth(number).expect("there are enough")
+    }
+
+    /// What each core tells about itself.
+    pub(crate) fn snapshots(&self) -> Vec<CoreSnapshot> {
+        let ask = |handle: &quoit::runtime::CoreHandle| {
+            let (answer, answers) = flume::bounded(1);
+            handle.commands.send(Command::Snapshot(answer)).expect("the core runs");
+            answers.recv_timeout(PATIENCE).expect("the core answers")
+        };
+        self.node().handles().iter().map(ask).collect()
+    }
+
+    /// The sum over cores and labels of a counter or gauge.
+    pub(crate) fn sum(&self, name: &str) -> u64 {
+        self.sum_where(name, |_| true)
+    }
+
+    /// The sum over cores of the samples of this name whose label has the value `label`.
+    pub(crate) fn sum_of(&self, name: &str, label: &str) -> u64 {
+        self.sum_where(name, |value| value == Some(label))
+    }
+
+    fn sum_where(&self, name: &str, counts: impl Fn(Option<&str>) -> bool) -> u64 {
+        let snapshots = self.snapshots();
+        let samples = snapshots.iter().flat_map(|snapshot| &snapshot.samples).filter(|sample| sample.name == name);
+        let values: Vec<_> = samples.filter(|sample| counts(sample.label.map(|label| label.1))).collect();
+        assert!(!values.is_empty(), "no core tells {name}");
+        values.iter().map(|sample| sample.value).sum()
+    }
+
+    /// Asks until the node is as `is_so` says.
+    pub(crate) fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let start = Instant::now();
+        while !is_so(self) {
+            assert!(start.elapsed() < PATIENCE, "never: {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Ends the node by hand; whether the cores ended well.
+    pub(crate) fn end(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        if let Some(node) = self.node.take() {
+            node.begin_shutdown();
+            let ended = node.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the cores end well: {ended:?}");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
