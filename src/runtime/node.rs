@@ -19,7 +19,8 @@ use quoit_wire::topology::{Node as TopologyNode, Topology};
 use super::clock::Reading;
 use super::core::{Core, CoreOptions, Turn};
 use super::limits::{
-    BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, TimeLimits, YIELD_INTERVAL,
+    BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, REACTOR_INTERVAL, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, TimeLimits,
+    YIELD_INTERVAL,
 };
 use super::listen::listen;
 use super::mesh::{CoreShared, Mesh};
@@ -243,6 +244,7 @@ impl Node {
             let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
                 .name(&format!("quoit-core-{core}"))
                 .io_memory(GLOMMIO_IO_BYTES)
+                .preempt_timer(REACTOR_INTERVAL)
                 .spawn(move || async move {
                     let made = make_core(core_options, store_options, topology, mesh, listener);
                     match made {
@@ -403,7 +405,9 @@ async fn serve_commands(core: Rc<RefCell<Core>>, inbox: flume::Receiver<Command>
 async fn wake_for_background(core: Rc<RefCell<Core>>) {
     loop {
         Timer::new(BACKGROUND_INTERVAL).await;
-        core.borrow().mesh.own().wake_if_sleeping();
+        let mut core = core.borrow_mut();
+        core.counters.background_ticks += 1;
+        core.mesh.own().wake_if_sleeping();
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) struct Counters {
     pub stalls_credit: u64,
     pub turns: u64,
     pub parks: u64,
+    pub background_ticks: u64,
     pub silent_complaints: u64,
     pub last_complaint: Option<Reading>,
     request_time: Histogram<u64>,
@@ -64,6 +65,7 @@ impl Counters {
             stalls_credit: 0,
             turns: 0,
             parks: 0,
+            background_ticks: 0,
             silent_complaints: 0,
             last_complaint: None,
             request_time: histogram(),
@@ -183,6 +185,12 @@ impl Core {
         }
         counter("turns_total", "Turns taken.", None, counters.turns);
         counter("parks_total", "Times the core slept.", None, counters.parks);
+        counter(
+            "background_ticks_total",
+            "Times the timer fired by which a sleeping core does its background work.",
+            None,
+            counters.background_ticks,
+        );
         let mut gauge = |name, help, value: usize| {
             out.push(Sample { name, help, kind: SampleKind::Gauge, label: None, value: value as u64 });
         };
