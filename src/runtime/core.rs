@@ -194,7 +194,7 @@ impl Core {
     }
 
     /// Whether the turn has lasted so long that what is left waits for the next one.
-    pub(super) fn is_turn_over(&self) -> bool {
+    fn is_turn_over(&self) -> bool {
         Reading::now().is_past(self.now, TURN_TIME_MAX)
     }
 

@@ -64,12 +64,16 @@ pub(super) const PREFETCH_WINDOW: usize = 32;
 /// Requests a turn takes in from its connections, give or take those of one receive buffer: with 0.3 µs each the turn ends
 /// within 2 ms, and timers, control commands and other cores get theirs. Fewer: more `io_uring_enter` per request.
 pub(super) const TURN_REQUESTS_MAX: u64 = 4096;
-/// Time after which a turn takes in nothing more: requests that are long (multi operations) count by it.
+/// Time after which a turn takes in nothing more from its connections, and after which it goes on from one neighbour's
+/// messages to the next one's: requests that are long (multi operations) count by it.
 pub(super) const TURN_TIME_MAX: Duration = Duration::from_millis(1);
 /// Mesh batches a core takes from one inlet per turn, so one busy neighbour can't hold its turn.
 pub(super) const MESH_BATCHES_PER_TURN: usize = 16;
 /// Longest time between two yields to glommio, whose timers and control commands wait for them.
 pub(super) const YIELD_INTERVAL: Duration = Duration::from_micros(250);
+/// Longest time between two looks of glommio at its rings and at wakes from other threads while a core is busy. A yield
+/// alone does not make it look: by default it does so ten times a second, and commands and timers came that late.
+pub(super) const REACTOR_INTERVAL: Duration = Duration::from_millis(1);
 
 /// When a node gives up on a client. Options rather than constants, so that a test need not wait for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

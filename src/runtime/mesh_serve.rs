@@ -2,16 +2,17 @@
 
 use quoit_wire::topology::CORES_MAX;
 use quoit_wire::{
-    Items, Keys, Operation, Reply, ReplyHeader, Request, RequestBody, RequestHead, RequestOptions, Status, request_head,
+    Items, Keys, Operation, Reply, Request, RequestBody, RequestHead, RequestOptions, Status, request_head,
 };
 
+use super::clock::Reading;
 use super::connection::{Connection, Stall, Token};
 use super::core::Core;
 use super::gather::{Gather, Part};
 use super::intake::multi_body;
 use super::limits::{
     CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_MAX, GATHERS_MAX, MESH_BATCH_BYTES, MESH_BATCHES_PER_TURN,
-    OVERLOADED_RETRY_MS,
+    OVERLOADED_RETRY_MS, PIN_BYTES_MIN, TURN_TIME_MAX,
 };
 use super::mesh::{Batch, Message};
 use crate::shard::{Output, ReplyLimits, Route};
@@ -21,6 +22,8 @@ impl Core {
     pub(super) fn serve_mesh(&mut self) -> bool {
         let mut had_any = false;
         for other in self.mesh.others() {
+            // Each neighbour has a time of its own: what the connections took of the turn must not starve the mesh.
+            let start = Reading::now();
             for _ in 0..MESH_BATCHES_PER_TURN {
                 let Some(message) = self.mesh.next(other) else { break };
                 had_any = true;
@@ -30,7 +33,7 @@ impl Core {
                     Message::Replies(batch) => self.deliver_batch(other, batch),
                     Message::Adopt(adoption) => self.on_adopt(*adoption),
                 }
-                if self.is_turn_over() {
+                if Reading::now().is_past(start, TURN_TIME_MAX) {
                     break;
                 }
             }
@@ -131,8 +134,10 @@ impl Core {
     }
 
     fn append_frame(&mut self, connection: &mut Connection, frame: &[u8]) {
+        // As on its own core: a small reply to who reads its replies is never refused.
+        let is_small = frame.len() < PIN_BYTES_MIN && connection.unsent_bytes() <= self.output_bytes_high();
         let fits = connection.unsent_bytes() + frame.len() <= CONNECTION_OUTPUT_BYTES_MAX
-            && self.buffer_bytes + frame.len() <= self.options.buffer_bytes_max;
+            && (is_small || self.buffer_bytes + frame.len() <= self.unfinished_bytes_max());
         if connection.output.bytes.capacity() == 0 {
             connection.output.bytes = self.spare_bytes();
         }
@@ -289,7 +294,6 @@ impl Core {
     fn finish_gather(&mut self, key: u32, connection: &mut Connection) {
         let gather = self.remove_gather(key);
         let (status, body) = gather.finish(|cores| self.node_stats(cores));
-        connection.output.reserve(ReplyHeader::FRAME_BYTES + body.len());
         connection.output.reply(&Reply { value: &body, ..Reply::status(gather.id, status) });
         self.shard.count(gather.operation, status);
     }

@@ -6,7 +6,7 @@
 //! ```
 //! The owner sends `bytes` with the pieces spliced in at their places, then gives the pins back to the store.
 
-use quoit_wire::{MultiResult, Reply, Status, Version};
+use quoit_wire::{MultiResult, Reply, ReplyHeader, ResultEntry, Status, Version};
 
 use crate::store::{Hit, Pin};
 
@@ -56,38 +56,48 @@ impl Output {
         self.bytes.len() + self.piece_bytes
     }
 
-    /// Makes room for `bytes` more. A small buffer doubles, as vectors do; a large one grows by what is needed, so that
-    /// buffers are what their budget says and not up to twice that.
+    /// Makes room for `bytes` more. A small buffer doubles, as vectors do; a large one grows by steps, so that buffers are
+    /// what their budget says and not up to twice that.
+    #[inline]
     pub fn reserve(&mut self, bytes: usize) {
+        if self.bytes.capacity() - self.bytes.len() < bytes {
+            self.grow(bytes);
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self, bytes: usize) {
         const DOUBLING_BYTES_MAX: usize = 256 << 10;
-        if self.bytes.capacity() >= DOUBLING_BYTES_MAX {
-            self.bytes.reserve_exact(bytes);
-        } else {
+        const STEP_BYTES: usize = 64 << 10;
+        if self.bytes.capacity() < DOUBLING_BYTES_MAX {
             self.bytes.reserve(bytes);
+        } else {
+            self.bytes.reserve_exact(bytes.max(STEP_BYTES));
         }
     }
 
     /// Appends a reply whose value is at hand.
     #[inline]
     pub fn reply(&mut self, reply: &Reply<'_>) {
+        self.reserve(ReplyHeader::FRAME_BYTES + reply.value.len());
         reply.encode(&mut self.bytes);
     }
 
     /// Appends a reply of a status alone.
     #[inline]
     pub fn status(&mut self, id: u32, status: Status) {
-        Reply::status(id, status).encode(&mut self.bytes);
+        self.reply(&Reply::status(id, status));
     }
 
     /// Appends `Overloaded` with the time to wait.
     pub fn overloaded(&mut self, id: u32, retry_after_ms: u16) {
-        Reply { retry_after_ms, ..Reply::status(id, Status::Overloaded) }.encode(&mut self.bytes);
+        self.reply(&Reply { retry_after_ms, ..Reply::status(id, Status::Overloaded) });
     }
 
     /// Appends the outcome of a write.
     #[inline]
     pub fn written(&mut self, id: u32, status: Status, version: Version) {
-        Reply { version, ..Reply::status(id, status) }.encode(&mut self.bytes);
+        self.reply(&Reply { version, ..Reply::status(id, status) });
     }
 
     /// Appends a hit, its value copied or pinned; returns the status answered.
@@ -105,6 +115,7 @@ impl Output {
         if value_bytes >= limits.pin_bytes_min
             && let Some(pin) = hit.pin()
         {
+            self.reserve(ReplyHeader::FRAME_BYTES);
             head.encode_head(value_bytes, &mut self.bytes);
             let at = self.bytes.len();
             self.pieces.extend(hit.value.slices().map(|slice| Piece {
@@ -120,6 +131,7 @@ impl Output {
             self.overloaded(id, limits.retry_after_ms);
             return Status::Overloaded;
         }
+        self.reserve(ReplyHeader::FRAME_BYTES + value_bytes);
         head.encode_head(value_bytes, &mut self.bytes);
         hit.value.copy_to(&mut self.bytes);
         Status::Ok
@@ -134,6 +146,7 @@ impl Output {
 
     /// Appends one result to the multi reply that was opened last.
     pub fn multi_result(&mut self, result: &MultiResult<'_>) {
+        self.reserve(ResultEntry::BYTES + result.value.len());
         result.push(&mut self.bytes);
     }
 
@@ -147,6 +160,7 @@ impl Output {
             retry_after_ms: 0,
             value,
         };
+        self.reserve(ResultEntry::BYTES + hit.value.len().min(bytes_max));
         let reply_bytes = self.bytes.len() - open.start + hit.value.len();
         if reply_bytes > bytes_max {
             result(Status::TooLarge, &[][..]).push(&mut self.bytes);

@@ -15,7 +15,7 @@ use quoit_wire::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::running::Running;
+use crate::running::{Running, seed};
 use crate::wire_client::{Answer, WireClient};
 
 /// Largest value the model lets a key grow to.
@@ -436,13 +436,8 @@ impl Driver {
 }
 
 fn model(keys: Vec<Vec<u8>>, seed: u64) -> Model {
-    println!("QUOIT_TEST_SEED={seed}");
     let entries = vec![None; keys.len()];
     Model { keys, entries, random: StdRng::seed_from_u64(seed), has_flush: true, large_bytes_max: 200 << 10 }
-}
-
-fn seed() -> u64 {
-    std::env::var("QUOIT_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random)
 }
 
 #[test]

@@ -6,9 +6,23 @@ use std::time::{Duration, Instant};
 use quoit::runtime::{Command, Idle, Node, RuntimeOptions};
 use quoit::samples::CoreSnapshot;
 use quoit::store::PolicyKind;
+use quoit_wire::RequestBody;
 
 /// What a test waits for comes within this time, or the test has failed. It never decides how long something takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An unconditional set.
+pub(crate) fn set<'a>(key: &'a [u8], value: &'a [u8]) -> RequestBody<'a> {
+    RequestBody::Set { key, parameters: Default::default(), condition: Default::default(), value }
+}
+
+/// The seed of a random test: the one that is asked for by the environment, or a new one. It is printed.
+pub(crate) fn seed() -> u64 {
+    let given = std::env::var("QUOIT_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(rand::random);
+    println!("QUOIT_TEST_SEED={seed}");
+    seed
+}
 
 /// A running node; it ends with the test, and every core must end well.
 pub(crate) struct Running {
@@ -83,7 +97,7 @@ impl Running {
     }
 
     /// Asks until the node is as `is_so` says.
-    pub(crate) fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+    pub(crate) fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
         let start = Instant::now();
         while !is_so(self) {
             assert!(start.elapsed() < PATIENCE, "never: {what}");
