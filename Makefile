@@ -49,7 +49,7 @@ test: setup format lint docs
 
 soak: setup
 	@echo "== minutes of verified traffic against a node, for each way of eviction"
-	$(CARGO) test $(LOCKED) --release -p quoit -p quoit-loadgen --test e2e --test command_line -- --ignored --nocapture
+	$(CARGO) test $(LOCKED) --release -p quoit -p quoit-loadgen --test e2e --test command_line --test runtime -- --ignored --nocapture
 
 format:
 	@echo "== format"

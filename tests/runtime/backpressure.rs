@@ -16,27 +16,23 @@ fn each_reason_to_stall_is_met_and_everything_is_answered() {
     let (here, there) = (node.key(0, 0), node.key(1, 0));
     let mut client = WireClient::connect(node.address(), 0);
     assert_eq!(client.call(&set(&here, &[1; 15 << 10])).status, Status::Ok);
-    let stalls = |reason| node.sum_of("connection_stalls_total", reason);
-
-    // Many small requests for the other core: more than may be unanswered.
-    let mut frames = Vec::new();
-    for _ in 0..30_000 {
-        client.push(&RequestBody::Get { key: &there }, &mut frames);
-    }
-    client.pipeline(&frames, 30_000, |answer| assert_eq!(answer.status, Status::Miss));
-    assert!(stalls("inflight") > 0);
-
-    // Large ones: more bytes than the mesh may have under way.
-    frames.clear();
-    let value = vec![2; 30 << 10];
-    for _ in 0..400 {
-        client.push(&set(&there, &value), &mut frames);
-    }
-    client.pipeline(&frames, 400, |answer| assert_eq!(answer.status, Status::Ok));
-    assert!(stalls("credit") > 0);
+    // How far ahead the other core is, is chance: the same again until it was not ahead enough.
+    let mut until_stalled = |reason, body: RequestBody<'_>, count: usize, status| {
+        node.until(reason, |node| {
+            let mut frames = Vec::new();
+            for _ in 0..count {
+                client.push(&body, &mut frames);
+            }
+            client.pipeline(&frames, count, |answer| assert_eq!(answer.status, status));
+            node.sum_of("connection_stalls_total", reason) > 0
+        });
+    };
+    // Many small requests for the other core: more than may be unanswered. Large ones: more bytes than may be under way.
+    until_stalled("inflight", RequestBody::Get { key: &there }, 20_000, Status::Miss);
+    until_stalled("credit", set(&there, &vec![2; 30 << 10]), 400, Status::Ok);
 
     // More replies than may wait, and requests that go on coming behind them.
-    frames.clear();
+    let mut frames = Vec::new();
     for _ in 0..20_000 {
         client.push(&RequestBody::Get { key: &here }, &mut frames);
     }

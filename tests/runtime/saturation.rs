@@ -64,6 +64,7 @@ fn commands_and_timers_are_served_while_a_parking_core_is_saturated() {
 }
 
 #[test]
+#[ignore = "spins a whole CPU beside its own load: a busy machine starves it; make soak runs it"]
 fn commands_and_timers_are_served_while_a_spinning_core_is_saturated() {
     saturate(Idle::Spin);
 }
