@@ -59,7 +59,8 @@ fn a_client_that_never_stops_asking_does_not_keep_the_node() {
             last = answer.status;
         }
         // The writer would wait for room in a window that nobody opens any more.
-        client.stream.shutdown(std::net::Shutdown::Both).expect("a socket");
+        // Fails where the node's reset has come first, which ends the writer as well.
+        let _ = client.stream.shutdown(std::net::Shutdown::Both);
     });
     node.end();
 }
