@@ -19,8 +19,8 @@ use quoit_wire::topology::{Node as TopologyNode, Topology};
 use super::clock::Reading;
 use super::core::{Core, CoreOptions, Turn};
 use super::limits::{
-    BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, REACTOR_INTERVAL, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, TimeLimits,
-    YIELD_INTERVAL,
+    BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, PREEMPT_NEVER, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, TimeLimits,
+    VISIT_INTERVAL,
 };
 use super::listen::listen;
 use super::mesh::{CoreShared, Mesh};
@@ -244,7 +244,7 @@ impl Node {
             let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
                 .name(&format!("quoit-core-{core}"))
                 .io_memory(GLOMMIO_IO_BYTES)
-                .preempt_timer(REACTOR_INTERVAL)
+                .preempt_timer(PREEMPT_NEVER)
                 .spawn(move || async move {
                     let made = make_core(core_options, store_options, topology, mesh, listener);
                     match made {
@@ -355,12 +355,18 @@ async fn run(core: Core, bell: Bell, inbox: flume::Receiver<Command>, idle: Idle
     let result = take_turns(&core, &bell, idle).await;
     commands.cancel().await;
     background.cancel().await;
-    result
+    result.and(bell.close().await)
 }
 
+/// Turns without end, with a visit to glommio now and then, and a sleep when there is nothing to do.
+///
+/// A visit rings the core's own bell and waits for it. Yielding would not do: glommio looks at its rings and at wakes from
+/// other threads only when no task can run, or when its preempt timer has fired. That timer is as good as never set: when
+/// it fires before glommio has run the first task of a round (the machine held the thread up for so long), glommio 0.9
+/// takes the round for an empty one and sleeps although tasks can run, and nobody wakes it.
 async fn take_turns(core: &RefCell<Core>, bell: &Bell, idle: Idle) -> io::Result<()> {
-    let mut last_yield = Reading::now();
-    let mut last_work = last_yield;
+    let mut last_visit = Reading::now();
+    let mut last_work = last_visit;
     loop {
         let (turn, now) = {
             let mut core = core.borrow_mut();
@@ -374,16 +380,18 @@ async fn take_turns(core: &RefCell<Core>, bell: &Bell, idle: Idle) -> io::Result
                 let is_settled = core.borrow_mut().settle()?;
                 if is_settled {
                     bell.rung().await?;
-                    // Sleeping gave glommio its turn. Finding work after all did not.
-                    last_yield = Reading::now();
+                    // Sleeping was a visit. Finding work after all was none.
+                    last_visit = Reading::now();
                 }
                 core.borrow_mut().wake();
             }
             Turn::Idle => {}
         }
-        if now.is_past(last_yield, YIELD_INTERVAL) {
-            glommio::executor().yield_task_queue_now().await;
-            last_yield = now;
+        if now.is_past(last_visit, VISIT_INTERVAL) {
+            core.borrow_mut().counters.visits += 1;
+            core.borrow().mesh.own().wake();
+            bell.rung().await?;
+            last_visit = now;
         }
     }
 }

@@ -67,4 +67,9 @@ impl Bell {
     pub(super) async fn rung(&self) -> io::Result<()> {
         self.file.read_at(0, 8).await.map(|_| ()).map_err(io::Error::from)
     }
+
+    /// Gives its descriptor back. (Dropped, it would be closed by an executor that ends before it comes to it.)
+    pub(super) async fn close(self) -> io::Result<()> {
+        self.file.close().await.map_err(io::Error::from)
+    }
 }

@@ -34,6 +34,7 @@ pub(super) struct Counters {
     pub stalls_credit: u64,
     pub turns: u64,
     pub parks: u64,
+    pub visits: u64,
     pub background_ticks: u64,
     pub silent_complaints: u64,
     pub last_complaint: Option<Reading>,
@@ -65,6 +66,7 @@ impl Counters {
             stalls_credit: 0,
             turns: 0,
             parks: 0,
+            visits: 0,
             background_ticks: 0,
             silent_complaints: 0,
             last_complaint: None,
@@ -185,6 +187,12 @@ impl Core {
         }
         counter("turns_total", "Turns taken.", None, counters.turns);
         counter("parks_total", "Times the core slept.", None, counters.parks);
+        counter(
+            "executor_visits_total",
+            "Times a busy core let its executor look at timers and commands.",
+            None,
+            counters.visits,
+        );
         counter(
             "background_ticks_total",
             "Times the timer fired by which a sleeping core does its background work.",

@@ -1,5 +1,7 @@
 //! Millions of turns that find nothing, and tens of thousands of sleeps, leave memory as it was.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use quoit::runtime::Idle;
 use quoit_wire::{RequestBody, Status};
 
@@ -14,18 +16,36 @@ const SLACK_BYTES: usize = 2 << 20;
 fn ten_million_empty_turns_take_no_memory() {
     let _alone = alone();
     let node = Running::with(2, |options| options.idle = Idle::Spin);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Others want the CPUs too, so that a core is held up at any place of its turn.
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let _over = Over(&is_over);
+        take_ten_million(&node);
+    });
+}
+
+/// Tells the busy threads to end, also when the test has failed.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn take_ten_million(node: &Running) {
     node.until("the cores have settled", |node| node.sum("turns_total") > 200_000);
     let before = resident_bytes();
     node.until("ten million turns", |node| {
         // Each look is a command and an answer: few of them, so that the turns are empty ones.
         std::thread::park_timeout(std::time::Duration::from_millis(50));
-        println!(
-            "{:?}",
-            node.snapshots()
-                .iter()
-                .map(|s| s.samples.iter().find(|x| x.name == "turns_total").unwrap().value)
-                .collect::<Vec<_>>()
-        );
         node.sum("turns_total") > 10_000_000
     });
     let grown = resident_bytes().saturating_sub(before);
