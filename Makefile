@@ -37,7 +37,7 @@ run: setup
 
 # About ten minutes on two cores; nothing else should run meanwhile.
 bench: bench-setup
-	$(CARGO) build $(LOCKED) --release --bin quoit --bin quoit-loadgen
+	$(CARGO) build $(LOCKED) --release -p quoit -p quoit-loadgen --bins
 	target/release/quoit-loadgen compare --write benches/README.md $(ARGS)
 
 test: setup format lint docs
