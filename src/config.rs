@@ -217,6 +217,7 @@ impl Config {
             connections_max,
             vnode_bits: self.vnode_bits,
             node_id: None,
+            cluster: None,
             time_limits: TimeLimits::default(),
         }
     }

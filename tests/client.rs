@@ -77,6 +77,7 @@ fn start_node(listen: &str) -> Node {
         connections_max: 4096,
         vnode_bits: 8,
         node_id: None,
+        cluster: None,
         time_limits: Default::default(),
     };
     Node::start(&options).expect("the node starts")

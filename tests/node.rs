@@ -19,6 +19,7 @@ fn node(cores: usize) -> Node {
         connections_max: 4096,
         vnode_bits: 8,
         node_id: Some(7),
+        cluster: None,
         time_limits: Default::default(),
     };
     Node::start(&options).expect("the node starts")

@@ -121,6 +121,8 @@ pub(super) struct Connection {
     pub is_touched: bool,
     /// In the list of connections with output to send.
     pub is_dirty: bool,
+    /// It agreed in its hello to be told of new topologies.
+    pub wants_news: bool,
     /// Requests unanswered at other cores.
     pub inflight: u16,
     pub output: Output,
@@ -153,6 +155,7 @@ impl Connection {
             is_resuming: false,
             is_touched: false,
             is_dirty: false,
+            wants_news: false,
             inflight: 0,
             output: Output::default(),
             sending: Sending::default(),

@@ -18,6 +18,7 @@ use super::limits::{
     TURN_TIME_MAX, TimeLimits, UNFINISHED_LEAVE,
 };
 use super::mesh::Mesh;
+use super::news::News;
 use super::report::Counters;
 use super::ring::{Completion, Purpose, Ring};
 use crate::shard::{ReplyLimits, Shard};
@@ -90,6 +91,7 @@ pub(super) struct Core {
     pub sweep_cursor: usize,
     pub last_sweep: Reading,
     pub draining_since: Option<Reading>,
+    pub news: Option<News>,
 
     // Lists of one turn, kept for their memory.
     pub ready: Vec<Ready>,
@@ -130,6 +132,7 @@ impl Core {
             sweep_cursor: 0,
             last_sweep: now,
             draining_since: None,
+            news: None,
             ready: Vec::new(),
             held_buffers: Vec::new(),
             touched: Vec::new(),
@@ -157,6 +160,7 @@ impl Core {
         self.resume_stalled();
         self.execute_ready();
         is_busy |= self.serve_mesh();
+        is_busy |= self.tell_news();
         self.tidy_touched();
         self.mesh.flush();
         self.send_dirty();

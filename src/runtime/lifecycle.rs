@@ -144,6 +144,7 @@ impl Core {
         self.shard.count(Operation::Hello, Status::Ok);
         self.counters.answered += 1;
         connection.phase = Phase::Open;
+        connection.wants_news = body.features & HelloParameters::FEATURE_TOPOLOGY_NEWS != 0;
         connection.is_receiving = true;
         self.rearm.push(slot);
         self.mark_dirty(slot, connection);

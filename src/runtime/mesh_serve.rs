@@ -63,7 +63,12 @@ impl Core {
                 Ok(Request { body: RequestBody::Stats, .. }) => self.reply_own_stats(head.id, &mut output),
                 Ok(request) => {
                     let hash = request.body.key().map_or(0, |key| self.shard.hash(key));
-                    self.shard.execute(now, &request, hash, limits, &mut output);
+                    if request.body.key().is_some() && self.shard.route(hash) != Route::Here {
+                        // The asking core and this one have not heard of the same topology.
+                        self.shard.answer_moved(&head, &mut output);
+                    } else {
+                        self.shard.execute(now, &request, hash, limits, &mut output);
+                    }
                 }
                 Err(refusal) => output.status(head.id, refusal.status),
             }

@@ -7,6 +7,7 @@
 //!                                              ├ mesh.rs, mesh_serve.rs  other cores' requests and replies, gather.rs
 //!                                              ├ egress.rs               replies → sends
 //!                                              ├ lifecycle.rs            accept, hello, hand-over, close, drain
+//!                                              ├ news.rs                 a topology that changes
 //!                                              ├ park.rs, clock.rs       sleeping, time
 //!                                              └ report.rs               counters
 //! ```
@@ -25,6 +26,7 @@ mod listen;
 pub mod machine;
 mod mesh;
 mod mesh_serve;
+mod news;
 mod node;
 mod park;
 pub mod preflight;
@@ -33,5 +35,5 @@ mod ring;
 #[cfg(test)]
 mod stepped;
 
-pub use node::{Command, CoreHandle, MemorySplit, Node, RuntimeOptions, StartError};
+pub use node::{ClusterPlace, Command, CoreHandle, MemorySplit, Node, RuntimeOptions, StartError};
 pub use park::Idle;

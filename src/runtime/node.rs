@@ -51,8 +51,25 @@ pub struct RuntimeOptions {
     pub vnode_bits: u8,
     /// The node's id; drawn at random when `None`.
     pub node_id: Option<u64>,
+    /// The cluster it is a node of; `None` makes it a cluster of one, which owns every vnode.
+    pub cluster: Option<ClusterPlace>,
     /// When the node gives up on a client.
     pub time_limits: TimeLimits,
+}
+
+/// What a node knows of its cluster before it starts. It owns nothing until it is told a topology that names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterPlace {
+    /// The cluster's name.
+    pub name: String,
+    /// Seed of the cluster's key hash.
+    pub seed: u64,
+    /// Which life of the node this is.
+    pub incarnation: u64,
+    /// Where copies should not share fate; may be empty.
+    pub zone: String,
+    /// Share of the vnodes relative to other nodes.
+    pub weight: u16,
 }
 
 /// How a node's memory is divided. Every core gets the same.
@@ -142,6 +159,8 @@ pub enum StartError {
 pub enum Command {
     /// Send everything the core tells about itself.
     Snapshot(flume::Sender<CoreSnapshot>),
+    /// Route by this topology from now on; one that is not newer is passed over.
+    Topology(Arc<Topology>),
     /// Answer what was asked, close, and end.
     Shutdown,
 }
@@ -212,7 +231,7 @@ impl Node {
         let listeners =
             listen(options.listen, cores).map_err(|source| StartError::Listen { address: options.listen, source })?;
         let address = listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(options.listen);
-        let topology = Arc::new(standalone_topology(options, address));
+        let topology = Arc::new(first_topology(options, address));
         let shared = (0..cores).map(|_| new_eventfd().map(CoreShared::new)).collect::<io::Result<Arc<[_]>>>();
         let shared = shared.map_err(|source| StartError::Ring { core: 0, source })?;
 
@@ -281,7 +300,7 @@ impl Node {
         self.address
     }
 
-    /// The topology the node serves.
+    /// The topology the node has started with.
     pub const fn topology(&self) -> &Arc<Topology> {
         &self.topology
     }
@@ -315,7 +334,7 @@ impl Node {
     }
 }
 
-fn standalone_topology(options: &RuntimeOptions, address: SocketAddr) -> Topology {
+fn first_topology(options: &RuntimeOptions, address: SocketAddr) -> Topology {
     let random = || RandomState::new().build_hasher().finish();
     let node = TopologyNode {
         id: options.node_id.unwrap_or_else(random),
@@ -325,6 +344,15 @@ fn standalone_topology(options: &RuntimeOptions, address: SocketAddr) -> Topolog
         cores: options.cpus.len() as u16,
         weight: 1,
     };
+    if let Some(cluster) = &options.cluster {
+        let ClusterPlace { name, seed, incarnation, zone, weight } = cluster.clone();
+        return Topology::unassigned(
+            TopologyNode { incarnation, zone, weight, ..node },
+            options.vnode_bits,
+            seed,
+            name,
+        );
+    }
     // A random term: a version from before a restart is never taken for one from after it.
     let term = (random() as u32 % Version::TERM_MAX) + 1;
     Topology::standalone(node, options.vnode_bits, random(), term)
@@ -402,6 +430,10 @@ async fn serve_commands(core: Rc<RefCell<Core>>, inbox: flume::Receiver<Command>
         match command {
             // The asker may have given up waiting.
             Command::Snapshot(answer) => drop(answer.try_send(core.snapshot())),
+            Command::Topology(topology) => {
+                core.take_topology(topology);
+                core.mesh.own().wake();
+            }
             Command::Shutdown => {
                 core.begin_drain();
                 core.mesh.own().wake();
@@ -454,6 +486,7 @@ mod tests {
                 connections_max: 1,
                 vnode_bits: 4,
                 node_id: None,
+                cluster: None,
                 time_limits: TimeLimits::default(),
             };
             let split = options.split_memory().unwrap();

@@ -32,6 +32,7 @@ pub(super) struct Counters {
     pub stalls_output: u64,
     pub stalls_inflight: u64,
     pub stalls_credit: u64,
+    pub news: u64,
     pub turns: u64,
     pub parks: u64,
     pub visits: u64,
@@ -64,6 +65,7 @@ impl Counters {
             stalls_output: 0,
             stalls_inflight: 0,
             stalls_credit: 0,
+            news: 0,
             turns: 0,
             parks: 0,
             visits: 0,
@@ -185,6 +187,7 @@ impl Core {
                 count,
             );
         }
+        counter("topology_news_total", "Times a connection was told of a new topology.", None, counters.news);
         counter("turns_total", "Turns taken.", None, counters.turns);
         counter("parks_total", "Times the core slept.", None, counters.parks);
         counter(

@@ -102,7 +102,7 @@ impl Shard {
             }
             RequestBody::Topology { known_epoch } => {
                 let epoch = self.topology.epoch;
-                let body: &[u8] = if known_epoch == epoch { &[] } else { &self.topology_bytes };
+                let body: &[u8] = if known_epoch >= epoch { &[] } else { self.topology_body() };
                 let version = Version::from_u64(u64::from(epoch));
                 output.reply(&Reply { version, value: body, ..Reply::status(id, Status::Ok) });
                 Status::Ok

@@ -7,7 +7,7 @@ use quoit_wire::{Operation, Refusal, Request, RequestBody, RequestFlags, Request
 
 use super::execute::{answer_write, condition_of, expiry_of, set_result};
 use super::output::{Output, ReplyLimits};
-use super::{Shard, WriteResult};
+use super::{Route, Shard, WriteResult};
 use crate::store::{Reservation, ReserveRefusal};
 use crate::time::Instant;
 
@@ -53,9 +53,13 @@ impl Shard {
         self.store.fill(&mut set.reservation, bytes)
     }
 
-    /// Carries out a complete large set and appends its reply.
+    /// Carries out a complete large set and appends its reply. Its vnode may have left while the value arrived.
     pub fn publish_large_set(&mut self, now: Instant, set: LargeSet, limits: ReplyLimits, output: &mut Output) {
         let LargeSet { head, front, reservation } = set;
+        if self.route(self.hash(head.key(&front))) != Route::Here {
+            self.store.abandon(reservation);
+            return self.answer_moved(&head, output);
+        }
         let status = match Request::decode(head, &front) {
             Ok(Request { body: RequestBody::Set { parameters, condition, .. }, retry, .. }) => {
                 let mut reservation = Some(reservation);

@@ -8,8 +8,11 @@ mod counters;
 mod execute;
 mod large_set;
 mod output;
+mod ownership;
 mod retries;
 
+use std::cell::OnceCell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use quoit_wire::topology::{Topology, key_hash, vnode_of};
@@ -18,6 +21,8 @@ use quoit_wire::{Operation, Status};
 pub use counters::RequestCounters;
 pub use large_set::LargeSet;
 pub use output::{Output, Piece, ReplyLimits};
+use ownership::Leaving;
+pub use ownership::TopologyOutcome;
 pub use retries::{RESULTS_MAX, Recall, RetryTable, SESSION_IDLE_MIN, SESSIONS_MAX, WriteResult};
 
 use crate::samples::{Sample, SampleKind};
@@ -41,16 +46,23 @@ pub enum Route {
 /// One core's whole state.
 pub struct Shard {
     core: u16,
-    node: u16,
+    /// Index of the own node in `topology`, which may name other nodes alone.
+    node: Option<u16>,
+    node_id: u64,
+    incarnation: u64,
     topology: Arc<Topology>,
-    topology_bytes: Arc<[u8]>,
+    /// The topology as a reply's body, once somebody has asked for it.
+    topology_body: OnceCell<Vec<u8>>,
     store: Store,
+    /// Vnodes that have left and whose items are still being dropped.
+    leaving: VecDeque<Leaving>,
     retries: RetryTable,
     counters: RequestCounters,
 }
 
 impl Shard {
-    /// A shard for `core` of the node at index `node`, owning the vnodes that `topology` gives it.
+    /// A shard for `core` of the node at index `node`, owning the vnodes that `topology` gives it. Later topologies find
+    /// the node by its id and incarnation.
     pub fn new(core: u16, node: u16, topology: Arc<Topology>, options: StoreOptions) -> Result<Self, StoreError> {
         let mut store = Store::new(options)?;
         for (vnode, placement) in topology.vnodes.iter().enumerate() {
@@ -58,13 +70,16 @@ impl Shard {
                 store.add_vnode(vnode, placement.term);
             }
         }
-        let topology_bytes = topology.to_bytes().into();
+        let own = &topology.nodes[usize::from(node)];
         Ok(Self {
             core,
-            node,
+            node: Some(node),
+            node_id: own.id,
+            incarnation: own.incarnation,
             topology,
-            topology_bytes,
+            topology_body: OnceCell::new(),
             store,
+            leaving: VecDeque::new(),
             retries: RetryTable::default(),
             counters: RequestCounters::default(),
         })
@@ -80,7 +95,7 @@ impl Shard {
     #[inline]
     pub fn route(&self, hash: u64) -> Route {
         let seat = self.topology.vnodes[vnode_of(hash, self.topology.vnode_bits)].primary;
-        if seat.node != self.node {
+        if self.node != Some(seat.node) {
             Route::Moved { epoch: self.topology.epoch }
         } else if seat.core == self.core {
             Route::Here
@@ -108,7 +123,11 @@ impl Shard {
 
     /// Background work: at most `steps` short steps of expiry, reclaiming, compaction and index growth.
     pub fn work(&mut self, now: Instant, steps: usize) -> Progress {
-        self.store.work(now, steps)
+        let is_dropping = self.drop_left(steps);
+        match self.store.work(now, steps) {
+            Progress::Idle if is_dropping => Progress::More,
+            progress => progress,
+        }
     }
 
     /// Gives back what an output held in place.
@@ -136,5 +155,6 @@ impl Shard {
             label: None,
             value: self.retries.len() as u64,
         });
+        self.ownership_samples(out);
     }
 }

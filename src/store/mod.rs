@@ -13,6 +13,7 @@ mod hit;
 mod index;
 mod item;
 mod large;
+mod leave;
 #[cfg(test)]
 mod model_test;
 mod operation;

@@ -36,6 +36,11 @@ impl Versions {
         self.vnodes[vnode] = VnodeVersion { term, flushes: self.flushes, sequence: 0 };
     }
 
+    /// Owns `vnode` no longer.
+    pub(super) fn disown(&mut self, vnode: usize) {
+        self.vnodes[vnode].term = NOT_OWNED;
+    }
+
     /// Whether the vnode of `hash` is owned.
     #[inline]
     pub(super) fn owns(&self, hash: u64) -> bool {

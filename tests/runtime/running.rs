@@ -48,6 +48,7 @@ impl Running {
             connections_max: 4096,
             vnode_bits: 8,
             node_id: Some(7),
+            cluster: None,
             time_limits: Default::default(),
         };
         adjust(&mut options);

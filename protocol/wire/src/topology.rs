@@ -140,6 +140,13 @@ impl Topology {
         Self { epoch: 1, vnode_bits, seed, cluster: String::new(), nodes: vec![node], vnodes }
     }
 
+    /// What a node of a cluster serves before it has heard who owns what: nobody owns anything, under epoch 0. It never
+    /// leaves the node.
+    pub fn unassigned(node: Node, vnode_bits: u8, seed: u64, cluster: String) -> Self {
+        let nowhere = Placement { primary: Seat::NOWHERE, replicas: [Seat::NOWHERE; REPLICAS_MAX], term: 0 };
+        Self { epoch: 0, vnode_bits, seed, cluster, nodes: vec![node], vnodes: vec![nowhere; 1 << vnode_bits] }
+    }
+
     /// The vnode of `key`.
     #[inline]
     pub fn vnode(&self, key: &[u8]) -> usize {

@@ -6,6 +6,7 @@
 mod budget;
 mod flow;
 mod life;
+mod topology;
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -43,6 +44,8 @@ pub(super) struct Client {
     stream: TcpStream,
     received: Vec<u8>,
     next_id: u32,
+    /// The version in the last reply.
+    last_version: u64,
 }
 
 impl Stepped {
@@ -115,7 +118,7 @@ impl Stepped {
         let stream = TcpStream::connect(self.addresses[core]).unwrap();
         stream.set_nonblocking(true).unwrap();
         stream.set_nodelay(true).unwrap();
-        Client { stream, received: Vec::new(), next_id: 1 }
+        Client { stream, received: Vec::new(), next_id: 1, last_version: 0 }
     }
 
     /// A client that `core` keeps and has greeted.
@@ -237,6 +240,7 @@ impl Client {
     fn decode(&mut self) -> Option<Answer> {
         let (reply, bytes) = Reply::decode(&self.received).expect("a reply")?;
         let answer = (reply.id, reply.status, reply.value.to_vec());
+        self.last_version = reply.version.as_u64();
         self.received.drain(..bytes);
         Some(answer)
     }

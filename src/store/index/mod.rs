@@ -10,6 +10,7 @@
 //! visited by the background work.
 
 mod bucket;
+mod clear;
 mod entry;
 mod pages;
 
