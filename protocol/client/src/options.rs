@@ -43,8 +43,9 @@ pub(crate) const BACKOFF_FIRST: Duration = Duration::from_millis(10);
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// First wait after `Moved` where no newer topology says where to go; doubles with every redirect of the request.
 pub(crate) const REDIRECT_WAIT_FIRST: Duration = Duration::from_millis(5);
-/// Redirects of one request. More than a topology change needs; fewer than a quarrel between two nodes would make.
-pub(crate) const REDIRECTS_MAX: u8 = 8;
+/// Longest such wait. Longer: a key that has found its owner waits for its clients. Shorter: two nodes that quarrel about a
+/// key are asked more often.
+pub(crate) const REDIRECT_WAIT_MAX: Duration = Duration::from_millis(100);
 /// News of a topology reaches every client at once: each waits a random time up to this before it asks.
 pub(crate) const TOPOLOGY_JITTER_MAX: Duration = Duration::from_millis(50);
 /// Wait before a topology is asked for again that did not come, or was not yet the one announced.

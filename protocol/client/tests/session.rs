@@ -34,7 +34,7 @@ struct Weather {
     reorders: u32,
     /// A reply is sent twice.
     doubles: u32,
-    /// A node takes no connections.
+    /// A node takes no connection, now and then.
     closed_doors: u32,
     /// A connection stands still for a while.
     stalls: u32,
@@ -66,6 +66,9 @@ struct World {
     next_tag: u64,
     ended: VecDeque<(u64, Outcome)>,
     hellos: u64,
+    /// Nodes that are gone: they take no connection.
+    dead: Vec<u64>,
+    options: Options,
 }
 
 const NODES: [u64; 3] = [11, 22, 33];
@@ -79,9 +82,15 @@ const OPTIONS: Options = Options {
 
 impl World {
     fn new(seed: u64, weather: Weather) -> Self {
+        Self::with(seed, weather, &NODES, OPTIONS)
+    }
+
+    /// A world whose client is told of some nodes only.
+    fn with(seed: u64, weather: Weather, seeds: &[u64], options: Options) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let servers = NODES.iter().map(|node| address_of(*node)).collect();
-        let session = Session::new(servers, OPTIONS, rng.next_u64(), Instant::ORIGIN).expect("servers are named");
+        let servers = seeds.iter().map(|node| address_of(*node)).collect();
+        let session =
+            Session::new(servers, options.clone(), rng.next_u64(), Instant::ORIGIN).expect("servers are named");
         let cluster = Cluster::new(topology(1, seed, &NODES, in_turn(NODES.len())));
         Self {
             rng,
@@ -94,6 +103,26 @@ impl World {
             next_tag: 0,
             ended: VecDeque::new(),
             hellos: 0,
+            dead: Vec::new(),
+            options,
+        }
+    }
+
+    /// The node is gone, and its connections with it.
+    fn kill(&mut self, node: u64) {
+        self.dead.push(node);
+        let now = self.instant();
+        let lost: Vec<LinkId> =
+            self.wires.iter().filter(|(_, wire)| wire.end.node == node).map(|(link, _)| *link).collect();
+        for link in lost {
+            self.wires.remove(&link);
+            self.session.handle_lost(link, Fault::Closed, now);
+        }
+    }
+
+    fn run_until(&mut self, time: Duration) {
+        while self.now < time {
+            self.step();
         }
     }
 
@@ -122,13 +151,13 @@ impl World {
         while let Some((tag, outcome)) = self.session.poll_completion() {
             let submitted = self.submitted.remove(&tag).expect("a request ends once");
             let longest_step = Duration::from_millis(2);
-            assert!(self.now - submitted <= OPTIONS.deadline + longest_step, "a request ends in time");
+            assert!(self.now - submitted <= self.options.deadline + longest_step, "a request ends in time");
             self.ended.push_back((tag, outcome));
         }
     }
 
     fn run_until_all_ended(&mut self) {
-        let late = self.now + 2 * OPTIONS.deadline;
+        let late = self.now + 2 * self.options.deadline;
         while !self.submitted.is_empty() {
             assert!(self.now < late, "requests that never end: {:?}", self.submitted);
             self.step();
@@ -137,7 +166,7 @@ impl World {
 
     fn call(&mut self, request: Request) -> Result<Answer, Error> {
         let tag = self.submit(request);
-        let late = self.now + 2 * OPTIONS.deadline;
+        let late = self.now + 2 * self.options.deadline;
         loop {
             assert!(self.now < late, "a request that never ends");
             self.step();
@@ -154,7 +183,7 @@ impl World {
             match action {
                 Action::Connect { link, address } => {
                     let node = NODES.into_iter().find(|node| address_of(*node) == address).expect("an address of ours");
-                    if self.happens(self.weather.closed_doors) {
+                    if self.happens(self.weather.closed_doors) || self.dead.contains(&node) {
                         self.session.handle_lost(link, refused(), now);
                         continue;
                     }
@@ -497,6 +526,8 @@ fn an_idle_client_leaves_a_cluster_that_is_away_alone() {
     for (link, _) in std::mem::take(&mut world.wires) {
         world.session.handle_lost(link, Fault::Closed, now);
     }
+    // While the last ones stood, it tried to stay connected to two nodes. That is over now.
+    world.obey();
     assert_eq!((world.session.poll_action(), world.session.poll_timeout()), (None, None));
 }
 
@@ -537,6 +568,95 @@ fn a_node_that_leaves_hands_its_requests_on() {
         world.run_until_all_ended();
         assert!(world.ended.drain(..).all(|(_, outcome)| outcome.into_one().is_ok()));
         while world.wires.values().any(|wire| wire.end.node == NODES[2]) {
+            world.step();
+        }
+    });
+}
+
+/// Time enough for a cluster to lose a node and to go on.
+const PATIENT: Options = Options { deadline: Duration::from_secs(5), ..OPTIONS };
+
+#[test]
+fn a_node_that_dies_costs_no_request_that_has_time_left() {
+    for_each_seed(40, |seed| {
+        let mut world = World::with(seed, FAIR, &NODES[..1], PATIENT);
+        for key in 0..50 {
+            assert!(world.call(Request::get(format!("key-{key}"))).is_ok());
+        }
+        for key in 0..300 {
+            world.submit(Request::increment(format!("key-{key}"), 1, IncrementOptions { initial: Some(1), ttl: None }));
+        }
+        world.step();
+        // The seed among them: nobody may be special.
+        let dead = NODES[world.rng.random_range(0..3)];
+        world.kill(dead);
+        let lost_at = world.now;
+        let sooner = Duration::from_millis(world.rng.random_range(500..3_500));
+        world.run_until(lost_at + sooner);
+        let left: Vec<u64> = NODES.into_iter().filter(|node| *node != dead).collect();
+        world.cluster.topology = topology(2, seed, &left, in_turn(2));
+        world.tell_news();
+        world.run_until_all_ended();
+        for (_, outcome) in world.ended.drain(..) {
+            outcome.into_one().expect("the deadline is not over");
+        }
+    });
+}
+
+#[test]
+fn a_key_that_nobody_owns_for_a_while_costs_no_request_that_has_time_left() {
+    for_each_seed(20, |seed| {
+        let mut world = World::with(seed, FAIR, &NODES[..1], PATIENT);
+        assert!(world.call(Request::get("key")).is_ok());
+        // The nodes know of a node that the client can't reach, and say `Moved` for three seconds.
+        let epoch_before = world.cluster.topology.epoch;
+        let all = world.cluster.topology.vnodes.clone();
+        let vnode = world.cluster.topology.vnode(b"key");
+        let owner = usize::from(all[vnode].primary.node);
+        world.cluster.topology.vnodes[vnode].primary.node = ((owner + 1) % 3) as u16;
+        let tag = world.submit(Request::set("key", "value", SetOptions::default()));
+        world.run_until(world.now + Duration::from_secs(3));
+        assert!(world.submitted.contains_key(&tag), "it goes on waiting");
+        // Nobody tells the news: the client finds out by itself.
+        world.cluster.topology.epoch = epoch_before + 1;
+        world.run_until_all_ended();
+        world.ended.pop_front().unwrap().1.into_one().expect("the deadline is not over");
+    });
+}
+
+#[test]
+fn the_cluster_is_found_again_though_every_server_that_was_named_is_gone() {
+    for_each_seed(20, |seed| {
+        let mut world = World::with(seed, FAIR, &NODES[..1], PATIENT);
+        assert!(world.call(Request::get("key")).is_ok());
+        NODES.into_iter().for_each(|node| world.kill(node));
+        world.cluster.topology = topology(2, seed, &NODES[1..], in_turn(2));
+        let tag = world.submit(Request::set("key", "value", SetOptions::default()));
+        world.run_until(world.now + Duration::from_secs(1));
+        assert!(world.submitted.contains_key(&tag));
+        // The others are back; the one that was named never is.
+        world.dead = vec![NODES[0]];
+        world.run_until_all_ended();
+        world.ended.pop_front().unwrap().1.into_one().expect("the deadline is not over");
+    });
+}
+
+#[test]
+fn a_client_in_use_stays_connected_to_two_nodes() {
+    for_each_seed(20, |seed| {
+        let mut world = World::with(seed, FAIR, &NODES[..1], PATIENT);
+        let connected = |world: &World| {
+            let nodes: std::collections::BTreeSet<u64> =
+                world.wires.values().filter(|wire| wire.end.greeted).map(|wire| wire.end.node).collect();
+            nodes.len()
+        };
+        assert!(world.call(Request::get("key")).is_ok());
+        while connected(&world) < 2 {
+            world.step();
+        }
+        let one = world.wires.values().next().unwrap().end.node;
+        world.kill(one);
+        while connected(&world) < 2 {
             world.step();
         }
     });

@@ -15,7 +15,7 @@ use super::slab::Key;
 use super::{Entry, Origin, Session, Work};
 use crate::answer::{Answer, Outcome};
 use crate::error::{Error, Fault, ProtocolError, message_text};
-use crate::options::{BACKOFF_FIRST, BACKOFF_MAX, REDIRECT_WAIT_FIRST, REDIRECTS_MAX};
+use crate::options::{BACKOFF_FIRST, BACKOFF_MAX, REDIRECT_WAIT_FIRST, REDIRECT_WAIT_MAX};
 use crate::request::{Entries, Frame};
 use crate::time::Instant;
 
@@ -51,6 +51,12 @@ impl<T> Session<T> {
                 let wait = Duration::from_millis(replied.retry_after_ms.into());
                 let error = Error::from_status(Status::Overloaded, replied.retry_after_ms, &[]);
                 self.try_later(key, wait, error, now);
+            }
+            // While a copy is being restored; where there is nobody to hold one, waiting helps nothing.
+            Status::NotEnoughCopies if self.has_other_nodes() => {
+                let setbacks = self.entries.get(key).map_or(0, |entry| entry.setbacks.into());
+                let wait = backoff(BACKOFF_FIRST, BACKOFF_MAX, setbacks, &mut self.rng);
+                self.try_later(key, wait, Error::from_status(Status::NotEnoughCopies, 0, &replied.value), now);
             }
             Status::ShuttingDown => {
                 let setbacks = self.entries.get(key).map_or(0, |entry| entry.setbacks.into());
@@ -118,6 +124,9 @@ impl<T> Session<T> {
         if entry.in_flight || entry.uncertain {
             return Error::Deadline { limit, maybe_applied: entry.maybe_applied() };
         }
+        if entry.was_moved {
+            return Error::from_status(Status::Moved, 0, &[]);
+        }
         let waits_for = match (&self.map.topology, &entry.work) {
             (None, _) => self.map.scout,
             (Some(topology), Work::Owner(frame)) => {
@@ -134,19 +143,26 @@ impl<T> Session<T> {
         }
     }
 
-    /// The core does not own the key: asks the owner, as soon as the topology says who that is.
+    /// The core does not own the key: asks the owner, as soon as the topology says who that is. While a cluster changes
+    /// nobody may own a key for a while, so this goes on until the request's time is up.
     fn redirect(&mut self, key: Key, epoch: u64, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.refused();
-        if entry.setbacks > REDIRECTS_MAX {
-            self.conclude(key, Err(Error::from_status(Status::Moved, 0, &[])), now);
-            return;
-        }
-        let wait = backoff(REDIRECT_WAIT_FIRST, BACKOFF_MAX, entry.setbacks.into(), &mut self.rng);
+        entry.was_moved = true;
+        let wait = backoff(REDIRECT_WAIT_FIRST, REDIRECT_WAIT_MAX, entry.setbacks.into(), &mut self.rng);
         entry.waits_for_topology = true;
+        // The node knows of nothing newer, and yet the key is not its own: somebody else may know.
+        let is_riddle = entry.setbacks > 1;
         self.delayed.insert((now + wait, key));
         self.want_epoch(epoch, now);
+        if is_riddle {
+            self.fetch_at(now + wait);
+        }
         self.fetch_if_due(now);
+    }
+
+    fn has_other_nodes(&self) -> bool {
+        self.map.topology.as_ref().is_some_and(|topology| topology.nodes.len() > 1)
     }
 
     /// A limit or a stop refused the request: tries again after `wait` if time and budget allow, else ends it with `error`.
@@ -157,6 +173,8 @@ impl<T> Session<T> {
         if at < entry.deadline && self.budget.spend(now) {
             self.delayed.insert((at, key));
         } else {
+            // This attempt changed nothing; an earlier one that was not answered may have.
+            let error = if entry.maybe_applied() { self.deadline_error(key) } else { error };
             self.conclude(key, Err(error), now);
         }
     }

@@ -27,6 +27,8 @@ pub(super) struct Link {
     pub(super) queue: VecDeque<Key>,
     /// What broke the connection last; cleared by the next hello's answer.
     pub(super) last_fault: Option<Fault>,
+    /// The connection is wanted although nothing waits for it, as long as another one stands.
+    pub(super) is_kept: bool,
     /// Its place is gone from the topology: the unanswered are waited for, nothing more is sent.
     pub(super) retiring: bool,
     /// Failures since the last answer.
@@ -59,6 +61,7 @@ impl Link {
             state: LinkState::Down { retry_at: now },
             queue: VecDeque::new(),
             last_fault: None,
+            is_kept: false,
             retiring: false,
             failures: 0,
             lineage: None,

@@ -112,8 +112,12 @@ struct Map {
     /// Servers tried in vain since the last topology.
     scout_failures: u32,
     startup_error: Option<Error>,
+    /// Addresses of nodes of the last topology that was given up, to be tried beside `servers`.
+    others: Vec<String>,
     fetch: Fetch,
     fetch_tries: u32,
+    /// The node that was asked for the topology last: the next time another one is asked, if one can be.
+    asked: Option<u64>,
     /// The newest epoch heard of.
     epoch_wanted: u32,
     /// The smallest frame limit of the servers met.
@@ -144,6 +148,8 @@ struct Entry<T> {
     uncertain: bool,
     /// Waits for a newer topology; one that arrives ends the wait early.
     waits_for_topology: bool,
+    /// Its last answer was `Moved`, and it was not sent again since.
+    was_moved: bool,
     /// `Moved` and refusals so far.
     setbacks: u8,
 }
@@ -188,8 +194,10 @@ impl<T> Session<T> {
             scout: None,
             scout_failures: 0,
             startup_error: None,
+            others: Vec::new(),
             fetch: Fetch::Idle,
             fetch_tries: 0,
+            asked: None,
             epoch_wanted: 0,
             frame_bytes_max: usize::MAX,
         };
@@ -442,6 +450,7 @@ impl<T> Session<T> {
                 entry.token = Some(link.next_token(&mut self.rng));
             }
             entry.in_flight = true;
+            entry.was_moved = false;
             let epoch = self.map.topology.as_ref().map_or(0, |topology| topology.epoch);
             if let Some(connection) = link.connection() {
                 let takes_trace = connection.has_feature(HelloParameters::FEATURE_TRACE);
@@ -466,6 +475,7 @@ impl<T> Entry<T> {
             in_flight: false,
             uncertain: false,
             waits_for_topology: false,
+            was_moved: false,
             setbacks: 0,
         }
     }

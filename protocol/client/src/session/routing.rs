@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use quoit_wire::topology::{Seat, Topology};
 use quoit_wire::{HelloReply, Operation, RequestBody, Status};
+use rand::RngExt;
 
 use super::budget::{backoff, jitter};
 use super::connection::Connection;
@@ -20,6 +21,10 @@ use crate::time::Instant;
 /// Failures of a link, with no other link standing, after which the topology is given up and any server is looked for:
 /// the node may have been replaced by another one.
 const FAILURES_BEFORE_SCOUT: u32 = 2;
+/// Nodes that a client stays connected to, where there are as many and it is connected to one.
+const NODES_KEPT: usize = 2;
+/// Addresses of nodes that are remembered when a topology is given up.
+const OTHERS_MAX: usize = 64;
 /// Times a topology that was announced is asked for before the announcement is taken for a mistake.
 const FETCH_TRIES_MAX: u32 = 8;
 /// Room a frame needs beside its entries: head, parameters.
@@ -138,7 +143,12 @@ impl<T> Session<T> {
             Some(place) if place.node == hello.node => {}
             Some(_) => {
                 self.drop_link(key, Fault::Replaced, now);
-                self.forget_topology(now);
+                if self.links.values().any(|link| link.ready().is_some()) {
+                    self.fetch_at(now);
+                    self.fetch_if_due(now);
+                } else {
+                    self.forget_topology(now);
+                }
                 return;
             }
         }
@@ -149,6 +159,7 @@ impl<T> Session<T> {
             self.want_epoch(hello.epoch.into(), now);
         }
         self.fetch_if_due(now);
+        self.keep_two_nodes(now);
     }
 
     /// The server has a topology that is newer than the one it told before.
@@ -167,6 +178,11 @@ impl<T> Session<T> {
             return;
         }
         self.map.epoch_wanted = self.map.epoch_wanted.max(epoch);
+        self.fetch_at(at);
+    }
+
+    /// Sees to it that the topology is asked for at `at`, or before.
+    pub(super) fn fetch_at(&mut self, at: Instant) {
         self.map.fetch = match self.map.fetch {
             Fetch::Idle => Fetch::At(at),
             Fetch::At(planned) => Fetch::At(planned.min(at)),
@@ -185,14 +201,42 @@ impl<T> Session<T> {
         let key = self.hold(Entry::new(work, Origin::Topology, now + self.options.deadline, 0));
         if let Some(link) = self.links.get_mut(link_key) {
             link.queue.push_front(key);
+            self.map.asked = link.place.map(|place| place.node);
         }
         self.map.fetch = Fetch::Asked;
     }
 
-    /// A link that can be asked for the topology now.
+    /// A link that can be asked for the topology now: of another node than the last one asked, where there is one. A node
+    /// that is cut off from the others must not be the only one believed.
     pub(super) fn fetch_link(&self) -> Option<Key> {
         let stands = |key: &Key| self.links.get(*key).is_some_and(|link| link.ready().is_some() && !link.retiring);
-        self.links.keys().find(stands)
+        let node = |key: Key| self.links.get(key).and_then(|link| link.place).map(|place| place.node);
+        let another = self.links.keys().filter(stands).find(|key| node(*key) != self.map.asked);
+        another.or_else(|| self.links.keys().find(stands))
+    }
+
+    /// Keeps connections to two nodes, so that news of the topology arrives although one of them is gone or cut off.
+    fn keep_two_nodes(&mut self, now: Instant) {
+        let Some(topology) = &self.map.topology else { return };
+        let is_up = |id: u64| {
+            let of_node = |link: &&Link| link.place.is_some_and(|place| place.node == id) && !link.retiring;
+            self.links
+                .values()
+                .filter(of_node)
+                .any(|link| !matches!(link.state, LinkState::Down { .. }) || link.is_kept)
+        };
+        let away: Vec<u16> =
+            (0..topology.nodes.len() as u16).filter(|node| !is_up(topology.nodes[usize::from(*node)].id)).collect();
+        if topology.nodes.len() - away.len() >= NODES_KEPT || away.is_empty() {
+            return;
+        }
+        let node = away[self.rng.random_range(0..away.len())];
+        let core = self.rng.random_range(0..topology.nodes[usize::from(node)].cores);
+        let key = self.link_of(Seat { node, core }, now);
+        if let Some(link) = self.links.get_mut(key) {
+            link.is_kept = true;
+        }
+        self.connect_if_due(key, now);
     }
 
     /// The answer to [`Self::fetch_if_due`]; an empty body says that the topology known is the newest.
@@ -276,12 +320,19 @@ impl<T> Session<T> {
         waiting.extend(self.delayed.iter().map(|(_, key)| *key).filter(waits_for_this));
         self.delayed.retain(|(_, key)| !waits_for_this(key));
         self.map.topology = Some(Arc::new(topology));
+        self.map.others.clear();
         self.route_all(waiting, now);
+        self.keep_two_nodes(now);
     }
 
     /// Gives the topology up and looks for any server.
     fn forget_topology(&mut self, now: Instant) {
-        self.map.topology = None;
+        if let Some(topology) = self.map.topology.take() {
+            // Starting anywhere: the first nodes of a large cluster are not everybody's.
+            let start = self.rng.random_range(0..topology.nodes.len());
+            let nodes = topology.nodes.iter().cycle().skip(start).take(topology.nodes.len().min(OTHERS_MAX));
+            self.map.others = nodes.map(|node| node.address.clone()).collect();
+        }
         self.map.seats.clear();
         self.map.met_at.clear();
         self.map.epoch_wanted = 0;
@@ -340,10 +391,10 @@ impl<T> Session<T> {
     }
 
     fn next_server(&mut self) -> String {
-        let servers = &self.map.servers;
-        let address = servers[self.map.next_server % servers.len()].clone();
-        self.map.next_server = (self.map.next_server + 1) % servers.len();
-        address
+        let places = self.map.servers.len() + self.map.others.len();
+        let place = self.map.next_server % places;
+        self.map.next_server = (place + 1) % places;
+        self.map.servers.iter().chain(&self.map.others).nth(place).cloned().unwrap_or_default()
     }
 
     fn wake_scout(&mut self, now: Instant) {
@@ -371,7 +422,14 @@ impl<T> Session<T> {
         let is_scout = self.map.scout == Some(key);
         // Before the first topology somebody waits for it in any case: the caller who connects.
         let scout_is_wanted = !self.unrouted.is_empty() || self.submitted == 0;
-        self.links.get(key).is_some_and(|link| !link.queue.is_empty()) || is_scout && scout_is_wanted
+        let is_wanted = |link: &Link| !link.queue.is_empty() || link.is_kept && self.stands_elsewhere(key);
+        self.links.get(key).is_some_and(is_wanted) || is_scout && scout_is_wanted
+    }
+
+    /// Whether a connection stands beside that of this link. A client without any leaves the cluster alone until it is
+    /// asked something.
+    fn stands_elsewhere(&self, key: Key) -> bool {
+        self.links.keys().any(|other| other != key && self.links.get(other).is_some_and(|link| link.ready().is_some()))
     }
 
     /// What is due on a link: an attempt to connect, the end of one, or of a connection that stalls.
@@ -419,10 +477,13 @@ impl<T> Session<T> {
         } else if let Some(link) = self.links.get_mut(key) {
             again.into_iter().rev().for_each(|entry| link.queue.push_front(entry));
             let failures = link.failures();
+            link.is_kept = false;
             self.turn_address(key);
             let another_stands = self.links.values().any(|link| link.ready().is_some());
             if failures >= FAILURES_BEFORE_SCOUT && !another_stands {
                 self.forget_topology(now);
+            } else if another_stands {
+                self.keep_two_nodes(now);
             }
         }
     }
@@ -442,7 +503,7 @@ impl<T> Session<T> {
     fn on_scout_failed(&mut self, key: Key, address: String, fault: Fault, now: Instant) {
         self.map.fetch = Fetch::Idle;
         self.map.scout_failures = self.map.scout_failures.saturating_add(1);
-        let servers = self.map.servers.len() as u32;
+        let servers = (self.map.servers.len() + self.map.others.len()) as u32;
         let round_is_over = self.map.scout_failures.is_multiple_of(servers);
         if round_is_over && self.submitted == 0 {
             self.map.startup_error = Some(Error::Connect { address, source: fault });
