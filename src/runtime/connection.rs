@@ -1,7 +1,7 @@
 //! One client connection: what has arrived and is not executed yet, what is answered and not sent yet.
 //!
 //! A connection is owned by one core. It holds memory only while something is under way: an idle one keeps no buffer.
-//! The limits that stall it are checked where bytes come in (`intake.rs`); where replies leave is `egress.rs`.
+//! The limits that stall it are checked where bytes come in (`scan.rs`); where replies leave is `egress.rs`.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 

@@ -2,7 +2,7 @@
 //!
 //! The turn is the whole data path, in the order of `src/README.md`: reap completions, scan and execute what arrived,
 //! serve the mesh, send, enter the kernel once, then a bounded slice of background work. Nothing in a turn waits.
-//! The parts of a turn are in files of their own: `intake.rs`, `mesh_serve.rs`, `egress.rs`, `lifecycle.rs`.
+//! The parts of a turn are in files of their own; the picture of them is in `mod.rs`.
 
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;

@@ -9,12 +9,12 @@ use super::clock::Reading;
 use super::connection::{Connection, Stall, Token};
 use super::core::Core;
 use super::gather::{Gather, Part};
-use super::intake::multi_body;
 use super::limits::{
     CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_MAX, GATHERS_MAX, MESH_BATCH_BYTES, MESH_BATCHES_PER_TURN,
     OVERLOADED_RETRY_MS, PIN_BYTES_MIN, TURN_TIME_MAX,
 };
 use super::mesh::{Batch, Message};
+use super::scan::multi_body;
 use crate::shard::{Output, ReplyLimits, Route};
 
 impl Core {

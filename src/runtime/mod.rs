@@ -3,7 +3,9 @@
 //! ```text
 //! node.rs ── starts one executor per core ──► core.rs: the turn
 //!                                              ├ ring.rs, buffers.rs     the private io_uring
-//!                                              ├ intake.rs               bytes → frames → the shard
+//!                                              ├ intake.rs, scan.rs      bytes → frames → their way
+//!                                              ├ ready.rs                this core's requests → the shard
+//!                                              ├ receiving.rs            who is read, who waits
 //!                                              ├ mesh.rs, mesh_serve.rs  other cores' requests and replies, gather.rs
 //!                                              ├ egress.rs               replies → sends
 //!                                              ├ lifecycle.rs            accept, hello, hand-over, close, drain
@@ -30,8 +32,11 @@ mod news;
 mod node;
 mod park;
 pub mod preflight;
+mod ready;
+mod receiving;
 mod report;
 mod ring;
+mod scan;
 #[cfg(test)]
 mod stepped;
 

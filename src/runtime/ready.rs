@@ -1,0 +1,66 @@
+//! The ready list: the whole requests of this core's own keys, executed in the order they were scanned.
+//!
+//! Memory latency is hidden by two stages of prefetching: the scan has asked for each key's index line, and a window of
+//! requests is asked for its items before it is executed. What finds too much unsent is put aside, in order.
+
+use quoit_wire::Request;
+
+use super::connection::Stall;
+use super::core::{Core, Ready, Source};
+use super::limits::{PREFETCH_WINDOW, RECEIVE_BUFFER_BYTES};
+
+impl Core {
+    /// Executes everything in the ready list, in order, memory latency hidden by two stages of prefetching.
+    pub(super) fn execute_ready(&mut self) {
+        let mut ready = std::mem::take(&mut self.ready);
+        for window in ready.chunks(PREFETCH_WINDOW) {
+            window
+                .iter()
+                .filter(|request| request.hash != 0)
+                .for_each(|request| self.shard.prefetch_item(request.hash));
+            window.chunk_by(|one, next| one.slot == next.slot).for_each(|run| self.execute_run(run));
+        }
+        ready.clear();
+        self.ready = ready;
+    }
+
+    /// Executes neighbouring requests of one connection, which is taken out of its slot once for all of them.
+    fn execute_run(&mut self, run: &[Ready]) {
+        let Some(slot) = run.first().map(|ready| ready.slot) else { return };
+        let Some(mut connection) = self.take(slot) else { return };
+        connection.ready -= run.len();
+        let mut output = std::mem::take(&mut connection.output);
+        if output.bytes.capacity() == 0 {
+            output.bytes = self.spare_bytes.pop().unwrap_or_default();
+        }
+        let sending_bytes = connection.sending.output.len() - connection.sending.sent;
+        let output_bytes_high = self.output_bytes_high();
+        let limits = self.reply_limits();
+        let now = self.now.instant();
+        for ready in run {
+            let bytes = match ready.source {
+                Source::Buffer(id) => &self.ring.buffers.received(id, RECEIVE_BUFFER_BYTES)[ready.offset..],
+                Source::Carry => &connection.carry[ready.offset..],
+            };
+            let frame = &bytes[..ready.head.frame_bytes];
+            if !connection.deferred.is_empty() || output.len() + sending_bytes > output_bytes_high {
+                connection.deferred.extend_from_slice(frame);
+                connection.stall = Some(Stall::Output);
+                self.counters.stalls_output += 1;
+                continue;
+            }
+            match Request::decode(ready.head, frame) {
+                Ok(request) => self.shard.execute(now, &request, ready.hash, limits, &mut output),
+                Err(refusal) => {
+                    output.status(ready.head.id, refusal.status);
+                    self.shard.count(ready.head.operation, refusal.status);
+                }
+            }
+            self.counters.answered += 1;
+        }
+        connection.output = output;
+        self.mark_dirty(slot, &mut connection);
+        self.touch_taken(slot, &mut connection);
+        self.put_or_free(slot, connection);
+    }
+}
