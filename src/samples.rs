@@ -24,7 +24,7 @@ pub struct Sample {
     pub help: &'static str,
     /// Counter or gauge.
     pub kind: SampleKind,
-    /// One label, where samples of a name differ: `("cause", "reclaim")`.
+    /// One label, where samples of a name differ: `("cause", "policy")`.
     pub label: Option<(&'static str, &'static str)>,
     /// The value now.
     pub value: u64,

@@ -116,6 +116,6 @@ fn replay(policy: PolicyKind, memory_bytes: usize, requests: &[Request]) -> Repl
 fn figures(store: &Store) -> (f64, u64) {
     let mut samples: Vec<Sample> = vec![];
     store.samples(&mut samples);
-    let value = |name| samples.iter().find(|sample| sample.name == name).map_or(0, |sample| sample.value);
+    let value = |name| samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum::<u64>();
     (value("live_bytes") as f64, value("evictions_total"))
 }

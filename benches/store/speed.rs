@@ -150,5 +150,5 @@ fn median(mut rates: [f64; ROUNDS]) -> f64 {
 pub(crate) fn figure(store: &Store, name: &str) -> u64 {
     let mut samples = vec![];
     store.samples(&mut samples);
-    samples.iter().find(|sample| sample.name == name).map_or(0, |sample| sample.value)
+    samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum()
 }

@@ -214,8 +214,8 @@ mod tests {
             cpu: usize::from(core) + 2,
             requests: vec![(Operation::Get, Status::Ok, 5), (Operation::Get, Status::Miss, 2)],
             samples: vec![
-                sample("evictions_total", SampleKind::Counter, Some(("cause", "reclaim")), 7),
-                sample("evictions_total", SampleKind::Counter, Some(("cause", "merge")), 1),
+                sample("evictions_total", SampleKind::Counter, Some(("cause", "policy")), 7),
+                sample("evictions_total", SampleKind::Counter, Some(("cause", "pressure")), 1),
                 sample("memory_used_bytes", SampleKind::Gauge, None, u64::from(core) + 4096),
             ],
             histograms: vec![HistogramSample { name: "turn_seconds", help: "Turns.", histogram }],
@@ -248,8 +248,8 @@ mod tests {
             ("quoit_core_up{core=\"2\"}", 0.0),
             ("quoit_core_cpu{core=\"1\"}", 3.0),
             ("quoit_requests_total{core=\"1\",operation=\"get\",status=\"miss\"}", 2.0),
-            ("quoit_evictions_total{core=\"0\",cause=\"reclaim\"}", 7.0),
-            ("quoit_evictions_total{core=\"0\",cause=\"merge\"}", 1.0),
+            ("quoit_evictions_total{core=\"0\",cause=\"policy\"}", 7.0),
+            ("quoit_evictions_total{core=\"0\",cause=\"pressure\"}", 1.0),
             ("quoit_memory_used_bytes{core=\"1\"}", 4097.0),
             ("process_resident_memory_bytes", 1024.0),
         ] {

@@ -4,12 +4,33 @@ use super::Store;
 use super::segments::{BLOCK_BYTES, Role, SEGMENT_BYTES};
 use crate::samples::{Sample, SampleKind};
 
+/// Why an item was evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EvictionCause {
+    /// The policy let it go.
+    Policy,
+    /// The policy would have kept it, and there was no room, or a write could not wait for its copy.
+    Pressure,
+}
+
+impl EvictionCause {
+    const ALL: [Self; 2] = [Self::Policy, Self::Pressure];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Pressure => "pressure",
+        }
+    }
+}
+
 /// Events of one store since it was made.
 #[derive(Default)]
 pub(super) struct Counters {
     pub(super) hits: u64,
     pub(super) misses: u64,
-    pub(super) evictions: u64,
+    /// By cause.
+    pub(super) evictions: [u64; EvictionCause::ALL.len()],
     pub(super) expirations: u64,
     pub(super) copied_bytes: u64,
     /// Hashes of the evicted keys: a test's model must lose what the store loses.
@@ -19,8 +40,8 @@ pub(super) struct Counters {
 
 impl Counters {
     /// An item was evicted.
-    pub(super) fn count_eviction(&mut self, _hash: u64) {
-        self.evictions += 1;
+    pub(super) fn count_eviction(&mut self, cause: EvictionCause, _hash: u64) {
+        self.evictions[cause as usize] += 1;
         #[cfg(test)]
         self.evicted_hashes.push(_hash);
     }
@@ -59,7 +80,15 @@ pub(super) fn list(store: &Store, out: &mut Vec<Sample>) {
     push("pinned_bytes", "Memory kept in place by sends.", SampleKind::Gauge, None, pinned_bytes as u64);
     push("hits_total", "Reads that found their item.", SampleKind::Counter, None, store.counters.hits);
     push("misses_total", "Reads that found nothing.", SampleKind::Counter, None, store.counters.misses);
-    push("evictions_total", "Items evicted to make room.", SampleKind::Counter, None, store.counters.evictions);
+    for cause in EvictionCause::ALL {
+        push(
+            "evictions_total",
+            "Items evicted to make room: the policy let them go, or memory pressure took what it would have kept.",
+            SampleKind::Counter,
+            Some(("cause", cause.name())),
+            store.counters.evictions[cause as usize],
+        );
+    }
     push(
         "expirations_total",
         "Items that ended by their expiry.",

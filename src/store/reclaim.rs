@@ -11,6 +11,7 @@ use quoit_wire::topology::key_hash;
 use super::Store;
 use super::append::{KEPT_FOR_INDEX, KEPT_FROM_WRITES, OpenKind};
 use super::blocks::block_start;
+use super::counters::EvictionCause;
 use super::expiry::Scan;
 use super::operation::Progress;
 use super::policy::{Evicted, MAIN, Occupancy, SMALL, Verdict, Victim};
@@ -363,6 +364,7 @@ impl Store {
             return true;
         }
         let queue = self.memory.segments.get(walk.segment).queue;
+        let mut cause = EvictionCause::Policy;
         let mut verdict = match walk.purpose {
             Purpose::Evict => self.policy.judge(queue, entry.policy_bits()),
             Purpose::Compact => Verdict::Stay { bits: entry.policy_bits() },
@@ -371,6 +373,7 @@ impl Store {
         if walk.purpose == Purpose::Evict && verdict != Verdict::Evict {
             self.second_chance_bytes += header.record_bytes();
             if is_urgent && self.second_chance_bytes > SECOND_CHANCE_BYTES_MAX {
+                cause = EvictionCause::Pressure;
                 verdict = Verdict::Evict;
             }
         }
@@ -388,10 +391,11 @@ impl Store {
             if walk.purpose == Purpose::Compact && !(is_urgent && self.policy.evicts()) {
                 return false;
             }
+            cause = EvictionCause::Pressure;
         }
         self.index.remove(&mut self.memory, slot);
         self.retire(location, &header);
-        self.counters.count_eviction(hash);
+        self.counters.count_eviction(cause, hash);
         let occupancy = self.occupancy();
         self.policy.evicted(&mut self.memory, Evicted { queue, hash, bytes: header.total_bytes() }, &occupancy);
         true
