@@ -34,6 +34,9 @@ const CORES_MAX: usize = topology::CORES_MAX;
 const IDLE_SPIN_MICROS_MAX: u64 = 1_000_000;
 /// A share of the machine's memory is rounded down to this, so that it reads well.
 const SHARE_STEP_BYTES: u64 = 1 << 20;
+/// Bytes of a host name and of one of its labels, as the DNS has them (RFC 1035).
+const HOST_BYTES_MAX: usize = 253;
+const HOST_LABEL_BYTES_MAX: usize = 63;
 /// Connections of a core; more than one machine's files and socket buffers carry.
 const CONNECTIONS_MAX: usize = 1_000_000;
 
@@ -53,6 +56,8 @@ const POLICY_NAMES: [&str; PolicyKind::ALL.len()] = {
 pub struct Config {
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// The address that the topology names, as clients are to connect to it; `None`: the one that is listened on.
+    pub advertise: Option<String>,
     /// Where the admin HTTP listens.
     pub admin: SocketAddr,
     /// The CPU of each executor, in order; one may stand there more than once.
@@ -95,6 +100,9 @@ pub struct ServeFlags {
     /// Where clients connect; port 0 takes a free one [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// The address clients are told to connect to, where it is not the one listened on [default: auto]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
     /// Where /metrics, /healthz, /readyz and /topology are served [default: 127.0.0.1:7401]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
@@ -149,6 +157,7 @@ impl Config {
     fn check(settings: &[Setting], machine: &Machine) -> Result<Self, ConfigErrors> {
         let mut reader = Reader { settings, errors: Vec::new() };
         let listen = reader.parse(Key::Listen, parse_address);
+        let advertise = reader.parse(Key::Advertise, parse_advertise);
         let admin = reader.parse(Key::Admin, parse_address);
         let cpus = reader.parse(Key::Cores, |text| parse_cores(text, machine));
         let memory_bytes = reader.parse(Key::Memory, |text| parse_memory(text, machine));
@@ -177,6 +186,7 @@ impl Config {
         let complete = || {
             Some(Self {
                 listen: listen?,
+                advertise: advertise?,
                 admin: admin?,
                 cpus: cpus?,
                 memory_bytes: memory_bytes?,
@@ -209,6 +219,7 @@ impl Config {
     pub fn runtime_options(&self, connections_max: usize) -> RuntimeOptions {
         RuntimeOptions {
             listen: self.listen,
+            advertise: self.advertise.clone(),
             cpus: self.cpus.clone(),
             memory_bytes: self.memory_bytes,
             policy: self.eviction,
@@ -260,6 +271,12 @@ pub enum Invalid {
     /// No address with a port.
     #[error("it is not an IP address with a port")]
     Address,
+    /// No host with a port.
+    #[error("it is not a host and a port")]
+    Host,
+    /// An address that nobody can connect to.
+    #[error("nobody can connect to this address: it stands for all of a machine's own")]
+    Unspecified,
     /// A listener that strangers may reach.
     #[error(
         "other machines may reach this address, and there is no authentication: whoever does may read and change everything"
@@ -387,6 +404,33 @@ fn parse_address(text: &str) -> Result<SocketAddr, Invalid> {
     text.parse().map_err(|_| Invalid::Address)
 }
 
+fn parse_advertise(text: &str) -> Result<Option<String>, Invalid> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        let is_address = !address.ip().to_canonical().is_unspecified();
+        return match address.port() {
+            0 => Err(Invalid::Range { min: 1, max: u64::from(u16::MAX) }),
+            _ if is_address => Ok(Some(text.to_owned())),
+            _ => Err(Invalid::Unspecified),
+        };
+    }
+    let (host, port) = text.rsplit_once(':').ok_or(Invalid::Host)?;
+    let is_label = |label: &str| {
+        let is_inner = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        (1..=HOST_LABEL_BYTES_MAX).contains(&label.len()) && label.chars().all(is_inner)
+    };
+    // What looks like an IPv4 address and is none would never be found as a name.
+    let is_number = |label: &str| label.chars().all(|c| c.is_ascii_digit());
+    let is_name = host.len() <= HOST_BYTES_MAX && host.split('.').all(is_label) && !host.rsplit('.').all(is_number);
+    if !is_name {
+        return Err(Invalid::Host);
+    }
+    parse_number(port, 1, u64::from(u16::MAX))?;
+    Ok(Some(text.to_owned()))
+}
+
 fn parse_cores(text: &str, machine: &Machine) -> Result<Vec<usize>, Invalid> {
     let cpus = match text {
         "all" => machine.cpus_allowed.clone(),
@@ -487,6 +531,7 @@ impl ServeFlags {
         let insecure = self.insecure.then(|| "true".to_owned());
         let given = [
             (Key::Listen, &self.listen),
+            (Key::Advertise, &self.advertise),
             (Key::Admin, &self.admin),
             (Key::Cores, &self.cores),
             (Key::Memory, &self.memory),

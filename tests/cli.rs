@@ -23,7 +23,17 @@ fn help_lists_the_commands_and_every_option_of_a_node() {
     assert!(help.contains("serve") && help.contains("completions"), "{help}");
     let (code, help, _) = run(&mut quoit(&["serve", "--help"]));
     assert_eq!(code, Some(0));
-    for option in ["--listen", "--admin", "--cores", "--memory", "--eviction", "--idle", "--value-max", "--insecure"] {
+    for option in [
+        "--listen",
+        "--advertise",
+        "--admin",
+        "--cores",
+        "--memory",
+        "--eviction",
+        "--idle",
+        "--value-max",
+        "--insecure",
+    ] {
         assert!(help.contains(option), "{option} is missing in\n{help}");
     }
     assert!(help.contains("QUOIT_VALUE_MAX"), "the help tells of the environment:\n{help}");
@@ -116,6 +126,14 @@ fn a_node_serves_tells_of_itself_and_ends_well_on_sigterm() {
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("SIGTERM") && log.contains("stopped"), "{log}");
     assert_eq!(client.receive(), None, "the connection is closed, not reset with a reply outstanding");
+}
+
+#[test]
+fn what_is_advertised_stands_in_the_topology() {
+    let name = "cache-1.example.net:7400";
+    let node = NodeProcess::start(&["--cores", "0", "--advertise", name]);
+    assert!(node.http_get("/topology").contains(&format!("\"address\":\"{name}\"")));
+    node.stop();
 }
 
 #[test]

@@ -69,6 +69,7 @@ fn nobodys_address() -> String {
 fn start_node(listen: &str) -> Node {
     let options = RuntimeOptions {
         listen: listen.parse().expect("an address"),
+        advertise: None,
         cpus: vec![0; CORES],
         memory_bytes: CORES * (64 << 20),
         policy: PolicyKind::None,

@@ -14,6 +14,7 @@ impl Running {
     fn new() -> Self {
         let options = RuntimeOptions {
             listen: "127.0.0.1:0".parse().expect("an address"),
+            advertise: None,
             cpus: vec![0, 0],
             memory_bytes: 128 << 20,
             policy: PolicyKind::None,

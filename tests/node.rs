@@ -11,6 +11,7 @@ use wire_client::WireClient;
 fn node(cores: usize) -> Node {
     let options = RuntimeOptions {
         listen: "127.0.0.1:0".parse().expect("an address"),
+        advertise: None,
         cpus: vec![0; cores],
         memory_bytes: cores * (64 << 20),
         policy: PolicyKind::None,

@@ -44,6 +44,11 @@ keys! {
         "listen", default: "127.0.0.1:7400", example: "127.0.0.1:7400",
         expected: "an IP address and a port, such as 127.0.0.1:7400 or [::1]:7400; port 0 takes a free one"
     }
+    /// Where other machines reach the node.
+    Advertise {
+        "advertise", default: "auto", example: "cache-1.example.net:7400",
+        expected: "a host name or an IP address that clients can connect to, and a port, such as cache-1.example.net:7400 or [2001:db8::1]:7400; or the address that is listened on: auto"
+    }
     /// Where the admin HTTP listens.
     Admin {
         "admin", default: "127.0.0.1:7401", example: "127.0.0.1:7401",

@@ -40,6 +40,7 @@ fn error_of(result: Result<Config, ConfigErrors>) -> String {
 fn without_options_the_defaults_hold() {
     let config = load(&[], &[]).expect("the defaults are valid");
     assert_eq!(config.listen.to_string(), "127.0.0.1:7400");
+    assert_eq!(config.advertise, None);
     assert_eq!(config.admin.to_string(), "127.0.0.1:7401");
     assert_eq!(config.cpus, [0, 1, 3], "all that the process may run on");
     assert_eq!(config.memory_bytes as u64, MEMORY_BYTES / 4);
@@ -92,6 +93,17 @@ fn good_values_are_read() {
 }
 
 #[test]
+fn what_is_advertised_is_a_name_or_an_address() {
+    for address in ["cache-1:7400", "cache_1.example.net:65535", "10.1.2.3:7400", "[2001:db8::1]:7400"] {
+        let config = load(&["--advertise", address], &[]).expect("a valid address");
+        assert_eq!(config.runtime_options(1).advertise.as_deref(), Some(address));
+    }
+    let config = load(&[], &[("QUOIT_ADVERTISE", "cache-1:7400")]).expect("a valid address");
+    assert_eq!(config.advertise.as_deref(), Some("cache-1:7400"));
+    assert_eq!(load_file("advertise = 'auto'\n").expect("a valid file").advertise, None);
+}
+
+#[test]
 fn a_file_may_use_tomls_own_types() {
     let config = load_file("cores = [0, 3]\nidle = 20\ninsecure = true\nlisten = '0.0.0.0:1'\nconnections-max = 5\n");
     let config = config.expect("a valid file");
@@ -105,6 +117,15 @@ fn bad_values_are_refused_with_what_was_expected() {
     for (key, value, message) in [
         ("listen", "localhost", "not an IP address with a port"),
         ("listen", "127.0.0.1", "not an IP address with a port"),
+        ("advertise", "cache-1", "not a host and a port"),
+        ("advertise", "cache 1:7400", "not a host and a port"),
+        ("advertise", "10.1.2:7400", "not a host and a port"),
+        ("advertise", "2001:db8::1:7400", "not a host and a port"),
+        ("advertise", ":7400", "not a host and a port"),
+        ("advertise", "cache-1:0", "not from 1 to 65535"),
+        ("advertise", "10.1.2.3:0", "not from 1 to 65535"),
+        ("advertise", "0.0.0.0:7400", "nobody can connect to this address"),
+        ("advertise", "[::]:7400", "nobody can connect to this address"),
         ("admin", "127.0.0.1:70000", "not an IP address with a port"),
         ("cores", "", "neither a CPU's number nor a range"),
         ("cores", "1-0", "ends before it begins"),
@@ -170,7 +191,7 @@ fn files_that_are_no_configuration_are_refused_by_line() {
         ("memory = ", "quoit.toml:1: "),
         ("listen = '127.0.0.1:1'\nmemori = '1GiB'\n", "quoit.toml:2: there is no option \"memori\"\n  to mend: memory"),
         ("value_max = 5\n", "quoit.toml:1: there is no option \"value_max\"\n  to mend: value-max"),
-        ("zzz = 1\n", "to mend: one of listen, admin"),
+        ("zzz = 1\n", "to mend: one of listen, advertise"),
         ("config = 'x'\n", "there is no option \"config\""),
         ("memory = 1.5\n", "quoit.toml:1: memory has TOML's type float"),
         ("\n[memory]\nsize = 1\n", "quoit.toml:2: memory has TOML's type table"),

@@ -7,7 +7,7 @@
 //! be, 130 and 143 when a second SIGINT or SIGTERM cut the end short.
 
 use std::io::{self, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -104,12 +104,16 @@ fn serve(flags: &ServeFlags) -> Result<(), ServeError> {
             Ok(())
         }
         (StopReason::CoreEnded(core), joined) => {
-            let message = joined.err().map_or_else(|| "it gave no reason".to_owned(), |error| error.to_string());
+            // The reason told is the failed core's own: one that failed while the others were stopped says its own number.
+            let (core, message) = match joined {
+                Err(failure) => (failure.core, failure.source.to_string()),
+                Ok(()) => (core, "it gave no reason".to_owned()),
+            };
             Err(ServeError::CoreEnded { core, message })
         }
-        (StopReason::Signal(_), Err(error)) => {
+        (StopReason::Signal(_), Err(failure)) => {
             // Everything that could be answered has been; that a core ended badly is still a failure.
-            Err(ServeError::CoreEnded { core: 0, message: error.to_string() })
+            Err(ServeError::CoreEnded { core: failure.core, message: failure.source.to_string() })
         }
     }
 }
@@ -152,15 +156,36 @@ fn announce(node: &Node, control: &Control, options: &RuntimeOptions, control_cp
         eviction = %options.policy,
         "memory"
     );
+    if !is_address_for_others(options.advertise.as_deref(), address) {
+        tracing::warn!(
+            %address,
+            "the topology names an address that no other machine can connect to: name one with --advertise HOST:PORT"
+        );
+    }
     tracing::info!("to try it: quoit set greeting hello --server {address}; quoit get greeting --server {address}");
     // Whoever started the node may have closed its output.
     let mut output = io::stdout().lock();
     let _ = writeln!(output, "ready listen={address} admin={admin}").and_then(|()| output.flush());
 }
 
+/// Whether another machine could connect to the address that the topology names.
+fn is_address_for_others(advertise: Option<&str>, address: SocketAddr) -> bool {
+    advertise.is_some() || !address.ip().to_canonical().is_unspecified()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_listens_on_all_addresses_is_told_to_advertise_one() {
+        for listened in ["0.0.0.0:7400", "[::]:7400", "[::ffff:0.0.0.0]:7400"] {
+            let listened = listened.parse().expect("an address");
+            assert!(!is_address_for_others(None, listened));
+            assert!(is_address_for_others(Some("cache-1:7400"), listened));
+        }
+        assert!(is_address_for_others(None, ([10, 1, 2, 3], 7400).into()));
+    }
 
     #[test]
     fn the_control_thread_takes_a_cpu_that_no_core_has() {

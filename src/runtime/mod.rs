@@ -40,5 +40,5 @@ mod scan;
 #[cfg(test)]
 mod stepped;
 
-pub use node::{ClusterPlace, Command, CoreHandle, MemorySplit, Node, RuntimeOptions, StartError};
+pub use node::{ClusterPlace, Command, CoreFailure, CoreHandle, MemorySplit, Node, RuntimeOptions, StartError};
 pub use park::Idle;

@@ -4,6 +4,7 @@
 //! commands. Beside them only a timer runs, so that a sleeping core still expires items.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -35,6 +36,8 @@ use crate::store::{PolicyKind, StoreError, StoreOptions};
 pub struct RuntimeOptions {
     /// Where clients connect; port 0 lets the kernel choose.
     pub listen: SocketAddr,
+    /// What the topology names as the node's address; `None` is the address listened on.
+    pub advertise: Option<String>,
     /// The CPU of each core; repeats put several cores on one CPU.
     pub cpus: Vec<usize>,
     /// What the node may use for items, index and buffers together, in bytes.
@@ -154,6 +157,16 @@ pub enum StartError {
     },
 }
 
+/// A core that did not end well.
+#[derive(Debug, thiserror::Error)]
+#[error("core {core}: {source}")]
+pub struct CoreFailure {
+    /// The core.
+    pub core: u16,
+    /// What went wrong in it.
+    pub source: io::Error,
+}
+
 /// What the control thread asks of a core.
 #[derive(Debug)]
 pub enum Command {
@@ -268,12 +281,12 @@ impl Node {
                     let made = make_core(core_options, store_options, topology, mesh, listener);
                     match made {
                         Ok((made, bell)) => {
-                            let _ = started.send(Ok(()));
+                            let _ = started.send((core, Ok(())));
                             drop(started);
                             run(made, bell, inbox, idle).await
                         }
                         Err(error) => {
-                            let _ = started.send(Err(error));
+                            let _ = started.send((core, Err(error)));
                             Ok(())
                         }
                     }
@@ -283,11 +296,19 @@ impl Node {
             node.executors.push(executor);
         }
         drop(started);
-        for _ in 0..cores {
+        let mut silent: BTreeSet<u16> = (0..cores as u16).collect();
+        while let Some(&core) = silent.first() {
             let failed = match starts.recv() {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => error,
-                Err(_) => StartError::Executor { core: 0, cpu: options.cpus[0], message: "it ended early".to_owned() },
+                Ok((core, Ok(()))) => {
+                    silent.remove(&core);
+                    continue;
+                }
+                Ok((_, Err(error))) => error,
+                // All that would have reported have: those left ended without a word.
+                Err(_) => {
+                    let (cpu, message) = (options.cpus[usize::from(core)], "it ended early".to_owned());
+                    StartError::Executor { core, cpu, message }
+                }
             };
             node.begin_shutdown();
             return Err(failed);
@@ -323,12 +344,12 @@ impl Node {
         }
     }
 
-    /// Waits until every core has ended; returns what went wrong in one, if anything did.
-    pub fn join(self) -> io::Result<()> {
+    /// Waits until every core has ended; returns what went wrong in the first that did not end well, if one did not.
+    pub fn join(self) -> Result<(), CoreFailure> {
         let mut result = Ok(());
-        for executor in self.executors {
+        for (handle, executor) in self.handles.iter().zip(self.executors) {
             let ended = executor.join().map_err(|error| io::Error::other(error.to_string())).and_then(|ended| ended);
-            result = result.and(ended);
+            result = result.and(ended.map_err(|source| CoreFailure { core: handle.core, source }));
         }
         result
     }
@@ -339,7 +360,7 @@ fn first_topology(options: &RuntimeOptions, address: SocketAddr) -> Topology {
     let node = TopologyNode {
         id: options.node_id.unwrap_or_else(random),
         incarnation: random(),
-        address: address.to_string(),
+        address: options.advertise.clone().unwrap_or_else(|| address.to_string()),
         zone: String::new(),
         cores: options.cpus.len() as u16,
         weight: 1,
@@ -478,6 +499,7 @@ mod tests {
         for core_mib in [32, 64, 100, 128, 160, 200, 256, 512, 1024, 65_536] {
             let options = RuntimeOptions {
                 listen: "127.0.0.1:0".parse().unwrap(),
+                advertise: None,
                 cpus: vec![0; 2],
                 memory_bytes: 2 * (core_mib << 20),
                 policy: PolicyKind::None,

@@ -40,6 +40,7 @@ impl Running {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from).min(2);
         let mut options = RuntimeOptions {
             listen: "127.0.0.1:0".parse().expect("an address"),
+            advertise: None,
             cpus: (0..cores).map(|core| core % cpus).collect(),
             memory_bytes: cores * (64 << 20),
             policy: PolicyKind::None,
