@@ -50,8 +50,6 @@ test: setup format lint docs
 soak: setup
 	@echo "== minutes of verified traffic against a node, for each way of eviction"
 	$(CARGO) test $(LOCKED) --release -p quoit -p quoit-loadgen --test e2e --test command_line -- --ignored --nocapture
-	@echo "== the runtime's promises, under storms and stalls"
-	$(CARGO) test $(LOCKED) -p quoit --test runtime --test leaks --test allocations -- --include-ignored
 
 format:
 	@echo "== format"

@@ -19,6 +19,9 @@ use crate::wire_client::WireClient;
 struct Oracle {
     /// Replies by id; `None` where the status depends on the items.
     replies: Vec<(u32, Option<Status>)>,
+    /// The id of a large set that the stream ends in, and whose front is no good: refused at once by the core that would
+    /// receive its value into the arena, never by one that would hand on the whole frame.
+    may_be_refused: Option<(u32, Status)>,
     is_broken: bool,
 }
 
@@ -33,13 +36,12 @@ fn foresee(mut stream: &[u8], value_bytes_max: usize) -> Oracle {
                 break;
             }
             Ok(Some(head)) if stream.len() < head.frame_bytes => {
-                // A large value is refused before it has arrived, when its front is no good.
                 let is_large = head.operation == Operation::Set && head.payload_bytes() >= 32 << 10;
                 if is_large
                     && let Some(front) = stream.get(..head.payload_offset())
                     && let Err(refusal) = Request::decode(head, front)
                 {
-                    oracle.replies.push((head.id, Some(refusal.status)));
+                    oracle.may_be_refused = Some((head.id, refusal.status));
                 }
                 break;
             }
@@ -121,7 +123,7 @@ fn damaged_streams_get_what_the_specification_says_and_nobody_else_notices() {
     for round in 0..1500 {
         let stream = stream(&mut random);
         let mut client = WireClient::connect(node.address(), HelloParameters::ANY_CORE);
-        let oracle = foresee(&stream, client.hello.value_bytes_max as usize);
+        let mut oracle = foresee(&stream, client.hello.value_bytes_max as usize);
         // The node may break with us while we write: what it answered before is still there to read.
         let mut rest = &stream[..];
         while !rest.is_empty() {
@@ -138,6 +140,10 @@ fn damaged_streams_get_what_the_specification_says_and_nobody_else_notices() {
             expected.entry(id).or_default().push(status);
         }
         while let Some(answer) = client.receive() {
+            if oracle.may_be_refused == Some((answer.id, answer.status)) {
+                oracle.may_be_refused = None;
+                continue;
+            }
             let waiting = expected.get_mut(&answer.id);
             let waiting = waiting.unwrap_or_else(|| panic!("round {round}: a reply to {} nobody asked for", answer.id));
             let at = waiting.iter().position(|status| *status == Some(answer.status));

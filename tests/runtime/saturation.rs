@@ -9,8 +9,10 @@ use quoit_wire::RequestBody;
 use crate::running::{PATIENCE, Running, set};
 use crate::wire_client::WireClient;
 
-/// The design promises 5 ms. What a test may hold on a machine that others use is that it is not of another kind.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Requests that a busy core may answer from one visit to its executor to the next, where commands and timers wait: what it
+/// answers in the millisecond between two visits, and the turn it is in when that has passed. A core that goes on for 5 ms
+/// without a visit has answered more; one that the machine holds up meanwhile has not.
+const REQUESTS_PER_VISIT_MAX: u64 = 20_000;
 
 fn saturate(idle: Idle) {
     let node = Running::with(2, |options| options.idle = idle);
@@ -36,7 +38,9 @@ fn saturate(idle: Idle) {
         let answered = |node: &Running| -> u64 {
             node.snapshots().iter().flat_map(|snapshot| &snapshot.requests).map(|(_, _, count)| count).sum()
         };
-        let before = answered(&node);
+        // A core that sleeps has visited its executor, too.
+        let visits = |node: &Running| node.sum("executor_visits_total") + node.sum("parks_total");
+        let (before, visits_before) = (answered(&node), visits(&node));
         let mut times = Vec::new();
         for _ in 0..200 {
             for handle in node.node().handles() {
@@ -47,14 +51,22 @@ fn saturate(idle: Idle) {
                 times.push(start.elapsed());
             }
         }
-        let requests = answered(&node) - before;
+        let (requests, visits) = (answered(&node) - before, visits(&node) - visits_before);
         node.until("timers fire", |node| node.sum("background_ticks_total") >= ticks + 4);
         is_over.store(true, Ordering::Relaxed);
         times.sort_unstable();
         let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
-        println!("{idle:?}: 400 snapshots amid {requests} requests: median {median:?}, at most {most:?}");
+        println!(
+            "{idle:?}: 400 snapshots amid {requests} requests and {visits} visits: median {median:?}, at most {most:?}"
+        );
+        for snapshot in node.snapshots() {
+            let turns = snapshot.histograms.iter().find(|histogram| histogram.name == "turn_duration_seconds");
+            let turns = &turns.expect("turns are timed").histogram;
+            let [median, high, most] = [0.5, 0.99, 1.0].map(|part| Duration::from_nanos(turns.value_at_quantile(part)));
+            println!("core {}: turns of {median:?}, 99 % within {high:?}, at most {most:?}", snapshot.core);
+        }
         assert!(requests > 400, "the node was not busy: this proves nothing");
-        assert!(most < ANSWER_MAX, "{most:?}");
+        assert!(requests < visits * REQUESTS_PER_VISIT_MAX, "{requests} requests in {visits} visits");
     });
 }
 
@@ -64,7 +76,6 @@ fn commands_and_timers_are_served_while_a_parking_core_is_saturated() {
 }
 
 #[test]
-#[ignore = "spins a whole CPU beside its own load: a busy machine starves it; make soak runs it"]
 fn commands_and_timers_are_served_while_a_spinning_core_is_saturated() {
     saturate(Idle::Spin);
 }
