@@ -1,7 +1,7 @@
 # The two commands: `make run` starts a node, `make test` proves the tree. Both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench setup bench-setup format lint docs
+.PHONY: help run test bench bench-memory bench-hits plots bench-programs setup bench-setup format lint docs
 
 # Everything is built once, with the committed lock file.
 CARGO := cargo
@@ -13,6 +13,9 @@ help:
 	@echo "make run     build, and start a node on 127.0.0.1:7400 (ARGS=\"--memory 1GiB\" passes options)"
 	@echo "make test    format, lints, and every test"
 	@echo "make bench   measure Quoit beside the echo, memcached and redis, and write benches/README.md"
+	@echo "make bench-memory   the memory of an item, beside memcached and redis"
+	@echo "make bench-hits     hits with the same resident memory, beside memcached and redis"
+	@echo "make plots   draw latency against throughput: benches/latency.svg"
 	@echo "make soak    the end-to-end tests that take minutes, on release builds"
 	@echo "make setup   install what building and testing need (run and test do so too)"
 	@echo "make bench-setup   install what the side-by-side benchmarks need as well"
@@ -35,10 +38,23 @@ run: setup
 	@echo
 	@exec target/release/quoit serve --listen 127.0.0.1:7400 --admin 127.0.0.1:7401 $(ARGS)
 
-# About ten minutes on two cores; nothing else should run meanwhile.
-bench: bench-setup
+bench-programs: bench-setup
 	$(CARGO) build $(LOCKED) --release -p quoit -p quoit-loadgen --bins
+
+# About eight minutes on two cores; nothing else should run meanwhile. ARGS="--duration 1s" takes five.
+bench: bench-programs
 	target/release/quoit-loadgen compare --write benches/README.md $(ARGS)
+
+# About two minutes; nothing else should run meanwhile.
+plots: bench-programs
+	target/release/quoit-loadgen plot --write benches/README.md $(ARGS)
+
+# About four minutes each, and 5 GiB of memory. No time is measured: other programs may run meanwhile.
+bench-memory: bench-programs
+	target/release/quoit-loadgen density --write benches/README.md $(ARGS)
+
+bench-hits: bench-programs
+	target/release/quoit-loadgen hits --write benches/README.md $(ARGS)
 
 test: setup format lint docs
 	@echo "== unit, model and integration tests, and the examples"

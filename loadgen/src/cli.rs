@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::compare::ServerKind;
 use crate::cores::CoreList;
 use crate::units;
 use crate::work::{Route, SizeRange};
@@ -56,6 +57,12 @@ pub(crate) enum Command {
     Echo(EchoArgs),
     /// Measures Quoit beside the echo, memcached and redis, in turns, and writes the table.
     Compare(CompareArgs),
+    /// Measures the memory of an item beside its key and value, of Quoit, memcached and redis.
+    Density(DensityArgs),
+    /// Measures how much Quoit, memcached and redis find again with the same resident memory.
+    Hits(HitsArgs),
+    /// Draws latency against throughput of Quoit, the echo, memcached and redis.
+    Plot(PlotArgs),
 }
 
 /// What to talk to, and how.
@@ -153,6 +160,13 @@ pub(crate) struct RunArgs {
     /// Requests per second: an open loop, latency counts from when a request was due
     #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) rate: Option<f64>,
+    /// One more connection of each generator thread, which writes and reads values of this size without a pause; it is not
+    /// in the latencies, nor in the rate
+    #[arg(long, value_name = "SIZE", value_parser = frame_bytes, conflicts_with = "verify")]
+    pub(crate) beside_value_size: Option<u64>,
+    /// Sleep while nothing arrives, instead of spinning: for a generator that shares its core with the server
+    #[arg(long, conflicts_with = "rate")]
+    pub(crate) sleep: bool,
     /// Check every reply against what was written before it (Quoit only): no stale value, no lost delete, no wrong byte,
     /// nothing served past its time, no counter that goes back. With --ttl half of the sets expire, within that time
     #[arg(long)]
@@ -169,6 +183,12 @@ pub(crate) struct FillArgs {
     pub(crate) target: TargetArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
+    /// Leave this many of the keys out: they are there already
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub(crate) first_key: u64,
+    /// Client flags that every item gets (not with --protocol resp, which knows none)
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(crate) client_flags: u32,
 }
 
 /// Plays a real trace as cache-aside: get, and on a miss set an object of the trace's size.
@@ -215,11 +235,9 @@ pub(crate) struct EchoArgs {
     pub(crate) duration: Option<Duration>,
 }
 
-/// Measures Quoit beside the echo, memcached and redis, in turns, and writes the table.
-///
-/// Every server runs on --server-core, one at a time; the generator on --cores. Nothing else should run meanwhile.
+/// Where servers are compared, and where the figures go.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct CompareArgs {
+pub(crate) struct SideBySideArgs {
     /// The quoit to measure; by default the one beside this program
     #[arg(long, value_name = "FILE")]
     pub(crate) quoit: Option<PathBuf>,
@@ -229,6 +247,18 @@ pub(crate) struct CompareArgs {
     /// The core that the generator runs on
     #[arg(long, default_value = "1")]
     pub(crate) cores: CoreList,
+    /// Put the table into this file, between its two marks
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+}
+
+/// Measures Quoit beside the echo, memcached and redis, in turns, and writes the table.
+///
+/// Every server runs on --server-core, one at a time; the generator on --cores. Nothing else should run meanwhile.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CompareArgs {
+    #[command(flatten)]
+    pub(crate) stage: SideBySideArgs,
     /// How often each contender is measured, in turns
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
@@ -238,16 +268,87 @@ pub(crate) struct CompareArgs {
     /// How long each runs before it is measured
     #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = units::parse_duration)]
     pub(crate) warmup: Duration,
-    /// Only these works: get-64x1, get-16x16, multi-get, sets-64x1, sets-16x16, memory, latency, open-loop, values-4KiB,
-    /// values-64KiB, values-1MiB
+    /// Only these works: get-64x1, get-16x16, multi-get, sets-64x1, sets-16x16, memory, latency, open-loop, hops-64x1,
+    /// hops-16x16, idle, beside, values-4KiB, values-64KiB, values-1MiB
     #[arg(long, value_name = "WORK", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
-    /// Put the table into this file, between its two marks
-    #[arg(long, value_name = "FILE")]
-    pub(crate) write: Option<PathBuf>,
     /// Write every report as JSON to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+/// Measures the memory of an item, beside its key and value, of Quoit, memcached and redis, and writes the table.
+///
+/// One server after the other is filled through its clients, and its resident memory read on the way. Others may run on
+/// the machine meanwhile: no time is measured.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DensityArgs {
+    #[command(flatten)]
+    pub(crate) stage: SideBySideArgs,
+    /// Only these servers
+    #[arg(long, value_enum, value_name = "SERVER", value_delimiter = ',', default_value = "quoit,memcached,redis")]
+    pub(crate) only: Vec<ServerKind>,
+    /// Items after which memory is read, rising
+    #[arg(
+        long,
+        value_name = "COUNT",
+        value_delimiter = ',',
+        default_value = "1000000,1500000,2000000,3000000,4000000,6000000",
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000)
+    )]
+    pub(crate) counts: Vec<u64>,
+    /// Memory of the last row, in which servers evict
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = bytes)]
+    pub(crate) cap: u64,
+}
+
+/// Measures how much Quoit, memcached and redis find again with the same resident memory, and writes the table.
+///
+/// Cache-aside over keys whose popularity shifts. Others may run on the machine meanwhile: no time is measured.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HitsArgs {
+    #[command(flatten)]
+    pub(crate) stage: SideBySideArgs,
+    /// Only these servers
+    #[arg(long, value_enum, value_name = "SERVER", value_delimiter = ',', default_value = "quoit,memcached,redis")]
+    pub(crate) only: Vec<ServerKind>,
+    /// Resident memory that each server gets
+    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = bytes)]
+    pub(crate) resident: u64,
+    /// Different keys
+    #[arg(long, default_value_t = 20_000_000, value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX)))]
+    pub(crate) keys: u64,
+    /// Bytes of a value: every length in the range is as likely
+    #[arg(long, value_name = "SIZE[-SIZE]", default_value = "50-300")]
+    pub(crate) value_size: SizeRange,
+    /// Gets before hits are counted
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000_000)]
+    pub(crate) warmup_gets: u64,
+    /// Gets whose hits are counted
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) gets: u64,
+    /// Everything random follows from it
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+/// Draws latency against throughput of Quoit, the echo, memcached and redis: open loop, rising rate.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PlotArgs {
+    #[command(flatten)]
+    pub(crate) stage: SideBySideArgs,
+    /// Where the chart goes
+    #[arg(long, value_name = "FILE", default_value = "benches/latency.svg")]
+    pub(crate) svg: PathBuf,
+    /// How often each rate is measured, in turns
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// How long each measurement takes
+    #[arg(long, value_name = "DURATION", default_value = "600ms", value_parser = units::parse_duration)]
+    pub(crate) duration: Duration,
+    /// How long each runs before it is measured
+    #[arg(long, value_name = "DURATION", default_value = "200ms", value_parser = units::parse_duration)]
+    pub(crate) warmup: Duration,
 }
 
 /// The protocols by name.

@@ -71,6 +71,17 @@ pub(crate) fn pin_to(core: usize) -> bool {
     core_affinity::set_for_current(core_affinity::CoreId { id: core })
 }
 
+/// Lets the calling thread, and what it starts, run on these cores alone; false when the system refuses.
+pub(crate) fn pin_to_any_of(cores: &CoreList) -> bool {
+    let possible = cores.0.iter().filter(|&&core| core < libc::CPU_SETSIZE as usize);
+    // SAFETY: the set is a plain array of bits, of which zero is a valid one, and lives until the call returns.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        possible.for_each(|&core| libc::CPU_SET(core, &mut set));
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) == 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

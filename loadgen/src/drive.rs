@@ -298,6 +298,7 @@ impl Sum {
                 .map(|usage| usage.busiest_percent < SERVER_BUSY_PERCENT_MIN),
             value_bytes_read: tally.value_bytes_read,
             value_bytes_written: tally.value_bytes_written,
+            beside_bytes_per_s: tally.aside_bytes as f64 * 1e9 / self.measured_ns.max(1) as f64,
             rate,
             behind: self.behind,
             answered_late: self.answered_late,

@@ -28,12 +28,12 @@ mod work;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command, CompareArgs, EchoArgs};
+use cli::{Cli, Command, EchoArgs};
 use echo::{Echo, EchoOptions};
 use report::Report;
 
@@ -44,7 +44,20 @@ fn main() -> ExitCode {
         Command::Fill(args) => finish(run::fill(&args), args.target.json.as_deref()),
         Command::Replay(args) => finish(run::replay(&args), args.target.json.as_deref()),
         Command::Echo(args) => serve_echo(&args),
-        Command::Compare(args) => print_comparison(&args),
+        Command::Compare(args) => {
+            let files = args.stage.write.iter().chain(&args.json).map(PathBuf::as_path).collect();
+            print_page(files, || compare::compare(&args))
+        }
+        Command::Density(args) => {
+            print_page(args.stage.write.iter().map(PathBuf::as_path).collect(), || compare::density(&args))
+        }
+        Command::Hits(args) => {
+            print_page(args.stage.write.iter().map(PathBuf::as_path).collect(), || compare::hits(&args))
+        }
+        Command::Plot(args) => {
+            let files = args.stage.write.iter().chain([&args.svg]).map(PathBuf::as_path).collect();
+            print_page(files, || compare::plot(&args))
+        }
     });
     match result {
         Ok(code) => code,
@@ -76,11 +89,15 @@ fn finish(result: Result<Report, impl Display>, json: Option<&Path>) -> Result<E
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print_comparison(args: &CompareArgs) -> Result<ExitCode, Failed> {
-    for path in args.write.iter().chain(&args.json) {
+/// Prints what a comparison finds; the files it will write are tried before.
+fn print_page(
+    files: Vec<&Path>,
+    page: impl FnOnce() -> Result<String, compare::CompareError>,
+) -> Result<ExitCode, Failed> {
+    for path in files {
         compare::check_writable(path).map_err(|error| Failed(format!("can't write {}: {error}", path.display())))?;
     }
-    let page = compare::compare(args).map_err(Failed::from_error)?;
+    let page = page().map_err(Failed::from_error)?;
     io::stdout().write_all(page.as_bytes()).map_err(Failed::from_error)?;
     Ok(ExitCode::SUCCESS)
 }

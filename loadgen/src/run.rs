@@ -14,8 +14,8 @@ use crate::engine::{EngineOptions, STALL_NS};
 use crate::protocol::{Echo, Memcache, MemcacheMeta, Protocol, Quoit, Resp};
 use crate::report::{Report, ServerProbe};
 use crate::work::{
-    Fill, KeyError, KeySpace, Mix, MixOptions, Replay, Route, STAMP_BYTES, TraceError, TraceReader, Verify,
-    VerifyOptions, Work,
+    Beside, BesideOptions, CacheAside, Fill, FillOptions, KeyError, KeySpace, Mix, MixOptions, Replay, Route,
+    STAMP_BYTES, TraceError, TraceReader, Verify, VerifyOptions, Work,
 };
 
 /// How long to measure when nothing is said.
@@ -46,9 +46,9 @@ pub(crate) enum RunError {
     /// The trace can't be played.
     #[error(transparent)]
     Trace(#[from] TraceError),
-    /// A trace has one order, and one thread to keep it.
-    #[error("replay keeps the order of the trace with one thread: give one core to --cores")]
-    ReplayThreads,
+    /// A workload with one order, and one thread to keep it.
+    #[error("{0} keeps its order with one thread: give one core to --cores")]
+    OneThread(&'static str),
     /// Verification of a protocol or mix that it doesn't know.
     #[error("--verify {0}")]
     Verify(&'static str),
@@ -112,10 +112,15 @@ pub(crate) fn run(args: &RunArgs) -> Result<Report, RunError> {
         warmup_ns: args.warmup.as_nanos() as u64,
         duration_ns: duration.map(|duration| duration.as_nanos() as u64),
         requests: args.requests,
+        sleeps: args.sleep,
         reply_bytes: reply_bytes(&args.data, args.multi_get),
         stall_ns: STALL_NS,
     };
-    let (plan, _) = plan("run", &args.target, &Pipes::of(&args.data), options)?;
+    let mut pipes = Pipes::of(&args.data);
+    if args.beside_value_size.is_some() {
+        pipes.connections = pipes.connections.map(|count| count + args.target.cores.0.len() as u32);
+    }
+    let (plan, _) = plan("run", &args.target, &pipes, options)?;
     let mix = MixOptions {
         keys,
         zipf: args.zipf,
@@ -130,8 +135,37 @@ pub(crate) fn run(args: &RunArgs) -> Result<Report, RunError> {
     if args.verify {
         return verify(args, mix, plan);
     }
+    if let Some(value_bytes) = args.beside_value_size {
+        let options = BesideOptions { value_bytes: value_bytes as u32, keys: mix.keys.clone(), seed: mix.seed };
+        let works = plan.works(|thread, routes| {
+            let last = routes.classes().len() - 1;
+            Beside::new(Mix::new(mix.clone(), routes, thread), &options, thread, last)
+        });
+        return Ok(drive(plan, works)?.report);
+    }
     let works = plan.works(|thread, routes| Mix::new(mix.clone(), routes, thread));
     Ok(drive(plan, works)?.report)
+}
+
+/// Plays `work`, of one generator thread, to the end of what it allows; returns it to go on with.
+pub(crate) fn cache_aside(args: &RunArgs, work: CacheAside) -> Result<(Report, CacheAside), RunError> {
+    let options = EngineOptions {
+        depth: args.data.pipeline as usize,
+        rate: None,
+        warmup_ns: 0,
+        duration_ns: None,
+        requests: None,
+        sleeps: false,
+        reply_bytes: reply_bytes(&args.data, 1),
+        stall_ns: STALL_NS,
+    };
+    if args.target.cores.0.len() != 1 {
+        return Err(RunError::OneThread("cache-aside"));
+    }
+    let (plan, _) = plan("cache-aside", &args.target, &Pipes::of(&args.data), options)?;
+    let mut driven = drive(plan, vec![work])?;
+    let work = driven.works.pop().ok_or(RunError::OneThread("cache-aside"))?;
+    Ok((driven.report, work))
 }
 
 /// `quoit-loadgen run --verify`.
@@ -179,15 +213,21 @@ pub(crate) fn fill(args: &FillArgs) -> Result<Report, RunError> {
         warmup_ns: 0,
         duration_ns: None,
         requests: None,
+        sleeps: false,
         reply_bytes: REPLY_OVERHEAD_BYTES,
         stall_ns: STALL_NS,
     };
     let (plan, _) = plan("fill", &args.target, &Pipes::of(&args.data), options)?;
     let threads = plan.threads.len() as u64;
-    let ttl_ms = args.data.ttl.as_millis() as u64;
-    let works = plan.works(|thread, routes| {
-        Fill::new(&keys, args.data.value_size, ttl_ms, args.target.seed, routes, thread, threads)
-    });
+    let fill = FillOptions {
+        keys,
+        first_key: args.first_key,
+        value_bytes: args.data.value_size,
+        ttl_ms: args.data.ttl.as_millis() as u64,
+        client_flags: args.client_flags,
+        seed: args.target.seed,
+    };
+    let works = plan.works(|thread, routes| Fill::new(fill.clone(), routes, thread, threads));
     let driven = drive(plan, works)?;
     let mut report = driven.report;
     if !driven.works.iter().all(Work::is_exhausted) && report.failures.is_empty() {
@@ -202,7 +242,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<Report, RunError> {
     let mut reader = TraceReader::open(&args.trace)?;
     let first = reader.next_record()?.ok_or_else(|| TraceError::Empty(args.trace.clone()))?;
     if args.target.cores.0.len() != 1 {
-        return Err(RunError::ReplayThreads);
+        return Err(RunError::OneThread("replay"));
     }
     let keys = KeySpace::new(OBJECT_IDS, args.key_size as usize)?;
     let options = EngineOptions {
@@ -211,6 +251,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<Report, RunError> {
         warmup_ns: 0,
         duration_ns: None,
         requests: None,
+        sleeps: false,
         reply_bytes: REPLAY_REPLY_BYTES,
         stall_ns: STALL_NS,
     };
@@ -319,7 +360,8 @@ fn plan(
     Ok((plan, hello.map(|hello| hello.value_bytes_max)))
 }
 
-fn protocol_name(name: ProtocolName) -> String {
+/// The name of a protocol, as it is given to `--protocol`.
+pub(crate) fn protocol_name(name: ProtocolName) -> String {
     use clap::ValueEnum;
     name.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }

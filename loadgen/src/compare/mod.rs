@@ -2,8 +2,15 @@
 //!
 //! Figures are medians over the rounds, and what counts is ratios within one run. No best of anything.
 
+mod circumstances;
+mod density;
 mod goals;
+mod hits;
+mod items;
+mod plot;
 mod servers;
+mod stage;
+mod svg;
 mod table;
 mod works;
 
@@ -11,19 +18,21 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use clap::Parser;
-
-use crate::cli::{Cli, Command, CompareArgs};
-use crate::interrupt;
+use crate::cli::CompareArgs;
+use crate::connect::ConnectError;
+use crate::cores::CoreError;
 use crate::report::Report;
-use crate::run::{self, RunError};
+use crate::run::RunError;
+use circumstances::Circumstances;
 use goals::Measured;
-use servers::{Programs, Server, ServerError, ServerKind};
-use table::Circumstances;
+use servers::{Server, ServerError};
+use stage::Stage;
 use works::{Contender, Work, works};
 
-/// Above it the machine is not ours alone.
-const LOAD_AVERAGE_MAX: f64 = 0.5;
+pub(crate) use density::density;
+pub(crate) use hits::hits;
+pub(crate) use plot::plot;
+pub(crate) use servers::ServerKind;
 
 /// Why a comparison could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +56,14 @@ pub(crate) enum CompareError {
         /// Its report.
         report: String,
     },
+    /// The idle connections could not be opened.
+    #[error("can't keep idle connections to {server}: {error}")]
+    Idle {
+        /// How the server was started.
+        server: String,
+        /// Why.
+        error: ConnectError,
+    },
     /// A work that doesn't exist.
     #[error("no work is called \"{name}\"; there are: {known}")]
     Unknown {
@@ -54,6 +71,37 @@ pub(crate) enum CompareError {
         name: String,
         /// All names.
         known: String,
+    },
+    /// A server lost items that should all be there, or kept some that should not.
+    #[error("{server} holds {items} items instead of {expected}: has it too little memory?")]
+    Items {
+        /// How it was started.
+        server: String,
+        /// Items it says it holds.
+        items: u64,
+        /// Items that were written.
+        expected: u64,
+    },
+    /// A server's limit leads nowhere near the memory it should use.
+    #[error("{server}: {attempts} starts with other limits did not bring its resident memory to what was asked for")]
+    Untuned {
+        /// Which.
+        server: &'static str,
+        /// Starts.
+        attempts: u32,
+    },
+    /// A core that can't be used.
+    #[error(transparent)]
+    Cores(#[from] CoreError),
+    /// Too little memory for what is to be measured.
+    #[error(
+        "this needs {needed_gib} GiB of memory, and {available_gib:.1} GiB are free: measure less (--counts, --only)"
+    )]
+    Memory {
+        /// Needed.
+        needed_gib: u64,
+        /// There is.
+        available_gib: f64,
     },
     /// A load's options, which this program made itself.
     #[error("a load of the comparison is wrong: {0}")]
@@ -74,6 +122,8 @@ struct WorkResults {
     name: &'static str,
     title: &'static str,
     rows: Vec<Row>,
+    /// Bytes of the server's own memory for each idle connection, where there were any.
+    idle_connection_bytes: Option<f64>,
 }
 
 /// The reports of one contender, one per round.
@@ -86,22 +136,17 @@ struct Row {
 /// Runs the comparison and returns the page.
 pub(crate) fn compare(args: &CompareArgs) -> Result<String, CompareError> {
     let chosen = choose(args)?;
-    let programs = Programs { quoit: quoit_program(args)?, core: args.server_core };
-    let circumstances = circumstances(args, &programs);
-    if circumstances.load_average.parse::<f64>().is_ok_and(|load| load > LOAD_AVERAGE_MAX) {
-        tell(&format!(
-            "The load average is {}: other programs use these cores, and the figures will say little.",
-            circumstances.load_average
-        ));
-    }
+    let stage = Stage::new(&args.stage)?;
+    let circumstances = Circumstances::now(&stage.programs);
+    circumstances.warn_of_load();
     let mut results = Results::default();
     for work in chosen {
-        let measured = measure(&work, args, &programs, &results)?;
+        let measured = measure(&work, args, &stage, &results)?;
         results.works.push(measured);
     }
-    let page = table::page(&circumstances, &results);
-    if let Some(path) = &args.write {
-        table::write_into(path, &page)?;
+    let page = table::page(&circumstances, args, &results);
+    if let Some(path) = &args.stage.write {
+        table::write_into(path, "compare", &page)?;
     }
     if let Some(path) = &args.json {
         fs::write(path, results.to_json())?;
@@ -119,30 +164,23 @@ fn choose(args: &CompareArgs) -> Result<Vec<Work>, CompareError> {
     Ok(works.into_iter().filter(is_chosen).collect())
 }
 
-/// The program named, or the one beside this.
-fn quoit_program(args: &CompareArgs) -> io::Result<std::path::PathBuf> {
-    match &args.quoit {
-        Some(path) => Ok(path.clone()),
-        None => Ok(std::env::current_exe()?.with_file_name("quoit")),
-    }
-}
-
 /// One work: its servers are started and filled once, then measured in turns.
-fn measure(work: &Work, args: &CompareArgs, programs: &Programs, done: &Results) -> Result<WorkResults, CompareError> {
+fn measure(work: &Work, args: &CompareArgs, stage: &Stage, done: &Results) -> Result<WorkResults, CompareError> {
     tell(&format!("== {}", work.title));
     let mut running: Vec<Option<Server>> = Vec::with_capacity(work.servers.len());
+    let mut idle_connection_bytes = None;
     for spec in &work.servers {
-        if matches!(spec.kind, ServerKind::Memcached | ServerKind::Redis) && !programs.has(spec.kind) {
-            tell(&format!("   {} is not installed and left out (make bench-setup installs it)", spec.kind.name()));
+        if !stage::installed(&stage.programs, spec.kind) {
             running.push(None);
             continue;
         }
-        let server = programs.start(spec)?;
+        let mut server = stage.programs.start(spec)?;
         tell(&format!("   {}", server.command));
         if let Some(fill) = &spec.fill {
-            let line =
-                format!("fill {} --connections 16 --pipeline 16", common(&server, spec.kind.protocol(), fill, args));
-            load(&line)?;
+            stage.fill(&server, fill)?;
+        }
+        if spec.idle_connections > 0 {
+            idle_connection_bytes = Some(server.hold_idle(spec.idle_connections)?);
         }
         server.freeze();
         running.push(Some(server));
@@ -152,48 +190,30 @@ fn measure(work: &Work, args: &CompareArgs, programs: &Programs, done: &Results)
     for round in 0..args.rounds {
         for (contender, row) in work.contenders.iter().zip(&mut rows) {
             let Some(server) = &running[contender.server] else { continue };
-            let protocol = work.servers[contender.server].kind.protocol();
-            let Some(line) = run_line(contender, server, protocol, args, done) else { continue };
+            let Some(line) = run_line(contender, server, stage, args, done) else { continue };
             server.thaw();
-            let report = load(&line);
+            let report = stage::load(&line);
             server.freeze();
             let report = report?;
-            tell(&format!(
-                "   round {} {}: {:.0} per second, p50 {:.1} µs, p99.9 {:.1} µs, server {:.1} % busy",
-                round + 1,
-                contender.name,
-                report.ops_per_s,
-                report.latency.p50_us,
-                report.latency.p999_us,
-                report.server_busy_percent.unwrap_or(f64::NAN)
-            ));
+            tell(&format!("   round {} {}: {}", round + 1, contender.name, in_short(&report)));
             row.reports.push(report);
         }
     }
     rows.retain(|row| !row.reports.is_empty());
-    Ok(WorkResults { name: work.name, title: work.title, rows })
-}
-
-fn common(server: &Server, protocol: &str, options: &str, args: &CompareArgs) -> String {
-    format!(
-        "--protocol {protocol} --server {} --server-pid {} --cores {} {options}",
-        server.address,
-        server.pid(),
-        args.cores
-    )
+    Ok(WorkResults { name: work.name, title: work.title, rows, idle_connection_bytes })
 }
 
 /// The command line of one measurement; `None` where the peak it depends on was not measured.
 fn run_line(
     contender: &Contender,
     server: &Server,
-    protocol: &str,
+    stage: &Stage,
     args: &CompareArgs,
     done: &Results,
 ) -> Option<String> {
     let mut line = format!(
         "run {} --duration {}ms --warmup {}ms",
-        common(server, protocol, &contender.load, args),
+        stage.load_options(server, &contender.load),
         args.duration.as_millis(),
         args.warmup.as_millis()
     );
@@ -204,49 +224,16 @@ fn run_line(
     Some(line)
 }
 
-/// Carries out one command line of this program, in this process.
-fn load(line: &str) -> Result<Report, CompareError> {
-    let words = std::iter::once("quoit-loadgen").chain(line.split_whitespace());
-    let cli = Cli::try_parse_from(words).map_err(|error| CompareError::Load(error.to_string()))?;
-    let report = match &cli.command {
-        Command::Run(args) => run::run(args),
-        Command::Fill(args) => run::fill(args),
-        _ => return Err(CompareError::Load(line.to_owned())),
-    };
-    let what = || format!("quoit-loadgen {line}");
-    let report = report.map_err(|error| CompareError::Run { what: what(), error })?;
-    if interrupt::requested() {
-        return Err(io::Error::from(io::ErrorKind::Interrupted).into());
-    }
-    if !report.is_clean() {
-        return Err(CompareError::Errors { what: what(), report: report.to_text() });
-    }
-    Ok(report)
-}
-
-fn circumstances(args: &CompareArgs, programs: &Programs) -> Circumstances {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let processors = read("/proc/cpuinfo");
-    let model = processors.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
-    let count = processors.lines().filter(|line| line.starts_with("processor")).count();
-    let kinds = [ServerKind::Quoit, ServerKind::Memcached, ServerKind::Redis];
-    let only = if args.only.is_empty() { String::new() } else { format!(" --only {}", args.only.join(",")) };
-    Circumstances {
-        command: format!(
-            "quoit-loadgen compare --rounds {} --duration {}ms --warmup {}ms --server-core {} --cores {}{only}",
-            args.rounds,
-            args.duration.as_millis(),
-            args.warmup.as_millis(),
-            args.server_core,
-            args.cores
-        ),
-        processor: format!("{count} × {}", model.trim_start_matches([' ', '\t', ':'])),
-        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-        load_average: read("/proc/loadavg").split_whitespace().next().unwrap_or("unknown").to_owned(),
-        versions: kinds.into_iter().map(|kind| programs.version(kind)).collect(),
-        rounds: args.rounds,
-        seconds: args.duration.as_secs_f64(),
-    }
+/// A measurement as it is told while it goes on.
+fn in_short(report: &Report) -> String {
+    format!(
+        "{:.0} per second, p50 {:.1} µs, p99.9 {:.1} µs, server {:.1} % busy, generator {:.1} %",
+        report.ops_per_s,
+        report.latency.p50_us,
+        report.latency.p999_us,
+        report.server_busy_percent.unwrap_or(f64::NAN),
+        report.generator_busy_percent
+    )
 }
 
 impl Results {
@@ -260,7 +247,7 @@ impl Results {
         Some(self.median(work, ours, figure)? / self.median(work, theirs, figure)?)
     }
 
-    /// The ratio of two throughputs, which counts only where neither server had time to spare.
+    /// The ratio of two throughputs, and what it proves: a server that had time to spare carries more.
     fn throughput_ratio(
         &self,
         ours: (&str, &str),
@@ -269,7 +256,12 @@ impl Results {
     ) -> Option<Measured> {
         let (ours, theirs) = (self.row(ours)?, self.row(theirs)?);
         let value = median(&ours.sorted(figure))? / median(&theirs.sorted(figure))?;
-        Some(Measured { value, counts: !ours.is_generator_bound() && !theirs.is_generator_bound() })
+        Some(Measured { value, may_be_more: ours.is_generator_bound(), may_be_less: theirs.is_generator_bound() })
+    }
+
+    /// What an idle connection costs in a work, of the server's own memory.
+    fn idle_connection_bytes(&self, work: &str) -> Option<f64> {
+        self.works.iter().find(|results| results.name == work)?.idle_connection_bytes
     }
 
     fn row(&self, (work, contender): (&str, &str)) -> Option<&Row> {
@@ -321,7 +313,10 @@ pub(crate) fn check_writable(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::Cli;
 
     #[test]
     fn medians_are_the_middle() {
@@ -354,6 +349,7 @@ mod tests {
             name: work.name,
             title: work.title,
             rows: work.contenders.iter().map(|one| Row { name: one.name, reports: vec![report.clone()] }).collect(),
+            idle_connection_bytes: Some(1.0),
         });
         let results = Results { works: works.collect() };
         for goal in goals::goals(&results).into_iter().chain(goals::validity(&results)) {

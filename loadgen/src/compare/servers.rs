@@ -7,8 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use super::CompareError;
+use crate::cli::ProtocolName;
 use crate::clock::now_ns;
-use crate::cores;
+use crate::connect::connect_idle;
+use crate::cores::{self, CoreList};
+use crate::echo::open_files_limit;
+use crate::report;
 
 /// How long a server may take until it accepts a connection.
 const START_NS_MAX: u64 = 20_000_000_000;
@@ -25,14 +30,38 @@ pub(super) struct ServerSpec {
     pub(super) options: Vec<String>,
     /// Options of `quoit-loadgen fill` that fill it; `None` leaves it empty.
     pub(super) fill: Option<String>,
+    /// The cores it runs on.
+    pub(super) cores: Cores,
+    /// Connections that are opened when it has been filled, kept, and never used.
+    pub(super) idle_connections: u32,
+}
+
+impl ServerSpec {
+    /// A server on its core, empty.
+    pub(super) fn new(kind: ServerKind, options: &str) -> Self {
+        Self { kind, options: words(options), fill: None, cores: Cores::Own, idle_connections: 0 }
+    }
+}
+
+/// The cores a server gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cores {
+    /// The servers' core.
+    Own,
+    /// That and the generator's.
+    Shared,
 }
 
 /// The programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ServerKind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ServerKind {
+    /// The server of this repository
     Quoit,
+    /// The echo of this program
     Echo,
+    /// Debian's memcached
     Memcached,
+    /// Debian's redis-server
     Redis,
 }
 
@@ -69,16 +98,22 @@ pub(super) struct Programs {
     pub(super) quoit: PathBuf,
     /// The core all servers are pinned to.
     pub(super) core: usize,
+    /// The core of the generator, which some servers share with it.
+    pub(super) generator_core: usize,
 }
 
 /// A running server; it ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Server {
     child: Child,
+    /// Which program it is.
+    pub(super) kind: ServerKind,
     /// Where it listens.
     pub(super) address: SocketAddr,
     /// How it was started, for the table.
     pub(super) command: String,
+    /// Kept open, and never used.
+    idle: Vec<TcpStream>,
 }
 
 impl ServerKind {
@@ -93,12 +128,12 @@ impl ServerKind {
     }
 
     /// The protocol the generator speaks with it.
-    pub(super) const fn protocol(self) -> &'static str {
+    pub(super) const fn protocol(self) -> ProtocolName {
         match self {
-            Self::Quoit => "quoit",
-            Self::Echo => "echo",
-            Self::Memcached => "memcache",
-            Self::Redis => "resp",
+            Self::Quoit => ProtocolName::Quoit,
+            Self::Echo => ProtocolName::Echo,
+            Self::Memcached => ProtocolName::Memcache,
+            Self::Redis => ProtocolName::Resp,
         }
     }
 }
@@ -130,11 +165,15 @@ impl Programs {
         let program = self.program(spec.kind)?;
         let (port, admin_port) = (free_port()?, free_port()?);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let cores = match spec.cores {
+            Cores::Own => CoreList(vec![self.core]),
+            Cores::Shared => CoreList(vec![self.core, self.generator_core]),
+        };
         let mut arguments: Vec<String> = match spec.kind {
             ServerKind::Quoit => {
-                words(&format!("serve --listen {address} --admin 127.0.0.1:{admin_port} --cores {}", self.core))
+                words(&format!("serve --listen {address} --admin 127.0.0.1:{admin_port} --cores {cores}"))
             }
-            ServerKind::Echo => words(&format!("echo --listen {address} --cores {}", self.core)),
+            ServerKind::Echo => words(&format!("echo --listen {address} --cores {cores}")),
             ServerKind::Memcached => words(&format!("-l 127.0.0.1 -p {port} -U 0 -t 1 -c 16384")),
             ServerKind::Redis => words(&format!("--bind 127.0.0.1 --port {port} --appendonly no --save")),
         };
@@ -147,9 +186,9 @@ impl Programs {
         arguments.extend(spec.options.iter().cloned());
         let command = format!("{} {}", spec.kind.name(), arguments.join(" "));
         let child = self
-            .spawn_pinned(&program, &arguments)
+            .spawn_pinned(&program, &arguments, &cores)
             .map_err(|error| ServerError::Start { program: program.display().to_string(), error })?;
-        let mut server = Server { child, address, command };
+        let mut server = Server { child, kind: spec.kind, address, command, idle: Vec::new() };
         if server.accepts_connections() {
             return Ok(server);
         }
@@ -157,14 +196,13 @@ impl Programs {
     }
 
     /// A child inherits the affinity of the thread that starts it.
-    fn spawn_pinned(&self, program: &Path, arguments: &[String]) -> io::Result<Child> {
-        let core = self.core;
+    fn spawn_pinned(&self, program: &Path, arguments: &[String], cores: &CoreList) -> io::Result<Child> {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let spawned = thread::scope(|scope| {
             scope
                 .spawn(move || {
-                    cores::pin_to(core);
+                    cores::pin_to_any_of(cores);
                     command.spawn()
                 })
                 .join()
@@ -177,6 +215,20 @@ impl Server {
     /// The process.
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its resident memory.
+    pub(super) fn resident_bytes(&self) -> io::Result<u64> {
+        report::resident_bytes_of(self.pid())
+    }
+
+    /// Opens connections that stay open with it; returns what they cost of its own memory, each.
+    pub(super) fn hold_idle(&mut self, count: u32) -> Result<f64, CompareError> {
+        open_files_limit();
+        let before = self.resident_bytes()?;
+        self.idle = connect_idle(self.address, self.kind.protocol(), count as usize)
+            .map_err(|error| CompareError::Idle { server: self.command.clone(), error })?;
+        Ok(self.resident_bytes()?.saturating_sub(before) as f64 / f64::from(count.max(1)))
     }
 
     /// Stops it from running until [`Self::thaw`]: what is not measured takes no time from what is.

@@ -1,6 +1,6 @@
 //! What is compared: each work with its servers, and the loads that are put on them round after round.
 
-use super::servers::{ServerKind, ServerSpec};
+use super::servers::{Cores, ServerKind, ServerSpec};
 
 /// One comparison.
 #[derive(Clone, Debug)]
@@ -32,6 +32,9 @@ pub(super) struct Contender {
 const MEMORY: &str = "1GiB";
 const MEMORY_LARGE: &str = "3GiB";
 
+/// Connections that do nothing, of the goal.
+const IDLE_CONNECTIONS: u32 = 10_000;
+
 /// Every work, in the order of the table.
 pub(super) fn works() -> Vec<Work> {
     let mut works = vec![
@@ -47,6 +50,18 @@ pub(super) fn works() -> Vec<Work> {
         out_of_cache(),
         one_connection(),
         open_loop(),
+        hops(
+            "hops-64x1",
+            "every request to the wrong core, two cores that the load shares, 64 × 1",
+            "--connections 64",
+        ),
+        hops(
+            "hops-16x16",
+            "every request to the wrong core, two cores that the load shares, 16 × 16",
+            "--connections 16 --pipeline 16",
+        ),
+        idle_connections(),
+        big_beside_small(),
     ];
     works.extend([
         values("values-4KiB", "values of 4 KiB, 16 connections × depth 4", "4KiB", 10_000, 4),
@@ -57,11 +72,8 @@ pub(super) fn works() -> Vec<Work> {
 }
 
 fn server(kind: ServerKind, options: &str, fill: &str) -> ServerSpec {
-    ServerSpec {
-        kind,
-        options: options.split_whitespace().map(str::to_owned).collect(),
-        fill: (kind != ServerKind::Echo).then(|| fill.to_owned()),
-    }
+    let fill = (kind != ServerKind::Echo).then(|| fill.to_owned());
+    ServerSpec { fill, ..ServerSpec::new(kind, options) }
 }
 
 fn quoit(memory: &str, fill: &str) -> ServerSpec {
@@ -174,6 +186,56 @@ fn open_loop() -> Work {
                 ..contender(name, server, &load)
             })
             .collect(),
+    }
+}
+
+/// Both cores serve, and the generator sleeps on one of them while it waits: what is told is a ratio of Quoit to itself.
+fn hops(name: &'static str, title: &'static str, shape: &str) -> Work {
+    let data = "--keys 10000 --key-size 16 --value-size 64";
+    let load = format!("{data} --zipf 0 {shape} --sleep");
+    Work {
+        name,
+        title,
+        servers: vec![ServerSpec { cores: Cores::Shared, ..quoit(MEMORY, data) }],
+        contenders: vec![
+            contender("quoit, right core", 0, &format!("{load} --route owner")),
+            contender("quoit, wrong core", 0, &format!("{load} --route wrong")),
+        ],
+    }
+}
+
+fn idle_connections() -> Work {
+    let data = "--keys 10000 --key-size 16 --value-size 64";
+    let load = format!("{data} --zipf 0 --connections 64 --pipeline 1");
+    Work {
+        name: "idle",
+        title: "64 busy connections beside 10 000 idle ones",
+        servers: vec![quoit(MEMORY, data), ServerSpec { idle_connections: IDLE_CONNECTIONS, ..quoit(MEMORY, data) }],
+        contenders: vec![contender("quoit", 0, &load), contender("quoit, 10 000 idle", 1, &load)],
+    }
+}
+
+/// One connection reads and writes 16 MiB in turns; the figures are those of the others.
+fn big_beside_small() -> Work {
+    let data = "--keys 10000 --key-size 16 --value-size 64";
+    let load = format!("{data} --zipf 0 --connections 64 --pipeline 1");
+    let beside = format!("{load} --beside-value-size 16MiB");
+    Work {
+        name: "beside",
+        title: "64-byte gets, 64 × 1, beside a connection that reads and writes 16 MiB values",
+        servers: vec![
+            quoit(MEMORY, data),
+            server(ServerKind::Memcached, "-m 1024 -I 32m", data),
+            server(ServerKind::Redis, "", data),
+        ],
+        contenders: vec![
+            contender("quoit", 0, &load),
+            contender("quoit, beside", 0, &beside),
+            contender("memcached", 1, &load),
+            contender("memcached, beside", 1, &beside),
+            contender("redis", 2, &load),
+            contender("redis, beside", 2, &beside),
+        ],
     }
 }
 

@@ -15,6 +15,11 @@ pub(super) struct Connection {
     pub(super) sending: Vec<u8>,
     /// Whether a send is under way.
     pub(super) is_sending: bool,
+    /// The frame of a set beside what is measured, which is the same every time. Encoded once: copying megabytes in one
+    /// turn would keep every other connection waiting, and the server would be charged with it.
+    pub(super) kept: Vec<u8>,
+    /// Whether `filling` or `sending` is that frame, and goes back when it has been sent.
+    pub(super) is_kept: bool,
     /// Bytes of `sending` that have gone.
     pub(super) sent_bytes: usize,
     /// The beginning of a reply that has not all arrived.
@@ -47,6 +52,8 @@ impl Connection {
             filling: Vec::with_capacity(OUTPUT_BYTES),
             sending: Vec::with_capacity(OUTPUT_BYTES),
             is_sending: false,
+            kept: Vec::new(),
+            is_kept: false,
             sent_bytes: 0,
             carry: Vec::with_capacity(OUTPUT_BYTES),
             carry_needed: 0,

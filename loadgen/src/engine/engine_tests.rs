@@ -20,6 +20,7 @@ fn options(requests: u64) -> EngineOptions {
         warmup_ns: 0,
         duration_ns: None,
         requests: Some(requests),
+        sleeps: false,
         reply_bytes: 64,
         stall_ns: STALL_NS,
     }

@@ -21,6 +21,7 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use io_uring::{opcode, types};
 
@@ -38,12 +39,17 @@ pub(crate) use recorder::Recorder;
 pub(crate) const STALL_NS: u64 = 10_000_000_000;
 /// Empty passes between two looks at the clock (closed loop) and at signals: some microseconds.
 const SPINS_PER_CLOCK: u32 = 256;
+/// Longest sleep, so that a signal and the end are noticed though nothing arrives.
+const SLEEP_MAX: Duration = Duration::from_millis(10);
 /// Receive buffers of a thread: twice its connections, within these.
 const BUFFERS_MIN: usize = 128;
 const BUFFERS_MAX: usize = 4096;
 /// Bytes of a receive buffer.
 const BUFFER_BYTES_MIN: usize = 4 << 10;
 const BUFFER_BYTES_MAX: usize = 256 << 10;
+/// Bytes of one send. Larger, and one connection's value keeps the others waiting while the kernel copies it; smaller, and
+/// large values cost more enters.
+const SEND_BYTES_MAX: usize = 128 << 10;
 /// Memory of all receive buffers of a thread; fewer when they are large.
 const POOL_BYTES_MAX: usize = 64 << 20;
 
@@ -60,6 +66,8 @@ pub(crate) struct EngineOptions {
     pub(crate) duration_ns: Option<u64>,
     /// Requests of this thread; `None` without end.
     pub(crate) requests: Option<u64>,
+    /// Sleep in the kernel while nothing arrives, instead of spinning; for a closed loop.
+    pub(crate) sleeps: bool,
     /// Bytes of a typical reply, for the size of receive buffers.
     pub(crate) reply_bytes: usize,
     /// A server that has answered nothing for so long is taken for dead; [`STALL_NS`] outside of tests.
@@ -205,7 +213,8 @@ impl<W: Work> Engine<W> {
             self.traffic.ask(now);
             self.queue_sends()?;
             self.traffic.recorder.turns += 1;
-            if !self.ring.wants_enter() {
+            let is_empty = !self.ring.wants_enter();
+            if is_empty {
                 self.traffic.recorder.turns_empty += 1;
                 spins += 1;
                 if self.traffic.pace.is_open() || spins >= SPINS_PER_CLOCK || idle_since.is_none() {
@@ -223,14 +232,19 @@ impl<W: Work> Engine<W> {
                         last_reply_ns = now;
                     }
                 }
-                std::hint::spin_loop();
-                continue;
+                if !self.options.sleeps {
+                    std::hint::spin_loop();
+                    continue;
+                }
+                self.ring.wait(SLEEP_MAX)?;
             }
             if let Some(since) = idle_since.take() {
                 now = now_ns();
                 self.traffic.recorder.idle_ns += now.saturating_sub(since);
             }
-            self.ring.enter(0)?;
+            if !is_empty {
+                self.ring.enter(0)?;
+            }
             now = now_ns();
             self.ring.take_completions(&mut completions);
             let answered = self.traffic.recorder.tally.answered;
@@ -325,6 +339,9 @@ impl<W: Work> Engine<W> {
         }
         connection.sent_bytes += result as usize;
         if connection.sent_bytes >= connection.sending.len() {
+            if std::mem::take(&mut connection.is_kept) {
+                std::mem::swap(&mut connection.sending, &mut connection.kept);
+            }
             connection.sending.clear();
             connection.sent_bytes = 0;
         }
@@ -356,6 +373,7 @@ impl<W: Work> Engine<W> {
             if bytes.is_empty() {
                 continue;
             }
+            let bytes = &bytes[..bytes.len().min(SEND_BYTES_MAX)];
             connection.is_sending = true;
             let send = opcode::Send::new(types::Fixed(index), bytes.as_ptr(), bytes.len() as u32)
                 .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)

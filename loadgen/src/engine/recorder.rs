@@ -31,6 +31,8 @@ pub(crate) struct Tally {
     pub(crate) value_bytes_read: u64,
     /// Bytes of values written.
     pub(crate) value_bytes_written: u64,
+    /// Bytes of values read and written beside what is measured; nothing else of that is counted, but refusals.
+    pub(crate) aside_bytes: u64,
     /// Refused: over a limit of size.
     pub(crate) refused_too_large: u64,
     /// Refused: memory is full.
@@ -44,6 +46,9 @@ pub(crate) struct Tally {
 impl Tally {
     #[inline]
     fn count(&mut self, ask: &Ask, outcome: Outcome, value_bytes: usize) {
+        if ask.is_aside {
+            return self.count_aside(ask, outcome, value_bytes);
+        }
         self.answered += 1;
         if matches!(ask.op, Op::Get | Op::MultiGet) {
             self.reads += 1;
@@ -62,10 +67,27 @@ impl Tally {
             }
             Outcome::Deleted => self.deleted += 1,
             Outcome::Counted(_) => self.counted += 1,
-            Outcome::Refused(Refusal::TooLarge) => self.refused_too_large += 1,
-            Outcome::Refused(Refusal::NoSpace) => self.refused_no_space += 1,
-            Outcome::Refused(Refusal::Overloaded) => self.refused_overloaded += 1,
-            Outcome::Refused(Refusal::Other) => self.refused_other += 1,
+            Outcome::Refused(refusal) => self.count_refusal(refusal),
+        }
+    }
+
+    #[cold]
+    fn count_aside(&mut self, ask: &Ask, outcome: Outcome, value_bytes: usize) {
+        match outcome {
+            Outcome::Hit => self.aside_bytes += value_bytes as u64,
+            Outcome::Stored => self.aside_bytes += u64::from(ask.value_bytes),
+            Outcome::Refused(refusal) => self.count_refusal(refusal),
+            _ => {}
+        }
+    }
+
+    #[cold]
+    const fn count_refusal(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::TooLarge => self.refused_too_large += 1,
+            Refusal::NoSpace => self.refused_no_space += 1,
+            Refusal::Overloaded => self.refused_overloaded += 1,
+            Refusal::Other => self.refused_other += 1,
         }
     }
 
@@ -79,6 +101,7 @@ impl Tally {
         self.counted += other.counted;
         self.value_bytes_read += other.value_bytes_read;
         self.value_bytes_written += other.value_bytes_written;
+        self.aside_bytes += other.aside_bytes;
         self.refused_too_large += other.refused_too_large;
         self.refused_no_space += other.refused_no_space;
         self.refused_overloaded += other.refused_overloaded;
@@ -139,6 +162,9 @@ impl Recorder {
     #[inline]
     pub(crate) fn answered(&mut self, ask: &Ask, latency_ns: u64, outcome: Outcome, value_bytes: usize) {
         self.tally.count(ask, outcome, value_bytes);
+        if ask.is_aside {
+            return;
+        }
         let is_read = matches!(ask.op, Op::Get | Op::MultiGet);
         if self.run.latency_ns != latency_ns || self.run.is_read != is_read {
             self.flush();
@@ -194,10 +220,11 @@ mod tests {
             recorder.answered(&Ask::of(Op::Get, 1), latency, Outcome::Hit, 64);
         }
         recorder.answered(&Ask::of(Op::Set, 1), 500, Outcome::Stored, 0);
+        recorder.answered(&Ask { is_aside: true, ..Ask::of(Op::Get, 1) }, 500, Outcome::Hit, 9000);
         recorder.flush();
         assert_eq!((recorder.reads.len(), recorder.writes.len(), recorder.all().len()), (5, 1, 6));
         assert_eq!(recorder.reads.count_at(500), 4);
-        assert_eq!((recorder.tally.hits, recorder.tally.value_bytes_read), (5, 320));
+        assert_eq!((recorder.tally.hits, recorder.tally.value_bytes_read, recorder.tally.aside_bytes), (5, 320, 9000));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::in_flight::Waiting;
 use super::pace::Pace;
 use super::recorder::Recorder;
 use crate::protocol::{Outcome, Protocol, ProtocolError};
-use crate::work::Work;
+use crate::work::{Op, Work};
 
 /// The connections of one thread with their workload.
 #[derive(Debug)]
@@ -107,6 +107,15 @@ impl<W: Work> Traffic<W> {
         self.in_flight += 1;
         if connection.filling.is_empty() {
             self.unsent.push(index as u32);
+        }
+        if ask.is_aside && ask.op == Op::Set {
+            debug_assert!(connection.filling.is_empty() && connection.sending.is_empty(), "one at a time");
+            if connection.kept.is_empty() {
+                self.protocol.encode(slot, self.work.request(index, &ask), &mut connection.kept);
+            }
+            std::mem::swap(&mut connection.filling, &mut connection.kept);
+            connection.is_kept = true;
+            return true;
         }
         self.protocol.encode(slot, self.work.request(index, &ask), &mut connection.filling);
         true

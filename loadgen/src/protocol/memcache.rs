@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! get <key>…\r\n                                → (VALUE <key> <flags> <bytes>\r\n<data>\r\n)… END\r\n
-//! set <key> 0 <exptime> <bytes>\r\n<data>\r\n   → STORED\r\n
+//! set <key> <flags> <exptime> <bytes>\r\n<data>\r\n   → STORED\r\n
 //! delete <key>\r\n                              → DELETED\r\n | NOT_FOUND\r\n
 //! incr <key> 1\r\n                              → <number>\r\n | NOT_FOUND\r\n
 //! ```
@@ -33,10 +33,12 @@ impl Memcache {
                     out.extend_from_slice(key);
                 }
             }
-            Request::Set { key, value, ttl_ms } => {
+            Request::Set { key, value, ttl_ms, client_flags } => {
                 out.extend_from_slice(b"set ");
                 out.extend_from_slice(key);
-                out.extend_from_slice(b" 0 ");
+                out.push(b' ');
+                decimal::push(u64::from(client_flags), out);
+                out.push(b' ');
                 decimal::push(expiry_secs(ttl_ms), out);
                 out.push(b' ');
                 decimal::push(value.len() as u64, out);
@@ -156,7 +158,8 @@ mod tests {
     fn requests_are_those_of_the_protocol() {
         assert_eq!(encoded(Request::Get { key: b"k1" }), "get k1\r\n");
         assert_eq!(encoded(Request::MultiGet { keys: b"k1k2", key_bytes: 2 }), "get k1 k2\r\n");
-        assert_eq!(encoded(Request::Set { key: b"k1", value: b"abc", ttl_ms: 1500 }), "set k1 0 2 3\r\nabc\r\n");
+        let set = Request::Set { key: b"k1", value: b"abc", ttl_ms: 1500, client_flags: 7 };
+        assert_eq!(encoded(set), "set k1 7 2 3\r\nabc\r\n");
         assert_eq!(encoded(Request::Delete { key: b"k1" }), "delete k1\r\n");
         assert_eq!(encoded(Request::Increment { key: b"k1" }), "incr k1 1\r\n");
     }

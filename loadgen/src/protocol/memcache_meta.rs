@@ -3,7 +3,7 @@
 //! ```text
 //! mg <key> v\r\n                        → VA <bytes>\r\n<data>\r\n | EN\r\n
 //! mg <key> v q\r\n … mn\r\n             → the hits alone, then MN\r\n
-//! ms <key> <bytes> T<secs>\r\n<data>\r\n → HD\r\n
+//! ms <key> <bytes> T<secs> F<flags>\r\n<data>\r\n → HD\r\n
 //! md <key>\r\n                          → HD\r\n | NF\r\n
 //! ma <key> v N0 J1\r\n                  → VA <bytes>\r\n<number>\r\n
 //! ```
@@ -35,7 +35,7 @@ impl MemcacheMeta {
                 }
                 out.extend_from_slice(b"mn");
             }
-            Request::Set { key, value, ttl_ms } => {
+            Request::Set { key, value, ttl_ms, client_flags } => {
                 out.extend_from_slice(b"ms ");
                 out.extend_from_slice(key);
                 out.push(b' ');
@@ -43,6 +43,10 @@ impl MemcacheMeta {
                 if ttl_ms != 0 {
                     out.extend_from_slice(b" T");
                     decimal::push(expiry_secs(ttl_ms), out);
+                }
+                if client_flags != 0 {
+                    out.extend_from_slice(b" F");
+                    decimal::push(u64::from(client_flags), out);
                 }
                 out.extend_from_slice(b"\r\n");
                 out.extend_from_slice(value);
@@ -132,8 +136,10 @@ mod tests {
     fn requests_are_those_of_the_protocol() {
         assert_eq!(encoded(Request::Get { key: b"k1" }), "mg k1 v\r\n");
         assert_eq!(encoded(Request::MultiGet { keys: b"k1k2", key_bytes: 2 }), "mg k1 v q\r\nmg k2 v q\r\nmn\r\n");
-        assert_eq!(encoded(Request::Set { key: b"k1", value: b"abc", ttl_ms: 0 }), "ms k1 3\r\nabc\r\n");
-        assert_eq!(encoded(Request::Set { key: b"k1", value: b"abc", ttl_ms: 9000 }), "ms k1 3 T9\r\nabc\r\n");
+        let set = |ttl_ms, client_flags| encoded(Request::Set { key: b"k1", value: b"abc", ttl_ms, client_flags });
+        assert_eq!(set(0, 0), "ms k1 3\r\nabc\r\n");
+        assert_eq!(set(9000, 0), "ms k1 3 T9\r\nabc\r\n");
+        assert_eq!(set(9000, 7), "ms k1 3 T9 F7\r\nabc\r\n");
         assert_eq!(encoded(Request::Delete { key: b"k1" }), "md k1\r\n");
         assert_eq!(encoded(Request::Increment { key: b"k1" }), "ma k1 v N0 J1\r\n");
     }

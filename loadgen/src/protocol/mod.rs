@@ -19,7 +19,7 @@ pub(crate) use echo::Echo;
 pub(crate) use memcache::Memcache;
 pub(crate) use memcache_meta::MemcacheMeta;
 pub(crate) use quoit::Quoit;
-pub(crate) use quoit_hello::{HelloError, fetch_topology, say_hello};
+pub(crate) use quoit_hello::{HelloError, fetch_stats, fetch_topology, say_hello};
 pub(crate) use resp::Resp;
 
 /// A request in no protocol yet.
@@ -27,8 +27,8 @@ pub(crate) use resp::Resp;
 pub(crate) enum Request<'a> {
     /// Reads one item.
     Get { key: &'a [u8] },
-    /// Writes one item; a `ttl_ms` of zero is for ever.
-    Set { key: &'a [u8], value: &'a [u8], ttl_ms: u64 },
+    /// Writes one item; a `ttl_ms` of zero is for ever. Redis knows no client flags, and does not store them.
+    Set { key: &'a [u8], value: &'a [u8], ttl_ms: u64, client_flags: u32 },
     /// Removes one item.
     Delete { key: &'a [u8] },
     /// Adds one to a counter; a missing one is made with the value 1.

@@ -34,9 +34,9 @@ impl Quoit {
     pub(super) fn encode(&mut self, slot: u32, request: Request<'_>, out: &mut Vec<u8>) {
         let body = match request {
             Request::Get { key } => RequestBody::Get { key },
-            Request::Set { key, value, ttl_ms } => RequestBody::Set {
+            Request::Set { key, value, ttl_ms, client_flags } => RequestBody::Set {
                 key,
-                parameters: SetParameters { ttl_ms, ..SetParameters::default() },
+                parameters: SetParameters { ttl_ms, client_flags, ..SetParameters::default() },
                 condition: SetCondition::Always,
                 value,
             },
@@ -145,12 +145,11 @@ mod tests {
 
     #[test]
     fn a_server_reads_what_was_asked() {
-        let frame = encoded(Request::Set { key: b"k", value: b"abc", ttl_ms: 250 });
+        let frame = encoded(Request::Set { key: b"k", value: b"abc", ttl_ms: 250, client_flags: 9 });
         let head = request_head(&frame, 1 << 20).expect("right").expect("whole");
         let body = WireRequest::decode(head, &frame).expect("right").body;
-        assert!(
-            matches!(body, RequestBody::Set { key: b"k", value: b"abc", parameters, .. } if parameters.ttl_ms == 250)
-        );
+        assert!(matches!(body, RequestBody::Set { key: b"k", value: b"abc", parameters, .. }
+                if parameters.ttl_ms == 250 && parameters.client_flags == 9));
         let frame = encoded(Request::MultiGet { keys: b"aabbcc", key_bytes: 2 });
         let head = request_head(&frame, 1 << 20).expect("right").expect("whole");
         let RequestBody::MultiGet(keys) = WireRequest::decode(head, &frame).expect("right").body else {

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use quoit_wire::stats::Stats;
 use quoit_wire::topology::{Topology, TopologyError};
 use quoit_wire::{HelloParameters, HelloReply, Reply, ReplyError, RequestBody, RequestOptions, Status};
 
@@ -58,6 +59,12 @@ pub(crate) fn say_hello(stream: &mut TcpStream, core: u16) -> Result<HelloReply,
 /// Fetches the topology.
 pub(crate) fn fetch_topology(stream: &mut TcpStream) -> Result<Topology, HelloError> {
     Ok(Topology::from_bytes(&ask(stream, RequestBody::Topology { known_epoch: 0 })?)?)
+}
+
+/// Says hello, and fetches the node's counters.
+pub(crate) fn fetch_stats(stream: &mut TcpStream) -> Result<Stats, HelloError> {
+    say_hello(stream, HelloParameters::ANY_CORE)?;
+    Stats::from_bytes(&ask(stream, RequestBody::Stats)?).ok_or(HelloError::Short)
 }
 
 /// Sends one request and waits for its reply's value.

@@ -32,12 +32,12 @@ impl Resp {
                     bulk(key, out);
                 }
             }
-            Request::Set { key, value, ttl_ms: 0 } => {
+            Request::Set { key, value, ttl_ms: 0, .. } => {
                 out.extend_from_slice(b"*3\r\n$3\r\nSET\r\n");
                 bulk(key, out);
                 bulk(value, out);
             }
-            Request::Set { key, value, ttl_ms } => {
+            Request::Set { key, value, ttl_ms, .. } => {
                 out.extend_from_slice(b"*5\r\n$3\r\nSET\r\n");
                 bulk(key, out);
                 bulk(value, out);
@@ -134,11 +134,11 @@ mod tests {
             "*3\r\n$4\r\nMGET\r\n$2\r\nk1\r\n$2\r\nk2\r\n"
         );
         assert_eq!(
-            encoded(Request::Set { key: b"k1", value: b"abc", ttl_ms: 0 }),
+            encoded(Request::Set { key: b"k1", value: b"abc", ttl_ms: 0, client_flags: 0 }),
             "*3\r\n$3\r\nSET\r\n$2\r\nk1\r\n$3\r\nabc\r\n"
         );
         assert_eq!(
-            encoded(Request::Set { key: b"k1", value: b"abc", ttl_ms: 1500 }),
+            encoded(Request::Set { key: b"k1", value: b"abc", ttl_ms: 1500, client_flags: 7 }),
             "*5\r\n$3\r\nSET\r\n$2\r\nk1\r\n$3\r\nabc\r\n$2\r\nPX\r\n$4\r\n1500\r\n"
         );
         assert_eq!(encoded(Request::Increment { key: b"k1" }), "*3\r\n$6\r\nINCRBY\r\n$2\r\nk1\r\n$1\r\n1\r\n");

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::engine::Recorder;
 use crate::work::ReplayTotals;
 
-pub(crate) use server_usage::{ServerProbe, ServerUsage, UsageSample};
+pub(crate) use server_usage::{ServerProbe, ServerUsage, UsageSample, resident_bytes_of};
 
 /// Below this the server's core had time to spare: the run shows the generator's limit, or the rate it was given.
 pub(crate) const SERVER_BUSY_PERCENT_MIN: f64 = 95.0;
@@ -73,6 +73,8 @@ pub(crate) struct Report {
     pub(crate) value_bytes_read: u64,
     /// Bytes of values written.
     pub(crate) value_bytes_written: u64,
+    /// Bytes of values per second that went beside what was measured (`--beside-value-size`).
+    pub(crate) beside_bytes_per_s: f64,
     /// Requests per second asked for; `null` in a closed loop.
     pub(crate) rate: Option<f64>,
     /// With a rate: requests that were due and not sent when the time was over.
@@ -224,6 +226,12 @@ impl Report {
             lines.push(replay.to_text());
         } else if let Some(hit_ratio) = self.hit_ratio {
             lines.push(format!("hits      {:.2} % of the keys read", hit_ratio * 100.0));
+        }
+        if self.beside_bytes_per_s > 0.0 {
+            lines.push(format!(
+                "beside    {:.0} MiB per second of other values",
+                self.beside_bytes_per_s / (1 << 20) as f64
+            ));
         }
         lines.push(format!(
             "generator {:.1} % busy, {:.1} % of its turns found nothing, {:.2} s of processor",

@@ -1,9 +1,10 @@
 //! How busy the server was, as the kernel of this machine counts it.
 //!
-//! By process: `/proc/<pid>/task/*/schedstat` has nanoseconds on the processor per thread, so the busiest thread of a
-//! thread-per-core server is its core. By core: `/proc/stat`, in ticks, whoever ran there. A process that listens on the
-//! port is found by itself; a server on another machine is not seen.
+//! By process: `/proc/<pid>/task/*/schedstat` has nanoseconds on the processor per thread. Threads that ran on the same core
+//! add up: memcached pinned to one core fills it with several. By core: `/proc/stat`, in ticks, whoever ran there. A
+//! process that listens on the port is found by itself; a server on another machine is not seen.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -25,17 +26,27 @@ pub(crate) enum ServerProbe {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UsageSample {
     at_ns: u64,
-    /// Per thread or per core: its number, and busy time in nanoseconds.
-    busy: Vec<(u64, u64)>,
+    /// Per thread, or per core.
+    busy: Vec<Busy>,
     user_ticks: u64,
     system_ticks: u64,
     resident_bytes: u64,
 }
 
+/// What one thread, or one core, has done so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Busy {
+    /// The thread's number, or the core's.
+    number: u64,
+    /// The core it ran on last.
+    core: u64,
+    busy_ns: u64,
+}
+
 /// What a server used between two samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct ServerUsage {
-    /// The busiest thread or core, of 100.
+    /// The busiest core, of 100.
     pub(crate) busiest_percent: f64,
     /// Processor seconds over all threads or cores.
     pub(crate) cpu_s: f64,
@@ -95,16 +106,23 @@ impl UsageSample {
             resident_bytes: later.resident_bytes,
             ..ServerUsage::default()
         };
-        for &(number, busy_ns) in &later.busy {
-            let before = self.busy.iter().find(|(known, _)| *known == number).map_or(0, |(_, busy_ns)| *busy_ns);
-            let used_ns = busy_ns.saturating_sub(before);
+        let mut of_cores: BTreeMap<u64, u64> = BTreeMap::new();
+        for now in &later.busy {
+            let before = self.busy.iter().find(|known| known.number == now.number).map_or(0, |known| known.busy_ns);
+            let used_ns = now.busy_ns.saturating_sub(before);
             usage.cpu_s += used_ns as f64 / 1e9;
-            // The two samples are not taken at one instant: a hundredth over full is full.
-            let percent = (used_ns as f64 / elapsed_ns as f64 * 100.0).min(100.0);
-            usage.busiest_percent = usage.busiest_percent.max(percent);
+            *of_cores.entry(now.core).or_default() += used_ns;
         }
+        let busiest_ns = of_cores.into_values().max().unwrap_or(0);
+        // The two samples are not taken at one instant: a hundredth over full is full.
+        usage.busiest_percent = (busiest_ns as f64 / elapsed_ns as f64 * 100.0).min(100.0);
         usage
     }
+}
+
+/// Resident memory of a process.
+pub(crate) fn resident_bytes_of(pid: u32) -> io::Result<u64> {
+    fs::read_to_string(format!("/proc/{pid}/status")).map(|status| resident_bytes(&status))
 }
 
 fn sample_process(pid: u32) -> io::Result<UsageSample> {
@@ -114,7 +132,9 @@ fn sample_process(pid: u32) -> io::Result<UsageSample> {
         let Some(thread) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         // A thread may end between the listing and the reading.
         let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
-        busy.extend(text.split_whitespace().next().and_then(|ns| ns.parse().ok()).map(|ns: u64| (thread, ns)));
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let busy_ns = text.split_whitespace().next().and_then(|ns| ns.parse().ok());
+        busy.extend(busy_ns.map(|busy_ns| Busy { number: thread, core: last_core(&stat).unwrap_or(0), busy_ns }));
     }
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (user_ticks, system_ticks) = process_ticks(&stat).unwrap_or_default();
@@ -125,8 +145,11 @@ fn sample_process(pid: u32) -> io::Result<UsageSample> {
 fn sample_cores(cores: &CoreList) -> io::Result<UsageSample> {
     let at_ns = now_ns();
     let stat = fs::read_to_string("/proc/stat")?;
-    let busy =
-        cores.0.iter().filter_map(|&core| Some((core as u64, core_busy_ticks(&stat, core)? * NS_PER_TICK))).collect();
+    let busy = |&core: &usize| {
+        let busy_ns = core_busy_ticks(&stat, core)? * NS_PER_TICK;
+        Some(Busy { number: core as u64, core: core as u64, busy_ns })
+    };
+    let busy = cores.0.iter().filter_map(busy).collect();
     Ok(UsageSample { at_ns, busy, ..UsageSample::default() })
 }
 
@@ -134,6 +157,11 @@ fn sample_cores(cores: &CoreList) -> io::Result<UsageSample> {
 fn process_ticks(stat: &str) -> Option<(u64, u64)> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// Field 39 of `/proc/<pid>/task/<thread>/stat`: the core it ran on last.
+fn last_core(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(36)?.parse().ok()
 }
 
 fn resident_bytes(status: &str) -> u64 {
@@ -184,17 +212,31 @@ mod tests {
     }
 
     #[test]
-    fn usage_is_the_difference_and_the_busiest_is_named() {
-        let before = UsageSample { at_ns: 0, busy: vec![(1, 100), (2, 0)], user_ticks: 10, ..UsageSample::default() };
+    fn usage_is_the_difference_and_the_busiest_core_is_named() {
+        let busy = |number, core, busy_ns| Busy { number, core, busy_ns };
+        let before = UsageSample {
+            at_ns: 0,
+            busy: vec![busy(1, 0, 100), busy(2, 0, 0), busy(3, 1, 0)],
+            user_ticks: 10,
+            ..UsageSample::default()
+        };
         let after = UsageSample {
             at_ns: 1_000_000_000,
-            busy: vec![(1, 960_000_100), (2, 40_000_000), (3, 0)],
+            busy: vec![busy(1, 0, 800_000_100), busy(2, 0, 160_000_000), busy(3, 1, 40_000_000), busy(4, 1, 0)],
             user_ticks: 30,
             ..UsageSample::default()
         };
         let usage = before.until(&after);
         assert!((usage.busiest_percent - 96.0).abs() < 1e-6 && (usage.cpu_s - 1.0).abs() < 1e-9, "{usage:?}");
         assert!((usage.user_s - 0.2).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_core_of_a_thread_is_read() {
+        let here = fs::read_to_string("/proc/thread-self/stat").expect("our own thread");
+        assert!(last_core(&here).is_some(), "{here}");
+        let fields: Vec<String> = (3..=52).map(|field: u32| (field * 10).to_string()).collect();
+        assert_eq!(last_core(&format!("42 (a (odd) name) {}", fields.join(" "))), Some(390));
     }
 
     #[test]

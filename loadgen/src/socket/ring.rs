@@ -7,8 +7,9 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
-use io_uring::{IoUring, cqueue, squeue};
+use io_uring::{IoUring, cqueue, squeue, types};
 
 /// Entries of the submission queue: sends and re-arms of one turn. A full queue is entered early, nothing is lost.
 const SUBMISSIONS: u32 = 1024;
@@ -142,6 +143,20 @@ impl Ring {
             Ok(_) => Ok(()),
             // EBUSY and EAGAIN: the completion queue is full or memory is short for a moment; the caller reaps and comes back.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sleeps until a completion is there, or for `limit`; submits nothing.
+    pub(crate) fn wait(&mut self, limit: Duration) -> io::Result<()> {
+        let limit = types::Timespec::from(limit);
+        match self.uring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&limit)) {
+            Ok(_) => Ok(()),
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) =>
+            {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

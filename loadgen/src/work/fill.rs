@@ -10,11 +10,27 @@ use super::{Ask, Op, Work};
 use crate::engine::Waiting;
 use crate::protocol::{Outcome, Request};
 
+/// What is written.
+#[derive(Clone, Debug)]
+pub(crate) struct FillOptions {
+    /// The keys.
+    pub(crate) keys: KeySpace,
+    /// The first of them that is written: those before it are there already.
+    pub(crate) first_key: u64,
+    /// Lengths of values.
+    pub(crate) value_bytes: SizeRange,
+    /// Milliseconds to live; zero is for ever.
+    pub(crate) ttl_ms: u64,
+    /// Kept with every item.
+    pub(crate) client_flags: u32,
+    /// Everything random follows from it.
+    pub(crate) seed: u64,
+}
+
 /// The share of one generator thread: a range of keys, each written by a connection of the one class that its route names.
 #[derive(Debug)]
 pub(crate) struct Fill {
-    value_bytes: SizeRange,
-    ttl_ms: u64,
+    options: FillOptions,
     routes: Routes,
     random: Random,
     values: Values,
@@ -28,26 +44,18 @@ pub(crate) struct Fill {
 
 impl Fill {
     /// The keys of thread `thread` of `threads`.
-    pub(crate) fn new(
-        keys: &KeySpace,
-        value_bytes: SizeRange,
-        ttl_ms: u64,
-        seed: u64,
-        routes: Routes,
-        thread: u64,
-        threads: u64,
-    ) -> Self {
-        let mut random = Random::new(seed, thread);
-        let start = keys.len() * thread / threads;
-        let end = keys.len() * (thread + 1) / threads;
+    pub(crate) fn new(options: FillOptions, routes: Routes, thread: u64, threads: u64) -> Self {
+        let mut random = Random::new(options.seed, thread);
+        let unwritten = options.keys.len().saturating_sub(options.first_key);
+        let start = options.first_key + unwritten * thread / threads;
+        let end = options.first_key + unwritten * (thread + 1) / threads;
         let classes = routes.classes();
         let cursors = vec![start..end; classes.iter().max().map_or(0, |last| last + 1)];
         Self {
-            value_bytes,
-            ttl_ms,
-            values: Values::new(value_bytes.most, &mut random),
+            values: Values::new(options.value_bytes.most, &mut random),
             random,
-            key: keys.blank(),
+            key: options.keys.blank(),
+            options,
             cursors,
             classes,
             routes,
@@ -63,15 +71,16 @@ impl Work for Fill {
             write_digits(key, &mut self.key);
             if self.routes.writing_class(&self.key) == class {
                 self.unwritten -= 1;
-                let value_bytes = self.value_bytes.draw(&mut self.random);
-                return Some(Ask { value_bytes, ttl_ms: self.ttl_ms, ..Ask::of(Op::Set, key) });
+                let value_bytes = self.options.value_bytes.draw(&mut self.random);
+                return Some(Ask { value_bytes, ttl_ms: self.options.ttl_ms, ..Ask::of(Op::Set, key) });
             }
         }
         None
     }
 
     fn request(&mut self, _connection: usize, ask: &Ask) -> Request<'_> {
-        Request::Set { key: &self.key, value: self.values.of(ask.key, ask.value_bytes), ttl_ms: ask.ttl_ms }
+        let value = self.values.of(ask.key, ask.value_bytes);
+        Request::Set { key: &self.key, value, ttl_ms: ask.ttl_ms, client_flags: self.options.client_flags }
     }
 
     fn done(&mut self, _connection: usize, _waiting: &Waiting, _outcome: Outcome, _value: &[u8], _now_ns: u64) {}

@@ -5,7 +5,7 @@ use super::random::Random;
 use super::routes::Routes;
 use super::values::{SizeRange, Values};
 use super::zipf::Zipf;
-use super::{Ask, Op, Work};
+use super::{Ask, Op, Work, set_of};
 use crate::engine::Waiting;
 use crate::protocol::{Outcome, Request};
 
@@ -115,9 +115,7 @@ impl Work for Mix {
         match ask.op {
             // `next` has left the key's bytes behind.
             Op::Get => Request::Get { key: &self.key },
-            Op::Set => {
-                Request::Set { key: &self.key, value: self.values.of(ask.key, ask.value_bytes), ttl_ms: ask.ttl_ms }
-            }
+            Op::Set => set_of(&self.key, &self.values, ask),
             Op::Delete => Request::Delete { key: &self.key },
             Op::Increment => {
                 write_counter_key(&self.key, &mut self.counter_key);

@@ -1,5 +1,7 @@
 //! What is asked: the workloads, behind one seam. The engine knows when to send and how; a workload knows what.
 
+mod beside;
+mod cache_aside;
 mod fill;
 mod keys;
 mod mix;
@@ -14,13 +16,16 @@ mod zipf;
 use crate::engine::Waiting;
 use crate::protocol::{Outcome, Request};
 
-pub(crate) use fill::Fill;
+pub(crate) use beside::{Beside, BesideOptions};
+pub(crate) use cache_aside::{CacheAside, CacheAsideOptions};
+pub(crate) use fill::{Fill, FillOptions};
 pub(crate) use keys::{KeyError, KeySpace};
 pub(crate) use mix::{Mix, MixOptions};
 pub(crate) use replay::{Replay, ReplayTotals};
 pub(crate) use routes::{Route, Routes};
 pub(crate) use trace::{TraceError, TraceReader};
 pub(crate) use values::SizeRange;
+use values::Values;
 pub(crate) use verify::{STAMP_BYTES, Verify, VerifyOptions};
 
 /// What is done to a key.
@@ -53,13 +58,21 @@ pub(crate) struct Ask {
     pub(crate) ttl_ms: u64,
     /// Whatever the workload wants to find again with the reply.
     pub(crate) mark: u64,
+    /// Traffic beside what is measured: its latency and its keys are not counted.
+    pub(crate) is_aside: bool,
 }
 
 impl Ask {
     /// A request without value, time to live or mark.
     pub(crate) const fn of(op: Op, key: u64) -> Self {
-        Self { op, keys: 1, value_bytes: 0, key, ttl_ms: 0, mark: 0 }
+        Self { op, keys: 1, value_bytes: 0, key, ttl_ms: 0, mark: 0, is_aside: false }
     }
+}
+
+/// The request of an `ask` that sets, with one of `values`.
+#[inline]
+fn set_of<'a>(key: &'a [u8], values: &'a Values, ask: &Ask) -> Request<'a> {
+    Request::Set { key, value: values.of(ask.key, ask.value_bytes), ttl_ms: ask.ttl_ms, client_flags: 0 }
 }
 
 /// A workload: decides what each connection asks, and learns how it ended. Allocates nothing per request.

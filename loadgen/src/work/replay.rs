@@ -12,7 +12,7 @@ use super::random::Random;
 use super::routes::Routes;
 use super::trace::{Record, TraceError, TraceReader};
 use super::values::Values;
-use super::{Ask, Op, Work};
+use super::{Ask, Op, Work, set_of};
 use crate::engine::Waiting;
 use crate::protocol::{Outcome, Refusal, Request};
 
@@ -118,9 +118,7 @@ impl Work for Replay {
     fn request(&mut self, _connection: usize, ask: &Ask) -> Request<'_> {
         // `next` has left the key's bytes behind.
         match ask.op {
-            Op::Set => {
-                Request::Set { key: &self.key, value: self.values.of(ask.key, ask.value_bytes), ttl_ms: ask.ttl_ms }
-            }
+            Op::Set => set_of(&self.key, &self.values, ask),
             _ => Request::Get { key: &self.key },
         }
     }

@@ -211,7 +211,7 @@ impl Work for Verify {
             Op::Set => {
                 let stamp = Stamp { key: self.global(ask.key), writer: self.writer, number: ask.mark as u32 };
                 stamp.write(ask.value_bytes as usize, &mut self.value);
-                Request::Set { key: &self.key, value: &self.value, ttl_ms: ask.ttl_ms }
+                Request::Set { key: &self.key, value: &self.value, ttl_ms: ask.ttl_ms, client_flags: 0 }
             }
         }
     }
