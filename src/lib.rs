@@ -1,6 +1,7 @@
 //! Quoit: a distributed in-memory cache. The architecture page is `src/README.md`.
 
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod control;
 pub mod runtime;
