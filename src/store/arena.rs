@@ -12,10 +12,16 @@ pub(super) const LINE_BYTES: usize = 64;
 /// A cache line as eight words.
 pub(super) type Line = [u64; 8];
 
-/// One anonymous, private mapping.
+/// What the arena begins at a multiple of: a huge page.
+const ALIGN_BYTES: usize = 2 << 20;
+
+/// One anonymous, private mapping, between stretches of addresses that nothing may touch.
 pub(super) struct Arena {
     base: NonNull<u8>,
     bytes: usize,
+    /// The mapping with what surrounds the arena.
+    mapped: NonNull<u8>,
+    mapped_bytes: usize,
 }
 
 // SAFETY: the mapping belongs to this value alone; nothing in it is tied to a thread.
@@ -25,26 +31,28 @@ impl Arena {
     /// Maps `bytes` bytes of zeros.
     pub(super) fn map(bytes: usize) -> io::Result<Self> {
         assert!(bytes > 0 && bytes.is_multiple_of(LINE_BYTES), "an arena is made of whole lines");
+        // Room to begin at a huge page, and at least a page that may not be touched on either side.
+        let mapped_bytes = bytes.next_multiple_of(ALIGN_BYTES) + 2 * ALIGN_BYTES;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory that is in use.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
+        let address = unsafe { libc::mmap(std::ptr::null_mut(), mapped_bytes, libc::PROT_NONE, flags, -1, 0) };
         if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let mapped = NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mapped at address zero"))?;
+        let before = ALIGN_BYTES - address.addr() % ALIGN_BYTES;
+        // SAFETY: `before` is at most `ALIGN_BYTES`, so the arena and a stretch behind it lie within the mapping.
+        let base = unsafe { mapped.add(before) };
+        let arena = Self { base, bytes, mapped, mapped_bytes };
+        // SAFETY: only the mapping that was just made changes its protection.
+        if unsafe { libc::mprotect(base.as_ptr().cast(), bytes, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
             return Err(io::Error::last_os_error());
         }
         // Look-ups at random places spend half their time on missing translations otherwise. Segments are used from the
         // start of the arena on, so no more than one huge page is resident in part. Where it is not offered nothing is lost.
         // SAFETY: advice on the mapping that was just made changes no contents.
-        let _ = unsafe { libc::madvise(address, bytes, libc::MADV_HUGEPAGE) };
-        let base = NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mapped at address zero"))?;
-        Ok(Self { base, bytes })
+        let _ = unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+        Ok(arena)
     }
 
     /// `length` bytes from `at` on.
@@ -53,10 +61,13 @@ impl Arena {
         &self.all()[at..at + length]
     }
 
-    /// Everything from `at` to the arena's end.
-    #[inline]
-    pub(super) fn bytes_from(&self, at: usize) -> &[u8] {
-        &self.all()[at..]
+    /// The `N` bytes from `at` on.
+    #[inline(always)]
+    pub(super) fn head<const N: usize>(&self, at: usize) -> &[u8; N] {
+        match self.all().get(at..).and_then(|bytes| bytes.first_chunk()) {
+            Some(head) => head,
+            None => outside(at, N),
+        }
     }
 
     /// `length` bytes from `at` on.
@@ -133,10 +144,16 @@ impl Arena {
     }
 }
 
+#[cold]
+#[inline(never)]
+fn outside(at: usize, length: usize) -> ! {
+    panic!("{length} bytes from {at} on are out of range for the arena")
+}
+
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: exactly the mapping made in `map`; no reference into it outlives `self`.
-        let result = unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+        let result = unsafe { libc::munmap(self.mapped.as_ptr().cast(), self.mapped_bytes) };
         debug_assert_eq!(result, 0, "unmapping the arena");
     }
 }
@@ -161,5 +178,12 @@ mod tests {
     fn a_slice_never_leaves_the_arena() {
         let arena = Arena::map(4096).unwrap();
         arena.bytes(4090, 7);
+    }
+
+    #[test]
+    #[should_panic(expected = "out of range")]
+    fn a_head_never_leaves_the_arena() {
+        let arena = Arena::map(4096).unwrap();
+        arena.head::<7>(4090);
     }
 }

@@ -3,7 +3,7 @@
 use quoit_wire::Version;
 
 use super::blocks::{BlockId, block_start, segment_of_block};
-use super::item::Header;
+use super::item::Head;
 use super::segments::{BLOCK_BYTES, Memory, segment_of};
 use crate::time::Instant;
 
@@ -42,15 +42,14 @@ pub struct Value<'a> {
 impl<'a> Value<'a> {
     /// The value of the item at `location`.
     #[inline(always)]
-    pub(super) fn new(memory: &'a Memory, location: usize, header: &Header) -> Self {
-        let header_bytes = Header::stored_bytes(memory.arena.bytes_from(location));
-        let body_at = location + header_bytes + header.key_bytes;
-        let tail = memory.arena.bytes(body_at, header.inline_bytes());
-        let list = match header.blocks() {
+    pub(super) fn new(memory: &'a Memory, location: usize, head: &Head) -> Self {
+        let body_at = location + head.key_at() + head.key_bytes;
+        let tail = memory.arena.bytes(body_at, head.inline_bytes());
+        let list = match head.blocks() {
             0 => &[],
             blocks => memory.arena.bytes(body_at + tail.len(), 4 * blocks),
         };
-        Self { memory, location, length: header.value_bytes, list, tail }
+        Self { memory, location, length: head.value_bytes, list, tail }
     }
 
     /// Length in bytes.

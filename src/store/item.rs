@@ -87,16 +87,14 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads the header at the start of `bytes`, which the store wrote; at least [`READ_BYTES`] must follow its start.
+    /// Reads the header at the start of `bytes`, which the store wrote.
     #[inline(always)]
-    pub(super) fn read(bytes: &[u8]) -> Self {
-        let shape = bytes[0];
-        let mut at = 1;
-        let value_bytes = read_uint(bytes, &mut at, value_width(shape)) as usize;
-        let key_bytes = read_uint(bytes, &mut at, key_width(shape)) as usize;
-        let sequence = read_uint(bytes, &mut at, SEQUENCE_WIDTH_MIN + usize::from(shape & 3));
+    pub(super) fn read(bytes: &[u8; READ_BYTES]) -> Self {
+        let head = Head::read(bytes);
+        let Head { shape, key_bytes, value_bytes, sequence, .. } = head;
         let (mut expires_ms, mut idle_ms, mut client_flags) = (None, 0, 0);
-        if shape & (SHAPE_EXPIRY | SHAPE_IDLE | SHAPE_CLIENT_FLAGS) != 0 {
+        if !head.is_plain() {
+            let mut at = head.fields_at;
             if shape & SHAPE_EXPIRY != 0 {
                 expires_ms = Some(read_uint(bytes, &mut at, MILLIS_BYTES));
             }
@@ -108,13 +106,6 @@ impl Header {
             }
         }
         Self { key_bytes, value_bytes, sequence, client_flags, expires_ms, idle_ms }
-    }
-
-    /// Where key and value begin in an item that is read: the header's length by its first byte, without computing the
-    /// shape from the fields anew.
-    #[inline(always)]
-    pub(super) fn stored_bytes(bytes: &[u8]) -> usize {
-        usize::from(HEADER_BYTES[usize::from(bytes[0])])
     }
 
     /// Writes the header to the start of `out`; returns its length.
@@ -202,15 +193,79 @@ impl Header {
     }
 }
 
-/// Whether the item at the start of `bytes` has this key. The fast way to tell, without reading the whole header; needs as
-/// many bytes as [`Header::read`].
+/// What every item says: what most reads need to know.
+#[derive(Clone, Copy)]
+pub(super) struct Head {
+    shape: u8,
+    pub(super) key_bytes: usize,
+    pub(super) value_bytes: usize,
+    pub(super) sequence: u64,
+    /// Where expiry, idle time and client flags begin, those that there are.
+    fields_at: usize,
+}
+
+impl Head {
+    /// Shape and both lengths take at most seven bytes: one load, and shifts, because their widths can't be predicted.
+    #[inline(always)]
+    pub(super) fn read(bytes: &[u8; READ_BYTES]) -> Self {
+        let word = word_at(bytes, 0);
+        let shape = word as u8;
+        let (value_width, key_width) = (value_width(shape), key_width(shape));
+        let value_bytes = (word >> 8 & low_bytes(value_width)) as usize;
+        let key_bytes = (word >> (8 + 8 * value_width) & low_bytes(key_width)) as usize;
+        let mut fields_at = 1 + value_width + key_width;
+        let sequence = read_uint(bytes, &mut fields_at, SEQUENCE_WIDTH_MIN + usize::from(shape & 3));
+        Self { shape, key_bytes, value_bytes, sequence, fields_at }
+    }
+
+    /// Whether it has no expiry, no idle time and no client flags.
+    #[inline(always)]
+    pub(super) fn is_plain(&self) -> bool {
+        self.shape & (SHAPE_EXPIRY | SHAPE_IDLE | SHAPE_CLIENT_FLAGS) == 0
+    }
+
+    /// Where key and value begin: the header's length.
+    #[inline(always)]
+    pub(super) fn key_at(&self) -> usize {
+        usize::from(HEADER_BYTES[usize::from(self.shape)])
+    }
+
+    /// Blocks that the value lies in.
+    #[inline(always)]
+    pub(super) fn blocks(&self) -> usize {
+        if self.value_bytes > INLINE_BYTES_MAX { self.value_bytes / BLOCK_BYTES } else { 0 }
+    }
+
+    /// Bytes of the value that lie in the item itself.
+    #[inline(always)]
+    pub(super) fn inline_bytes(&self) -> usize {
+        if self.value_bytes > INLINE_BYTES_MAX { self.value_bytes % BLOCK_BYTES } else { self.value_bytes }
+    }
+}
+
+/// Compares short keys, which most are, by loads of eight bytes that may overlap: without the call that the general way
+/// costs.
 #[inline(always)]
-pub(super) fn has_key(bytes: &[u8], key: &[u8]) -> bool {
-    let shape = bytes[0];
-    let key_at = usize::from(HEADER_BYTES[usize::from(shape)]);
-    let mut length_at = 1 + value_width(shape);
-    let key_bytes = read_uint(bytes, &mut length_at, key_width(shape)) as usize;
-    key_bytes == key.len() && bytes[key_at..key_at + key_bytes] == *key
+pub(super) fn is_same_key(stored: &[u8], key: &[u8]) -> bool {
+    let word = |bytes: &[u8], at: usize| bytes[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+    let differs = |at: usize| word(stored, at) ^ word(key, at);
+    match key.len() {
+        length if length != stored.len() => false,
+        length @ 8..=16 => differs(0) | differs(length - 8) == 0,
+        length @ 17..=32 => differs(0) | differs(8) | differs(length - 16) | differs(length - 8) == 0,
+        _ => stored == key,
+    }
+}
+
+/// Eight bytes from `at` on.
+#[inline(always)]
+fn word_at(bytes: &[u8; READ_BYTES], at: usize) -> u64 {
+    bytes[at..at + 8].first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
+}
+
+#[inline(always)]
+const fn low_bytes(width: usize) -> u64 {
+    u64::MAX >> (64 - 8 * width)
 }
 
 /// Width of the value's length.
@@ -228,10 +283,10 @@ const fn key_width(shape: u8) -> usize {
 /// Reads `width` bytes, at most eight, by one load of eight: fields' widths differ from item to item, and a loop over
 /// them would be mispredicted.
 #[inline(always)]
-fn read_uint(bytes: &[u8], at: &mut usize, width: usize) -> u64 {
-    let word = bytes[*at..*at + 8].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+fn read_uint(bytes: &[u8; READ_BYTES], at: &mut usize, width: usize) -> u64 {
+    let word = word_at(bytes, *at);
     *at += width;
-    word & (u64::MAX >> (64 - 8 * width))
+    word & low_bytes(width)
 }
 
 #[inline]
@@ -260,10 +315,28 @@ mod tests {
             let header = Header { key_bytes, value_bytes, sequence, client_flags, expires_ms, idle_ms };
             let mut bytes = vec![0; READ_BYTES + key_bytes];
             prop_assert_eq!(header.write(&mut bytes), header.bytes());
-            prop_assert_eq!(Header::read(&bytes), header);
-            let key = vec![0; key_bytes];
-            prop_assert!(has_key(&bytes, &key));
-            prop_assert!(!has_key(&bytes, &key[1..]));
+            prop_assert_eq!(Header::read(bytes.first_chunk().unwrap()), header);
+            let head = Head::read(bytes.first_chunk().unwrap());
+            prop_assert_eq!((head.key_bytes, head.value_bytes, head.sequence), (key_bytes, value_bytes, sequence));
+            prop_assert_eq!(head.key_at(), header.bytes());
+            prop_assert_eq!((head.blocks(), head.inline_bytes()), (header.blocks(), header.inline_bytes()));
+            prop_assert_eq!(head.is_plain(), expires_ms.is_none() && idle_ms == 0 && client_flags == 0);
+        }
+
+        #[test]
+        fn keys_are_compared_as_slices_are(
+            (stored, key) in (0usize..70).prop_flat_map(|length| {
+                let bytes = proptest::collection::vec(0u8..3, length);
+                (bytes.clone(), prop_oneof![bytes, proptest::collection::vec(0u8..3, 0..70)])
+            }),
+            (flipped, at) in (any::<bool>(), 0usize..70),
+        ) {
+            prop_assert_eq!(is_same_key(&stored, &key), stored == key);
+            let mut other = stored.clone();
+            if flipped && let Some(byte) = other.get_mut(at) {
+                *byte ^= 1;
+            }
+            prop_assert_eq!(is_same_key(&stored, &other), stored == other);
         }
     }
 }

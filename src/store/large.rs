@@ -9,6 +9,7 @@ use quoit_wire::limits::KEY_BYTES_MAX;
 use super::append::{KEPT_FROM_WRITES, Part};
 use super::blocks::{BlockId, block_start};
 use super::hit::Reservation;
+use super::index::Entry;
 use super::item::{Header, INLINE_BYTES_MAX, RECORD_BYTES_MAX};
 use super::operation::{Condition, Expiry, ExtendOutcome, ReserveRefusal, SetOutcome};
 use super::segments::{BLOCK_BYTES, NO_SEGMENT, SEGMENT_BYTES};
@@ -278,15 +279,14 @@ impl Store {
 
     /// The item that lists `block`, found by its key's hash, and the block's number in the list.
     pub(super) fn owner_of_block(&self, hash: u64, block: BlockId) -> Option<(usize, Header, usize)> {
-        let mut owner = None;
-        self.index.find(&self.memory, hash, |entry| {
+        let place_in = |entry: Entry| {
             let header = self.header_at(entry.location());
             let mut numbers = 0..header.blocks();
             let number = numbers.find(|number| self.listed_block(entry.location(), &header, *number) == block);
-            owner = number.map(|number| (entry.location(), header, number));
-            owner.is_some()
-        });
-        owner
+            number.map(|number| (entry.location(), header, number))
+        };
+        let (_, owner) = self.index.find(&self.memory, hash, |entry| place_in(entry).is_some())?;
+        place_in(owner)
     }
 }
 

@@ -33,7 +33,7 @@ use self::counters::Counters;
 use self::expiry::Expiry as ExpirySchedule;
 pub use self::hit::{Hit, Pin, Reservation, Slices, Value};
 use self::index::{Entry, Index, Slot, tag_of};
-use self::item::{HEADER_BYTES_MAX, Header, INLINE_BYTES_MAX, READ_BYTES, RECORD_BYTES_MAX, has_key};
+use self::item::{HEADER_BYTES_MAX, Head, Header, INLINE_BYTES_MAX, READ_BYTES, RECORD_BYTES_MAX, is_same_key};
 pub use self::operation::{
     Condition, End, Expiry, ExtendOutcome, Increment, IncrementOutcome, Progress, ReserveRefusal, SetOutcome,
     TouchOutcome, Write,
@@ -55,6 +55,8 @@ pub struct Store {
     memory: Memory,
     index: Index,
     policy: Policy,
+    /// The policy's, at hand for every read.
+    hits_max: u8,
     versions: Versions,
     blocks: Blocks,
     expiry: ExpirySchedule,
@@ -112,13 +114,15 @@ impl Store {
     /// A store without vnodes. Memory is mapped but not touched.
     pub fn new(options: StoreOptions) -> Result<Self, StoreError> {
         let segments = options.segments()?;
+        let policy = Policy::new(options.policy);
         // The last item's header is read by loads that go past its end.
         let bytes = (segments + 1) * SEGMENT_BYTES + READ_BYTES.next_multiple_of(LINE_BYTES);
         let arena = Arena::map(bytes).map_err(|source| StoreError::Map { bytes, source })?;
         Ok(Self {
             memory: Memory { arena, segments: Segments::new(segments) },
             index: Index::new(options.vnode_bits),
-            policy: Policy::new(options.policy),
+            hits_max: policy.hits_max(),
+            policy,
             versions: Versions::new(options.vnode_bits),
             blocks: Blocks::new(segments),
             expiry: ExpirySchedule::new(segments),
@@ -168,22 +172,35 @@ impl Store {
     }
 
     /// Reads an item. A hit counts for the eviction policy, and restarts an idle expiry.
+    #[inline]
     pub fn get(&mut self, now: Instant, hash: u64, key: &[u8]) -> Option<Hit<'_>> {
         let Some((slot, entry)) = self.find(hash, key) else {
             self.counters.misses += 1;
             return None;
         };
         let location = entry.location();
-        let mut header = self.header_at(location);
-        if header.is_expired(now.as_millis()) {
-            self.drop_expired(slot, location, &header);
-            self.counters.misses += 1;
-            return None;
+        let head = Head::read(self.memory.arena.head(location));
+        let (mut client_flags, mut expires) = (0, None);
+        if !head.is_plain() {
+            (client_flags, expires) = self.read_fields(now, hash, slot, location)?;
         }
         self.counters.hits += 1;
-        let bits = self.policy.hit(entry.policy_bits());
+        let bits = (entry.policy_bits() + 1).min(self.hits_max);
         if bits != entry.policy_bits() {
             self.index.replace(&mut self.memory, slot, entry.with_policy_bits(bits));
+        }
+        let version = self.versions.of(hash, head.sequence);
+        Some(Hit { version, client_flags, expires, value: Value::new(&self.memory, location, &head) })
+    }
+
+    /// Client flags and expiry of an item that is read; `None`, and the item is gone, if it has ended.
+    #[inline(never)]
+    fn read_fields(&mut self, now: Instant, hash: u64, slot: Slot, location: usize) -> Option<(u32, Option<Instant>)> {
+        let mut header = self.header_at(location);
+        if header.is_expired(now.as_millis()) {
+            self.drop_expired(hash, slot, location, &header);
+            self.counters.misses += 1;
+            return None;
         }
         if header.idle_ms != 0 {
             // Only the expiry's own bytes change: a pin on the value notices nothing.
@@ -192,12 +209,7 @@ impl Store {
             header.write(self.memory.arena.bytes_mut(location, header.bytes()));
             self.note_expiry(segment_of(location), expires_ms);
         }
-        Some(Hit {
-            version: self.versions.of(hash, header.sequence),
-            client_flags: header.client_flags,
-            expires: header.expires_ms.map(Instant::from_millis),
-            value: Value::new(&self.memory, location, &header),
-        })
+        Some((header.client_flags, header.expires_ms.map(Instant::from_millis)))
     }
 
     /// Writes an item. A value of more than a few KiB is better received through [`Self::reserve`], which spreads the
@@ -209,6 +221,9 @@ impl Store {
         if write.value.len() > INLINE_BYTES_MAX {
             return self.set_large(now, hash, key, write);
         }
+        // Fetched while room is made.
+        self.index.prefetch(&self.memory, hash);
+        self.policy.prefetch(&self.memory, hash);
         self.make_room(now, HEADER_BYTES_MAX + key.len() + write.value.len());
         let current = self.find_live(now, hash, key);
         let current_version = current.map(|found| self.versions.of(hash, found.header.sequence));
@@ -228,7 +243,7 @@ impl Store {
     /// Removes an item; the version of the delete, or `None` where there was no item.
     pub fn delete(&mut self, now: Instant, hash: u64, key: &[u8]) -> Option<Version> {
         let found = self.find_live(now, hash, key)?;
-        self.index.remove(&mut self.memory, found.slot);
+        self.index.remove(&mut self.memory, hash, found.slot);
         self.retire(found.entry.location(), &found.header);
         Some(self.versions.advance(hash))
     }
@@ -327,7 +342,7 @@ impl Store {
 
     /// The value that `pin` keeps in place, for as long as it is pinned.
     pub fn pinned_value(&self, pin: &Pin) -> Value<'_> {
-        Value::new(&self.memory, pin.location, &self.header_at(pin.location))
+        Value::new(&self.memory, pin.location, &Head::read(self.memory.arena.head(pin.location)))
     }
 
     /// Ends a pin: the value's memory may change again.
@@ -372,7 +387,7 @@ impl Store {
             if draft.parts.first().is_none_or(|part| !matches!(part, Part::Kept { at, .. } if *at == body_at)) {
                 self.write_parts(body_at, draft.parts);
             }
-            let bits = self.policy.hit(found.entry.policy_bits());
+            let bits = (found.entry.policy_bits() + 1).min(self.hits_max);
             self.index.replace(&mut self.memory, found.slot, found.entry.with_policy_bits(bits));
             if let Some(expires_ms) = header.expires_ms {
                 self.note_expiry(segment_of(location), expires_ms);
@@ -382,7 +397,7 @@ impl Store {
         let (queue, bits) = match current {
             Some(found) => {
                 let queue = self.memory.segments.get(segment_of(found.entry.location())).queue;
-                (queue, self.policy.hit(found.entry.policy_bits()))
+                (queue, (found.entry.policy_bits() + 1).min(self.hits_max))
             }
             None => {
                 let occupancy = self.occupancy();
@@ -426,7 +441,7 @@ impl Store {
         let (slot, entry) = self.find(hash, key)?;
         let header = self.header_at(entry.location());
         if header.is_expired(now.as_millis()) {
-            self.drop_expired(slot, entry.location(), &header);
+            self.drop_expired(hash, slot, entry.location(), &header);
             return None;
         }
         Some(Found { slot, entry, header })
@@ -436,19 +451,22 @@ impl Store {
     #[inline(always)]
     fn find(&self, hash: u64, key: &[u8]) -> Option<(Slot, Entry)> {
         let arena = &self.memory.arena;
-        self.index.find(&self.memory, hash, |entry| has_key(arena.bytes_from(entry.location()), key))
+        self.index.find(&self.memory, hash, |entry| {
+            let head = Head::read(arena.head(entry.location()));
+            head.key_bytes == key.len() && is_same_key(arena.bytes(entry.location() + head.key_at(), key.len()), key)
+        })
     }
 
     #[cold]
-    fn drop_expired(&mut self, slot: Slot, location: usize, header: &Header) {
-        self.index.remove(&mut self.memory, slot);
+    fn drop_expired(&mut self, hash: u64, slot: Slot, location: usize, header: &Header) {
+        self.index.remove(&mut self.memory, hash, slot);
         self.retire(location, header);
         self.counters.expirations += 1;
     }
 
     #[inline(always)]
     fn header_at(&self, location: usize) -> Header {
-        Header::read(self.memory.arena.bytes_from(location))
+        Header::read(self.memory.arena.head(location))
     }
 
     fn header_for(&self, now: Instant, client_flags: u32, expiry: Expiry) -> Header {

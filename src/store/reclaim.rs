@@ -340,15 +340,26 @@ impl Store {
             let key = self.memory.arena.bytes(location + header.bytes(), header.key_bytes);
             let hash = key_hash(self.options.hash_seed, key);
             self.index.prefetch(&self.memory, hash);
+            if walk.purpose == Purpose::Evict {
+                self.policy.prefetch(&self.memory, hash);
+            }
             batch[candidates] = Candidate { location, hash };
             candidates += 1;
         }
-        self.walked_bytes += (walk.at - batch_start) as u64;
-        for candidate in &batch[..candidates] {
+        let blocks_before = self.blocks.used();
+        for (number, candidate) in batch[..candidates].iter().enumerate() {
             if !self.decide(now_ms, walk, *candidate, is_urgent) {
                 return Step::Stuck;
             }
+            // A large value or two free more than was asked for: the rest of the batch may live on for now.
+            let freed_bytes = blocks_before.saturating_sub(self.blocks.used()) * BLOCK_BYTES;
+            if freed_bytes >= BATCH_BYTES && number + 1 < candidates {
+                walk.at = batch[number + 1].location - start;
+                break;
+            }
         }
+        let freed_bytes = blocks_before.saturating_sub(self.blocks.used()) * BLOCK_BYTES;
+        self.walked_bytes += (walk.at - batch_start + freed_bytes) as u64;
         if walk.at < written { Step::Going(walk) } else { Step::Through(walk) }
     }
 
@@ -360,7 +371,7 @@ impl Store {
         };
         let header = self.header_at(location);
         if header.is_expired(now_ms) {
-            self.drop_expired(slot, location, &header);
+            self.drop_expired(hash, slot, location, &header);
             return true;
         }
         let queue = self.memory.segments.get(walk.segment).queue;
@@ -393,7 +404,7 @@ impl Store {
             }
             cause = EvictionCause::Pressure;
         }
-        self.index.remove(&mut self.memory, slot);
+        self.index.remove(&mut self.memory, hash, slot);
         self.retire(location, &header);
         self.counters.count_eviction(cause, hash);
         let occupancy = self.occupancy();

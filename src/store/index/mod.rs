@@ -16,7 +16,7 @@ mod pages;
 
 use quoit_wire::topology::vnode_of;
 
-use self::bucket::{is_full, matching};
+use self::bucket::{empty, is_full, matching};
 use self::entry::TAG_BITS;
 pub(super) use self::entry::{Entry, tag_of};
 use self::pages::{BUCKET_ENTRIES, PAGE_BUCKETS_MAX, PageOwner, PageSpace, buckets_for, capacity};
@@ -64,8 +64,6 @@ const _: () = assert!(size_of::<Page>() == 12);
 /// Where an entry stands. Good until the index is next written to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
-    vnode: u32,
-    page: u32,
     line: u32,
     lane: u8,
 }
@@ -82,59 +80,73 @@ impl Index {
     }
 
     /// Asks the processor for the home bucket of `hash`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn prefetch(&self, memory: &Memory, hash: u64) {
-        let tag = tag_of(hash, self.vnode_bits);
-        let vnode = &self.vnodes[vnode_of(hash, self.vnode_bits)];
-        if let Some(page) = vnode.pages.get(vnode.page_of(tag)).filter(|page| page.buckets > 0) {
-            memory.arena.prefetch((page.line as usize + page.home(tag)) * LINE_BYTES);
+        if let Some((page, bucket)) = self.home(hash) {
+            memory.arena.prefetch((page.line as usize + bucket) * LINE_BYTES);
         }
     }
 
-    /// The first entry whose tag fits `hash`, without certainty that it is the key's: for prefetching.
-    #[inline]
+    /// An entry whose tag fits `hash`, without certainty that it is the key's: for prefetching.
+    #[inline(always)]
     pub(super) fn guess(&self, memory: &Memory, hash: u64) -> Option<Entry> {
         self.find(memory, hash, |_| true).map(|(_, entry)| entry)
     }
 
     /// The entry of `hash` that `is_wanted`.
     #[inline(always)]
-    pub(super) fn find(
-        &self,
-        memory: &Memory,
-        hash: u64,
-        mut is_wanted: impl FnMut(Entry) -> bool,
-    ) -> Option<(Slot, Entry)> {
-        let tag = tag_of(hash, self.vnode_bits);
-        let vnode_number = vnode_of(hash, self.vnode_bits);
-        let vnode = &self.vnodes[vnode_number];
-        let page_number = vnode.page_of(tag);
-        let page = vnode.pages.get(page_number)?;
-        if page.buckets == 0 || page.flush_epoch != self.flush_epoch {
+    pub(super) fn find(&self, memory: &Memory, hash: u64, is_wanted: impl Fn(Entry) -> bool) -> Option<(Slot, Entry)> {
+        let (page, bucket) = self.home(hash)?;
+        let line_number = page.line as usize + bucket;
+        let line = memory.arena.line(line_number);
+        // All eight compared without a branch: where in the bucket an entry stands can't be predicted. Nine in ten are the
+        // first that fits in their home bucket; only the others take the long way, which begins anew.
+        let matches = matching(line, tag_of(hash, self.vnode_bits));
+        if matches != 0 {
+            let lane = matches.trailing_zeros() as usize % BUCKET_ENTRIES;
+            let entry = Entry::from_word(line[lane]);
+            if !entry.is_empty() && is_wanted(entry) {
+                return Some((Slot { line: line_number as u32, lane: lane as u8 }, entry));
+            }
+        } else if !is_full(line) {
             return None;
         }
-        let buckets = usize::from(page.buckets);
-        let mut bucket = page.home(tag);
-        for _ in 0..buckets {
+        self.find_on(memory, hash, is_wanted)
+    }
+
+    /// [`Self::find`], in every bucket where the entry may stand.
+    #[inline(never)]
+    fn find_on(&self, memory: &Memory, hash: u64, is_wanted: impl Fn(Entry) -> bool) -> Option<(Slot, Entry)> {
+        let tag = tag_of(hash, self.vnode_bits);
+        let (page, mut bucket) = self.home(hash)?;
+        for _ in 0..page.buckets {
             let line_number = page.line as usize + bucket;
             let line = memory.arena.line(line_number);
-            // All eight compared without a branch: where in the bucket an entry stands can't be predicted.
             let mut matches = matching(line, tag);
             while matches != 0 {
-                let lane = matches.trailing_zeros();
-                let entry = Entry::from_word(line[lane as usize]);
+                let lane = matches.trailing_zeros() as usize % BUCKET_ENTRIES;
+                let entry = Entry::from_word(line[lane]);
                 if !entry.is_empty() && is_wanted(entry) {
-                    let (vnode, page, line) = (vnode_number as u32, page_number as u32, line_number as u32);
-                    return Some((Slot { vnode, page, line, lane: lane as u8 }, entry));
+                    return Some((Slot { line: line_number as u32, lane: lane as u8 }, entry));
                 }
                 matches &= matches - 1;
             }
             if !is_full(line) {
                 return None;
             }
-            bucket = if bucket + 1 == buckets { 0 } else { bucket + 1 };
+            bucket = page.after(bucket);
         }
         None
+    }
+
+    /// The page of `hash` and the bucket in it where a walk begins. A page without buckets lies at the arena's first line,
+    /// which is always empty.
+    #[inline(always)]
+    fn home(&self, hash: u64) -> Option<(&Page, usize)> {
+        let tag = tag_of(hash, self.vnode_bits);
+        let vnode = &self.vnodes[vnode_of(hash, self.vnode_bits)];
+        let page = vnode.pages.get(vnode.page_of(tag))?;
+        (page.flush_epoch == self.flush_epoch).then(|| (page, page.home(tag)))
     }
 
     /// The entry of `hash` that points to `location`.
@@ -183,17 +195,20 @@ impl Index {
         Ok(())
     }
 
-    /// Takes an entry out.
-    pub(super) fn remove(&mut self, memory: &mut Memory, slot: Slot) {
-        let vnode = &mut self.vnodes[slot.vnode as usize];
-        let page = &mut vnode.pages[slot.page as usize];
+    /// Takes the entry of `hash` out that stands at `slot`.
+    pub(super) fn remove(&mut self, memory: &mut Memory, hash: u64, slot: Slot) {
+        let vnode_number = vnode_of(hash, self.vnode_bits);
+        let vnode = &mut self.vnodes[vnode_number];
+        let page_number = vnode.page_of(tag_of(hash, self.vnode_bits));
+        let page = &mut vnode.pages[page_number];
+        debug_assert!((page.line..page.line + u32::from(page.buckets)).contains(&slot.line));
         page.take(memory, slot.line as usize, usize::from(slot.lane));
         vnode.entries -= 1;
         let (entries, buckets) = (usize::from(page.entries), usize::from(page.buckets));
         let fitting = buckets_for(entries + entries / 16);
         if fitting * SHRINK_BELOW.1 < buckets * SHRINK_BELOW.0 {
             // A shrink that finds no memory is made up for by a later one.
-            let _ = self.resize(memory, slot.vnode as usize, slot.page as usize, fitting);
+            let _ = self.resize(memory, vnode_number, page_number, fitting);
         }
     }
 
@@ -314,16 +329,14 @@ impl Index {
 }
 
 impl Vnode {
-    /// The page that holds entries with `tag`: linear hashing on the tag's low bits.
-    #[inline]
+    /// The page that holds entries with `tag`: linear hashing on the tag's low bits. None has this number in a vnode
+    /// without pages.
+    #[inline(always)]
     fn page_of(&self, tag: u32) -> usize {
         let pages = self.pages.len();
-        if pages <= 1 {
-            return 0;
-        }
-        let round = 1usize << pages.ilog2();
+        let round = 1usize << (pages | 1).ilog2();
         let page = tag as usize & (2 * round - 1);
-        if page < pages { page } else { page - round }
+        if page < pages { page } else { page.wrapping_sub(round) }
     }
 }
 
@@ -344,8 +357,9 @@ impl Page {
         let mut bucket = self.home(entry.tag());
         loop {
             let line = memory.arena.line_mut(self.line as usize + bucket);
-            if let Some(word) = line.iter_mut().find(|word| **word == 0) {
-                *word = entry.word();
+            let places = empty(line);
+            if places != 0 {
+                line[places.trailing_zeros() as usize % BUCKET_ENTRIES] = entry.word();
                 self.entries += 1;
                 return;
             }
@@ -355,18 +369,18 @@ impl Page {
 
     /// Empties a place, and closes the gap: entries that had to walk past this bucket come back towards their homes.
     fn take(&mut self, memory: &mut Memory, line: usize, lane: usize) {
-        let buckets = usize::from(self.buckets);
-        let mut was_full = is_full(memory.arena.line(line));
-        memory.arena.line_mut(line)[lane] = 0;
+        let first = memory.arena.line_mut(line);
+        let mut was_full = is_full(first);
+        first[lane] = 0;
         self.entries -= 1;
         let (mut hole, mut hole_lane) = (line - self.line as usize, lane);
         let mut bucket = self.after(hole);
         while was_full && bucket != hole {
-            let walked = (bucket + buckets - hole) % buckets;
+            let walked = self.distance(hole, bucket);
             let words = *memory.arena.line(self.line as usize + bucket);
             let displaced = words.iter().position(|word| {
                 let entry = Entry::from_word(*word);
-                !entry.is_empty() && (bucket + buckets - self.home(entry.tag())) % buckets >= walked
+                !entry.is_empty() && self.distance(self.home(entry.tag()), bucket) >= walked
             });
             was_full = is_full(&words);
             if let Some(displaced) = displaced {
@@ -376,6 +390,12 @@ impl Page {
             }
             bucket = self.after(bucket);
         }
+    }
+
+    /// Buckets that a walk from `home` to `bucket` passes.
+    #[inline]
+    fn distance(&self, home: usize, bucket: usize) -> usize {
+        if bucket >= home { bucket - home } else { bucket + usize::from(self.buckets) - home }
     }
 
     #[inline]
@@ -427,7 +447,7 @@ mod tests {
                         model.insert(hash, step + 1);
                     }
                     (Some((slot, _)), _) => {
-                        index.remove(&mut memory, slot);
+                        index.remove(&mut memory, hash, slot);
                         model.remove(&hash);
                     }
                 }

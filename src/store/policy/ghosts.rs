@@ -28,6 +28,14 @@ pub(in crate::store) struct Ghosts {
 }
 
 impl Ghosts {
+    /// Asks the processor for the bucket of `hash`.
+    #[inline]
+    pub(in crate::store) fn prefetch(&self, memory: &Memory, hash: u64) {
+        if let Some(line) = self.line_of(hash) {
+            memory.arena.prefetch(line * LINE_BYTES);
+        }
+    }
+
     /// Remembers an evicted item.
     pub(in crate::store) fn insert(&mut self, memory: &mut Memory, hash: u64) {
         let Some(line) = self.line_of(hash) else { return };

@@ -6,12 +6,7 @@
 use super::{MAIN, Verdict};
 
 /// The four policy bits count hits up to this.
-const HITS_MAX: u8 = 15;
-
-#[inline]
-pub(super) fn hit(bits: u8) -> u8 {
-    (bits + 1).min(HITS_MAX)
-}
+pub(super) const HITS_MAX: u8 = 15;
 
 #[inline]
 pub(super) fn judge(bits: u8) -> Verdict {

@@ -117,6 +117,14 @@ impl Policy {
         !matches!(self, Self::None)
     }
 
+    /// Asks the processor for what [`Self::admit`] and [`Self::evicted`] will look at.
+    #[inline]
+    pub(super) fn prefetch(&self, memory: &Memory, hash: u64) {
+        if let Self::S3Fifo(policy) = self {
+            policy.prefetch(memory, hash);
+        }
+    }
+
     /// The queue of a new item, and its policy bits.
     pub(super) fn admit(&mut self, memory: &mut Memory, hash: u64, occupancy: &Occupancy) -> (u8, u8) {
         match self {
@@ -125,15 +133,14 @@ impl Policy {
         }
     }
 
-    /// The policy bits after a hit.
-    #[inline]
-    pub(super) fn hit(&self, bits: u8) -> u8 {
+    /// Hits of an item are counted in its policy bits, up to this many.
+    pub(super) const fn hits_max(&self) -> u8 {
         match self {
-            Self::S3Fifo(_) => s3_fifo::hit(bits),
-            Self::Lru => lru::hit(bits),
-            Self::Lfu => lfu::hit(bits),
-            Self::Sieve => sieve::hit(bits),
-            Self::Ttl | Self::None => bits,
+            Self::S3Fifo(_) => s3_fifo::HITS_MAX,
+            Self::Lru => lru::HITS_MAX,
+            Self::Lfu => lfu::HITS_MAX,
+            Self::Sieve => sieve::HITS_MAX,
+            Self::Ttl | Self::None => 0,
         }
     }
 

@@ -12,7 +12,7 @@ const SMALL_PART: u64 = 10;
 /// Hits that move an item from the small to the main queue: libCacheSim's choice.
 const PROMOTE_HITS: u8 = 2;
 /// Hits are counted up to this many.
-const HITS_MAX: u8 = 3;
+pub(super) const HITS_MAX: u8 = 3;
 /// Ghosts are kept for as many bytes of evicted items as the cache holds, times this (numerator, denominator). The paper
 /// has 0.9; ours are in buckets, which forget a little early and a little late, and are not freed when they are hit.
 const GHOST_BYTES: (u64, u64) = (6, 5);
@@ -28,6 +28,11 @@ pub(in crate::store) struct S3Fifo {
 }
 
 impl S3Fifo {
+    #[inline]
+    pub(super) fn prefetch(&self, memory: &Memory, hash: u64) {
+        self.ghosts.prefetch(memory, hash);
+    }
+
     pub(super) fn admit(&mut self, memory: &mut Memory, hash: u64, occupancy: &Occupancy) -> (u8, u8) {
         if self.ghosts.take(memory, hash) {
             return (MAIN, 0);
@@ -55,11 +60,6 @@ impl S3Fifo {
             self.ghosts.insert(memory, item.hash);
         }
     }
-}
-
-#[inline]
-pub(super) fn hit(bits: u8) -> u8 {
-    (bits + 1).min(HITS_MAX)
 }
 
 pub(super) fn victim_queue(occupancy: &Occupancy) -> u8 {

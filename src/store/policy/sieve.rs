@@ -5,10 +5,8 @@
 
 use super::Verdict;
 
-#[inline]
-pub(super) fn hit(_bits: u8) -> u8 {
-    1
-}
+/// One bit: hit, or not.
+pub(super) const HITS_MAX: u8 = 1;
 
 #[inline]
 pub(super) fn judge(bits: u8) -> Verdict {
