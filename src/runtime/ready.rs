@@ -3,8 +3,6 @@
 //! Memory latency is hidden by two stages of prefetching: the scan has asked for each key's index line, and a window of
 //! requests is asked for its items before it is executed. What finds too much unsent is put aside, in order.
 
-use quoit_wire::Request;
-
 use super::connection::Stall;
 use super::core::{Core, Ready, Source};
 use super::limits::{PREFETCH_WINDOW, RECEIVE_BUFFER_BYTES};
@@ -49,13 +47,7 @@ impl Core {
                 self.counters.stalls_output += 1;
                 continue;
             }
-            match Request::decode(ready.head, frame) {
-                Ok(request) => self.shard.execute(now, &request, ready.hash, limits, &mut output),
-                Err(refusal) => {
-                    output.status(ready.head.id, refusal.status);
-                    self.shard.count(ready.head.operation, refusal.status);
-                }
-            }
+            self.shard.execute_frame(now, ready.head, frame, ready.hash, limits, &mut output);
             self.counters.answered += 1;
         }
         connection.output = output;

@@ -5,8 +5,8 @@
 
 use quoit_wire::limits::MULTI_REPLY_BYTES_MAX;
 use quoit_wire::{
-    IncrementParameters, Items, Keys, MultiResult, Operation, Reply, Request, RequestBody, RequestFlags, RetryToken,
-    SetCondition, SetParameters, Status, Version, WriteMode,
+    IncrementParameters, Items, Keys, MultiResult, Operation, Reply, Request, RequestBody, RequestFlags, RequestHead,
+    RetryToken, SetCondition, SetParameters, Status, Version, WriteMode,
 };
 
 use super::output::{Output, ReplyLimits};
@@ -18,10 +18,36 @@ use crate::store::{
 use crate::time::{Duration, Instant};
 
 impl Shard {
-    /// Executes a request whose keys this shard owns and appends its reply to `output`.
+    /// Executes the request in `frame`, which is whole and whose head was read from it, and appends its reply to `output`.
+    /// What is malformed behind its head is refused.
     ///
-    /// `hash` is that of the request's key, zero where it has none. Hello and stats are answered above and not here.
+    /// This shard owns the request's keys; `hash` is its key's, zero where it has none. Hello and stats are answered above
+    /// and not here.
     #[inline]
+    pub fn execute_frame(
+        &mut self,
+        now: Instant,
+        head: RequestHead,
+        frame: &[u8],
+        hash: u64,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) {
+        if head.is_plain_get() {
+            let status = self.get(now, hash, head.key(frame), head.id, limits, output);
+            self.counters.count(Operation::Get, status);
+            return;
+        }
+        match Request::decode(head, frame) {
+            Ok(request) => self.execute(now, &request, hash, limits, output),
+            Err(refusal) => {
+                output.status(head.id, refusal.status);
+                self.counters.count(head.operation, refusal.status);
+            }
+        }
+    }
+
+    /// Executes a request that is decoded; else as [`Self::execute_frame`].
     pub fn execute(
         &mut self,
         now: Instant,
@@ -31,17 +57,12 @@ impl Shard {
         output: &mut Output,
     ) {
         let id = request.head.id;
-        let status = match request.body {
-            RequestBody::Get { key } if request.head.flags == RequestFlags::default() => {
-                self.get(now, hash, key, id, limits, output)
+        let status = match self.refusal(request) {
+            Some(status) => {
+                output.status(id, status);
+                status
             }
-            _ => match self.refusal(request) {
-                Some(status) => {
-                    output.status(id, status);
-                    status
-                }
-                None => self.execute_checked(now, request, hash, limits, output),
-            },
+            None => self.execute_checked(now, request, hash, limits, output),
         };
         self.counters.count(request.head.operation, status);
     }
@@ -111,6 +132,7 @@ impl Shard {
         }
     }
 
+    #[inline]
     fn get(
         &mut self,
         now: Instant,

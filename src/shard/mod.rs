@@ -21,8 +21,8 @@ use quoit_wire::{Operation, Status};
 pub use counters::RequestCounters;
 pub use large_set::LargeSet;
 pub use output::{Output, Piece, ReplyLimits};
-use ownership::Leaving;
 pub use ownership::TopologyOutcome;
+use ownership::{Leaving, Owned};
 pub use retries::{RESULTS_MAX, Recall, RetryTable, SESSION_IDLE_MIN, SESSIONS_MAX, WriteResult};
 
 use crate::samples::{Sample, SampleKind};
@@ -53,6 +53,8 @@ pub struct Shard {
     topology: Arc<Topology>,
     /// The topology as a reply's body, once somebody has asked for it.
     topology_body: OnceCell<Vec<u8>>,
+    /// The vnodes that `topology` gives this shard.
+    owned: Owned,
     store: Store,
     /// Vnodes that have left and whose items are still being dropped.
     leaving: VecDeque<Leaving>,
@@ -65,9 +67,11 @@ impl Shard {
     /// the node by its id and incarnation.
     pub fn new(core: u16, node: u16, topology: Arc<Topology>, options: StoreOptions) -> Result<Self, StoreError> {
         let mut store = Store::new(options)?;
+        let mut owned = Owned::none(topology.vnodes.len());
         for (vnode, placement) in topology.vnodes.iter().enumerate() {
             if placement.primary.node == node && placement.primary.core == core {
                 store.add_vnode(vnode, placement.term);
+                owned.set(vnode, true);
             }
         }
         let own = &topology.nodes[usize::from(node)];
@@ -78,6 +82,7 @@ impl Shard {
             incarnation: own.incarnation,
             topology,
             topology_body: OnceCell::new(),
+            owned,
             store,
             leaving: VecDeque::new(),
             retries: RetryTable::default(),
@@ -94,14 +99,12 @@ impl Shard {
     /// Who executes a request for the key with this hash.
     #[inline]
     pub fn route(&self, hash: u64) -> Route {
-        let seat = self.topology.vnodes[vnode_of(hash, self.topology.vnode_bits)].primary;
-        if self.node != Some(seat.node) {
-            Route::Moved { epoch: self.topology.epoch }
-        } else if seat.core == self.core {
-            Route::Here
-        } else {
-            Route::Core(seat.core)
+        let vnode = vnode_of(hash, self.topology.vnode_bits);
+        if self.owned.has(vnode) {
+            return Route::Here;
         }
+        let seat = self.topology.vnodes[vnode].primary;
+        if self.node == Some(seat.node) { Route::Core(seat.core) } else { Route::Moved { epoch: self.topology.epoch } }
     }
 
     /// The topology this shard routes by.

@@ -133,7 +133,10 @@ impl Output {
         }
         self.reserve(ReplyHeader::FRAME_BYTES + value_bytes);
         head.encode_head(value_bytes, &mut self.bytes);
-        hit.value.copy_to(&mut self.bytes);
+        match hit.value.as_slice() {
+            Some(value) => self.bytes.extend_from_slice(value),
+            None => hit.value.copy_to(&mut self.bytes),
+        }
         Status::Ok
     }
 

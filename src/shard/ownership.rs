@@ -18,6 +18,33 @@ pub(super) struct Leaving {
     page: usize,
 }
 
+/// One bit per vnode: whether the shard owns it. The topology says so too, but its table is some hundred times as large,
+/// and every request asks.
+#[derive(Debug)]
+pub(super) struct Owned {
+    bits: Box<[u64]>,
+}
+
+impl Owned {
+    /// None of so many vnodes.
+    pub(super) fn none(vnodes: usize) -> Self {
+        Self { bits: vec![0; vnodes.div_ceil(64)].into_boxed_slice() }
+    }
+
+    /// From now on the shard owns `vnode`, or does not.
+    pub(super) fn set(&mut self, vnode: usize, is_owned: bool) {
+        let mask = 1 << (vnode % 64);
+        let bits = &mut self.bits[vnode / 64];
+        *bits = if is_owned { *bits | mask } else { *bits & !mask };
+    }
+
+    /// Whether the shard owns `vnode`.
+    #[inline]
+    pub(super) fn has(&self, vnode: usize) -> bool {
+        self.bits[vnode / 64] >> (vnode % 64) & 1 == 1
+    }
+}
+
 /// Dropping a page of the index takes as long as so many steps of the store's background work.
 const STEPS_PER_PAGE: usize = 16;
 
@@ -51,6 +78,7 @@ impl Shard {
             if before == after {
                 continue;
             }
+            self.owned.set(vnode, after.is_some());
             if before.is_some() {
                 self.store.disown_vnode(vnode);
                 self.leaving.push_back(Leaving { vnode, page: 0 });

@@ -68,16 +68,19 @@ impl<'a> Reply<'a> {
     /// Appends all but the value, for a value of `value_bytes` that the caller sends behind it from where it lies.
     #[inline]
     pub fn encode_head(&self, value_bytes: usize, out: &mut Vec<u8>) {
-        out.extend_from_slice(&crate::frame_length(ReplyHeader::BYTES + value_bytes).to_le_bytes());
-        ReplyHeader {
+        let header = ReplyHeader {
             id: self.id,
             status: self.status.code(),
             flags: 0,
             retry_after_ms: self.retry_after_ms,
             version: self.version.as_u64(),
             client_flags: self.client_flags,
-        }
-        .put(out);
+        };
+        // Put together first and appended at once: one look at the buffer's room for both.
+        let mut head = [0; ReplyHeader::FRAME_BYTES];
+        head[..4].copy_from_slice(&crate::frame_length(ReplyHeader::BYTES + value_bytes).to_le_bytes());
+        head[4..].copy_from_slice(&header.to_bytes());
+        out.extend_from_slice(&head);
     }
 
     /// A reply of a status alone.

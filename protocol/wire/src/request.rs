@@ -137,16 +137,32 @@ pub fn request_head(bytes: &[u8], value_bytes_max: usize) -> Result<Option<Reque
         return Err(Refusal { id: None, status: Status::Malformed, frame_bytes: None });
     }
     let Some((header, _)) = RequestHeader::take(rest) else { return Ok(None) };
-    let refuse = |status| Err(Refusal { id: Some(header.id), status, frame_bytes: Some(frame_bytes) });
     if header.id == 0 {
         return Err(Refusal { id: None, status: Status::Malformed, frame_bytes: None });
     }
+    let key_bytes = usize::from(header.key_bytes);
+    // Most requests are plain gets: one comparison says that everything below would hold for one.
+    if header.operation == Operation::Get as u8
+        && header.flags == 0
+        && key_bytes > 0
+        && frame_bytes == RequestHeader::FRAME_BYTES + key_bytes
+    {
+        return Ok(Some(RequestHead {
+            id: header.id,
+            epoch: header.epoch,
+            operation: Operation::Get,
+            flags: RequestFlags::default(),
+            frame_bytes,
+            key_bytes,
+            key_offset: RequestHeader::FRAME_BYTES,
+        }));
+    }
+    let refuse = |status| Err(Refusal { id: Some(header.id), status, frame_bytes: Some(frame_bytes) });
     let Some(operation) = Operation::from_code(header.operation) else { return refuse(Status::UnknownOperation) };
     let Some(flags) = RequestFlags::from_bits(header.flags) else { return refuse(Status::Malformed) };
     if !RequestFlags::allowed(operation).has(flags) {
         return refuse(Status::Unsupported);
     }
-    let key_bytes = usize::from(header.key_bytes);
     let mut key_offset = RequestHeader::FRAME_BYTES + parameter_bytes(operation);
     if flags.has(RequestFlags::TRACE) {
         key_offset += TraceContext::BYTES;
@@ -171,6 +187,12 @@ pub fn request_head(bytes: &[u8], value_bytes_max: usize) -> Result<Option<Reque
 }
 
 impl RequestHead {
+    /// Whether this is a get without flags: its frame is header and key, and there is nothing more to decode.
+    #[inline]
+    pub fn is_plain_get(&self) -> bool {
+        self.operation == Operation::Get && self.flags == RequestFlags::default()
+    }
+
     /// Bytes behind the key: a set's value, a multi operation's entries.
     #[inline]
     pub const fn payload_bytes(&self) -> usize {
