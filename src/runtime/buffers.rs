@@ -1,10 +1,13 @@
 //! The provided receive buffers of one core: the kernel takes one per completion, the turn gives it back.
 //!
 //! ```text
-//! one mapping:  ┌ ring of entries (16 B × RECEIVE_BUFFERS, page aligned) ┐┌ buffer 0 ┬ buffer 1 ┬ … ┐
-//!               │ address, length, id │ …            tail in entry 0     ││ 8 KiB    │          │   │
-//!               └────────────────────────────────────────────────────────┘└──────────┴──────────┴───┘
+//! one mapping:  ┌ ring of entries (16 B × RECEIVE_BUFFERS, page aligned) ┐┌ buffer 0 ┬────┬ buffer 1 ┬────┬ … ┐
+//!               │ address, length, id │ …            tail in entry 0     ││ 8 KiB    │ 64 │          │ 64 │   │
+//!               └────────────────────────────────────────────────────────┘└──────────┴────┴──────────┴────┴───┘
 //! ```
+//! Buffers lie a cache line further apart than they are long: with a power of two between them, the first lines of all of
+//! them, where small requests lie, would share a few sets of every cache.
+//!
 //! Invariant: an id is either in the ring (the kernel may write to its buffer) or with the turn that reaped it, never both.
 
 use std::io;
@@ -20,7 +23,8 @@ use super::limits::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS};
 pub(super) const BUFFER_GROUP: u16 = 0;
 
 const RING_BYTES: usize = size_of::<BufRingEntry>() * RECEIVE_BUFFERS as usize;
-const MAPPING_BYTES: usize = RING_BYTES + RECEIVE_BUFFER_BYTES * RECEIVE_BUFFERS as usize;
+const BUFFER_STRIDE_BYTES: usize = RECEIVE_BUFFER_BYTES + 64;
+const MAPPING_BYTES: usize = RING_BYTES + BUFFER_STRIDE_BYTES * RECEIVE_BUFFERS as usize;
 const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two() && RING_BYTES.is_multiple_of(4096));
 
 /// The provided buffers and the ring that hands them to the kernel. Outlives the io_uring it is registered with.
@@ -90,7 +94,7 @@ impl ReceiveBuffers {
 
     fn buffer(&self, id: u16) -> *const u8 {
         // SAFETY: `id` is below RECEIVE_BUFFERS, so the buffer lies within the mapping.
-        unsafe { self.mapping.add(RING_BYTES + usize::from(id) * RECEIVE_BUFFER_BYTES).as_ptr() }
+        unsafe { self.mapping.add(RING_BYTES + usize::from(id) * BUFFER_STRIDE_BYTES).as_ptr() }
     }
 }
 

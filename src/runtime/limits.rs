@@ -64,6 +64,9 @@ pub(super) const NEWS_PER_TURN: usize = 256;
 
 /// Requests whose index lines are prefetched ahead of execution: enough to hide memory latency, few enough for L1.
 pub(super) const PREFETCH_WINDOW: usize = 32;
+/// Requests that wait in the ready list before they are executed, give or take those of one receive buffer. Fewer: shorter
+/// windows of prefetching at the end; more: what was received and prefetched falls out of the first-level cache.
+pub(super) const READY_MAX: usize = 128;
 /// Requests a turn takes in from its connections, give or take those of one receive buffer: with 0.3 µs each the turn ends
 /// within 2 ms, and timers, control commands and other cores get theirs. Fewer: more `io_uring_enter` per request.
 pub(super) const TURN_REQUESTS_MAX: u64 = 4096;

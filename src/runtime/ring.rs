@@ -49,6 +49,8 @@ pub(super) struct Ring {
     /// Completions that were reaped and not handed out yet. Bounded: each connection has a send and a receive under way,
     /// and receives have no more buffers than there are.
     reaped: VecDeque<Completion>,
+    /// Whether completions ring the eventfd: the core is about to sleep.
+    rings_eventfd: bool,
 }
 
 impl Ring {
@@ -57,12 +59,13 @@ impl Ring {
         let uring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS_MAX)
             .build(SUBMISSIONS_MAX)?;
         uring.submitter().register_eventfd(eventfd)?;
         let buffers = ReceiveBuffers::register(&uring.submitter())?;
-        let mut ring = Self { uring, buffers, reaped: VecDeque::new() };
+        let mut ring = Self { uring, buffers, reaped: VecDeque::new(), rings_eventfd: false };
         ring.uring.completion().disable_eventfd();
         Ok(ring)
     }
@@ -113,16 +116,20 @@ impl Ring {
         self.push(&entry.user_data(user_data(Purpose::Cancel, slot)));
     }
 
-    /// Submits everything prepared and lets the kernel post what is ready; returns without waiting.
+    /// Submits everything prepared and lets the kernel post what is ready; returns without waiting. Where there is nothing
+    /// to submit and the kernel shows that it has nothing, it is left alone: a spinning core looks at shared memory only.
     pub(super) fn enter(&mut self) -> io::Result<()> {
         /// `IORING_ENTER_GETEVENTS`: run deferred task work even when nothing is submitted.
         const GET_EVENTS: u32 = 1;
         self.buffers.publish();
-        let to_submit = {
-            let mut submission = self.uring.submission();
-            submission.sync();
-            submission.len() as u32
+        let (to_submit, has_work) = {
+            let submission = self.uring.submission();
+            (submission.len() as u32, submission.taskrun() || submission.cq_overflow())
         };
+        // Before a sleep the kernel is always asked: its flag and the eventfd's switch are not ordered for who only looks.
+        if to_submit == 0 && !has_work && !self.rings_eventfd {
+            return Ok(());
+        }
         // SAFETY: no argument is passed; every submission's memory is kept by the callers of the unsafe methods above.
         match unsafe { self.uring.submitter().enter::<libc::sigset_t>(to_submit, 0, GET_EVENTS, None) } {
             Ok(_) => Ok(()),
@@ -158,6 +165,7 @@ impl Ring {
 
     /// Lets completions ring the eventfd (before parking) or not (while awake).
     pub(super) fn set_eventfd_enabled(&mut self, enabled: bool) {
+        self.rings_eventfd = enabled;
         let completion = self.uring.completion();
         if enabled { completion.enable_eventfd() } else { completion.disable_eventfd() }
     }
