@@ -3,6 +3,7 @@
 //! Floor 0. No I/O, no clock, no async; everything borrows from the caller's buffers. `protocol/README.md` is the
 //! specification in words, exact enough to write a client from; its byte vectors are tested against this crate.
 
+pub mod assignment;
 mod flat;
 mod header;
 pub mod limits;

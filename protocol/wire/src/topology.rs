@@ -52,7 +52,7 @@ pub const fn vnode_of(hash: u64, vnode_bits: u8) -> usize {
 }
 
 /// One core of one node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Archive, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Archive, Serialize, Deserialize)]
 pub struct Seat {
     /// Index into the topology's nodes; [`Seat::NOWHERE`]'s for none.
     pub node: u16,
@@ -74,6 +74,16 @@ pub struct Placement {
     pub replicas: [Seat; REPLICAS_MAX],
     /// Rises when the primary changes; the upper part of every version.
     pub term: u32,
+}
+
+impl Placement {
+    /// A vnode that nobody holds: what a new cluster starts from.
+    pub const NOWHERE: Self = Self { primary: Seat::NOWHERE, replicas: [Seat::NOWHERE; REPLICAS_MAX], term: 0 };
+
+    /// The seats that are taken, the primary's first.
+    pub fn seats(&self) -> impl Iterator<Item = Seat> + '_ {
+        std::iter::once(self.primary).chain(self.replicas).filter(|seat| *seat != Seat::NOWHERE)
+    }
 }
 
 /// One node of the cluster.
@@ -143,8 +153,14 @@ impl Topology {
     /// What a node of a cluster serves before it has heard who owns what: nobody owns anything, under epoch 0. It never
     /// leaves the node.
     pub fn unassigned(node: Node, vnode_bits: u8, seed: u64, cluster: String) -> Self {
-        let nowhere = Placement { primary: Seat::NOWHERE, replicas: [Seat::NOWHERE; REPLICAS_MAX], term: 0 };
-        Self { epoch: 0, vnode_bits, seed, cluster, nodes: vec![node], vnodes: vec![nowhere; 1 << vnode_bits] }
+        Self {
+            epoch: 0,
+            vnode_bits,
+            seed,
+            cluster,
+            nodes: vec![node],
+            vnodes: vec![Placement::NOWHERE; 1 << vnode_bits],
+        }
     }
 
     /// The vnode of `key`.

@@ -5,11 +5,11 @@
 
 #![expect(clippy::unwrap_used, reason = "what can't be made fails its test")]
 
-use std::hash::{BuildHasher, Hasher, RandomState};
+mod seeded;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed, TestCaseResult, TestRunner};
+use proptest::test_runner::TestCaseResult;
 use quoit_wire::stats::{CoreStats, Stats};
 use quoit_wire::topology::{Node, Topology, TopologyError};
 use quoit_wire::*;
@@ -17,18 +17,8 @@ use quoit_wire::*;
 /// Cases of each property: some 3 s in all.
 const CASES: u32 = 20_000;
 
-/// Checks a property on random values under a seed that is printed.
-#[expect(clippy::print_stdout, reason = "the seed of a failing run must be seen")]
 fn check<S: Strategy>(strategy: S, property: impl Fn(S::Value) -> TestCaseResult) {
-    let seed = match std::env::var("QUOIT_SEED") {
-        Ok(text) => text.parse().expect("QUOIT_SEED is a number"),
-        Err(_) => RandomState::new().build_hasher().finish(),
-    };
-    println!("QUOIT_SEED={seed}");
-    let config =
-        Config { cases: CASES, rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Config::default() };
-    let outcome = TestRunner::new(config).run(&strategy, property);
-    outcome.unwrap_or_else(|error| panic!("QUOIT_SEED={seed}: {error}"));
+    seeded::check(CASES, strategy, property);
 }
 
 /// A request as owned values; `encode` makes its frame.
