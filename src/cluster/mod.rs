@@ -4,7 +4,9 @@
 //! code runs against etcd and sockets, and against simulated ones. The contract is C1 to C15 of the design; the comments
 //! name the line that they keep. `README.md` beside this file shows how the parts fit.
 
+mod bytes;
 pub mod messages;
+pub mod records;
 pub mod ring;
 
 pub use messages::{ControlMessage, Election, Order, Report};
