@@ -10,6 +10,7 @@ mod large_set;
 mod output;
 mod ownership;
 mod retries;
+mod state;
 
 use std::cell::OnceCell;
 use std::collections::VecDeque;
@@ -24,6 +25,7 @@ pub use output::{Output, Piece, ReplyLimits};
 pub use ownership::TopologyOutcome;
 use ownership::{Leaving, Owned};
 pub use retries::{RESULTS_MAX, Recall, RetryTable, SESSION_IDLE_MIN, SESSIONS_MAX, WriteResult};
+pub use state::{ShardLoader, ShardSaver};
 
 use crate::samples::{Sample, SampleKind};
 use crate::store::{Pin, Progress, Store, StoreError, StoreOptions};

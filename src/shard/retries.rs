@@ -18,6 +18,12 @@ pub const SESSIONS_MAX: usize = 16 << 10;
 /// A session younger than this is never forgotten; clients repeat a write for at most this long (protocol, "Retries").
 pub const SESSION_IDLE_MIN: Duration = Duration::from_secs(60);
 
+/// Bytes of an entry in a saved state; see [`RetryTable::entries`].
+pub(super) const RETRY_ENTRY_BYTES: usize = 32;
+/// Entries that are no result.
+const ENTRY_SESSION: u8 = 0xFF;
+const ENTRY_HAS_FORGOTTEN: u8 = 0xFE;
+
 /// The part of a reply that a repeat gets again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteResult {
@@ -106,6 +112,73 @@ impl RetryTable {
         self.order.is_empty()
     }
 
+    /// What a saved state holds of the table: sessions first, then their results, oldest first.
+    ///
+    /// ```text
+    /// 0                   1           4        8         16        24
+    /// ┌───────────────────┬───────────┬────────┬─────────┬─────────┬─────────┐
+    /// │ status,           │ counter   │ number │ session │ version │ counter │
+    /// │ or what else it is│ if 1, u8  │ u32    │ u64     │ u64     │ i64     │
+    /// └───────────────────┴───────────┴────────┴─────────┴─────────┴─────────┘
+    /// ```
+    pub(super) fn entries(&self) -> Vec<[u8; RETRY_ENTRY_BYTES]> {
+        let entry = |kind, number: u32, session: u64, result: Option<&WriteResult>| {
+            let mut entry = [0; RETRY_ENTRY_BYTES];
+            let counter = result.and_then(|result| result.counter);
+            (entry[0], entry[1]) = (kind, u8::from(counter.is_some()));
+            entry[4..8].copy_from_slice(&number.to_le_bytes());
+            entry[8..16].copy_from_slice(&session.to_le_bytes());
+            entry[16..24].copy_from_slice(&result.map_or(0, |result| result.version.as_u64()).to_le_bytes());
+            entry[24..].copy_from_slice(&counter.unwrap_or(0).to_le_bytes());
+            entry
+        };
+        let mut entries = Vec::with_capacity(1 + self.sessions.len() + self.order.len());
+        if self.has_forgotten {
+            entries.push(entry(ENTRY_HAS_FORGOTTEN, 0, 0, None));
+        }
+        entries.extend(self.sessions.iter().map(|(id, session)| entry(ENTRY_SESSION, session.forgotten, *id, None)));
+        for token in &self.order {
+            let result = self.sessions.get(&token.session).and_then(|session| session.results.get(&token.number));
+            entries.extend(result.map(|result| entry(result.status as u8, token.number, token.session, Some(result))));
+        }
+        entries
+    }
+
+    /// Takes in an entry of a saved state; false when it is none. What finds no room counts as forgotten.
+    pub(super) fn take_in(&mut self, now: Instant, entry: &[u8; RETRY_ENTRY_BYTES]) -> bool {
+        let long = |at: usize| entry[at..].first_chunk().map_or(0, |eight| u64::from_le_bytes(*eight));
+        let (number, session) = (long(0) >> 32, long(8));
+        let token = RetryToken { session, number: number as u32 };
+        match entry[0] {
+            ENTRY_HAS_FORGOTTEN => self.has_forgotten = true,
+            ENTRY_SESSION => {
+                if self.sessions.len() >= SESSIONS_MAX && !self.sessions.contains_key(&session) {
+                    self.has_forgotten = true;
+                    return true;
+                }
+                let known = self.sessions.entry(session).or_insert_with(|| {
+                    self.idle_check.push_back(session);
+                    Session::default()
+                });
+                known.forgotten = known.forgotten.max(token.number);
+                known.used = now;
+            }
+            status => {
+                let Some(status) = Status::ALL.iter().copied().find(|known| *known as u8 == status) else {
+                    return false;
+                };
+                let counter = (entry[1] == 1).then_some(long(24) as i64);
+                self.record(token, WriteResult { status, version: Version::from_u64(long(16)), counter });
+            }
+        }
+        true
+    }
+
+    /// Empties the table; that there was something is remembered.
+    pub(super) fn forget_all(&mut self) {
+        *self = Self { has_forgotten: self.has_forgotten || !self.sessions.is_empty(), ..Self::default() };
+    }
+
     /// Forgets one idle session, looking at a bounded number of them; false when those are all in use.
     fn forget_idle(&mut self, now: Instant) -> bool {
         const LOOKED_AT_MAX: usize = 16;
@@ -144,6 +217,27 @@ mod tests {
         assert_eq!(table.recall(Instant::ORIGIN, token(7, 1), false), Recall::Repeat(result(5)));
         assert_eq!(table.recall(Instant::ORIGIN, token(7, 2), false), Recall::New);
         assert_eq!(table.recall(Instant::ORIGIN, token(8, 1), false), Recall::New);
+    }
+
+    #[test]
+    fn a_repeat_gets_the_first_result_after_a_restart_too() {
+        let mut table = RetryTable::default();
+        let counted = WriteResult { counter: Some(-4), ..result(9) };
+        for number in 1..=(RESULTS_MAX as u32 + 3) {
+            table.recall(Instant::ORIGIN, token(1, number), false);
+            table.record(token(1, number), if number % 2 == 0 { counted } else { result(u64::from(number)) });
+        }
+        table.recall(Instant::ORIGIN, token(2, 1), false);
+        let mut restarted = RetryTable::default();
+        assert!(table.entries().iter().all(|entry| restarted.take_in(Instant::ORIGIN, entry)));
+        assert_eq!(restarted.len(), table.len());
+        for number in [1, 3, 4, 5, 6, RESULTS_MAX as u32 + 3, RESULTS_MAX as u32 + 4] {
+            let recalled = restarted.recall(Instant::ORIGIN, token(1, number), true);
+            assert_eq!(recalled, table.recall(Instant::ORIGIN, token(1, number), true), "{number}");
+        }
+        restarted.forget_all();
+        assert_eq!(restarted.recall(Instant::ORIGIN, token(1, 6), true), Recall::Forgotten);
+        assert!(!restarted.take_in(Instant::ORIGIN, &[200; RETRY_ENTRY_BYTES]), "no such status");
     }
 
     #[test]

@@ -145,13 +145,8 @@ impl Store {
         header: Header,
         current: Option<Found>,
     ) -> SetOutcome {
-        let header = Header { value_bytes: reservation.value_bytes, ..header };
-        // What lies in the record itself comes out of the last block.
-        let inline = Header { key_bytes: reservation.key.len(), ..header };
-        let tail = reservation.blocks.get(inline.blocks()).copied();
-        let tail = Part::Kept { at: tail.map_or(0, block_start), length: inline.inline_bytes() };
-        let list: Vec<u8> =
-            reservation.blocks[..inline.blocks()].iter().flat_map(|block| block.to_le_bytes()).collect();
+        let header = Header { value_bytes: reservation.value_bytes, key_bytes: reservation.key.len(), ..header };
+        let (tail, list) = reservation.record_parts(&header);
         let key = std::mem::take(&mut reservation.key);
         let parts = [tail, Part::Bytes(&list)];
         let draft = Draft { hash: reservation.hash, key: &key, header, parts: &parts, keeps_blocks: false };
@@ -159,12 +154,17 @@ impl Store {
             self.abandon(reservation);
             return SetOutcome::NoSpace;
         };
-        let kept: Vec<BlockId> = reservation.blocks.drain(..inline.blocks()).collect();
+        self.hand_over(reservation, header.blocks());
+        SetOutcome::Stored(version)
+    }
+
+    /// The first `blocks` blocks of a reservation belong to its item now; the others go back.
+    pub(super) fn hand_over(&mut self, mut reservation: Reservation, blocks: usize) {
+        let kept: Vec<BlockId> = reservation.blocks.drain(..blocks).collect();
         for block in kept {
             self.blocks.publish(&mut self.memory, block, reservation.hash);
         }
         self.abandon(reservation);
-        SetOutcome::Stored(version)
     }
 
     /// A set whose value does not fit an item.
@@ -287,6 +287,16 @@ impl Store {
         };
         let (_, owner) = self.index.find(&self.memory, hash, |entry| place_in(entry).is_some())?;
         place_in(owner)
+    }
+}
+
+impl Reservation {
+    /// What a complete value gives its item's record: the bytes that lie in the record itself, which come out of the last
+    /// block, and the list of the other blocks.
+    pub(super) fn record_parts(&self, header: &Header) -> (Part<'static>, Vec<u8>) {
+        let at = self.blocks.get(header.blocks()).map_or(0, |block| block_start(*block));
+        let list = self.blocks[..header.blocks()].iter().flat_map(|block| block.to_le_bytes()).collect();
+        (Part::Kept { at, length: header.inline_bytes() }, list)
     }
 }
 

@@ -21,6 +21,7 @@ mod options;
 mod policy;
 mod reclaim;
 mod segments;
+pub mod state;
 mod versions;
 
 use quoit_wire::Version;
@@ -149,6 +150,16 @@ impl Store {
     /// From now on this store owns `vnode`, empty, and numbers its writes under `term`.
     pub fn add_vnode(&mut self, vnode: usize, term: u32) {
         self.versions.own(vnode, term);
+    }
+
+    /// The vnode goes on from write number `sequence`, of which an earlier life of the node has told.
+    pub fn continue_vnode(&mut self, vnode: usize, sequence: u64) {
+        self.versions.resume(vnode, sequence);
+    }
+
+    /// The vnodes this store owns, each with the number of its last write.
+    pub fn vnode_sequences(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.versions.sequences()
     }
 
     /// Whether this store owns the vnode of `hash`.

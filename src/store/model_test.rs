@@ -1,7 +1,8 @@
 //! The store against a map: the same operations, seeded; every outcome, version and byte must agree.
 //!
 //! Evictions are told by the store, so under every policy each miss is explained; under `none` there are none. Pinned
-//! values are compared with a copy made when they were pinned, reservations arrive in pieces, time jumps.
+//! values are compared with a copy made when they were pinned, reservations arrive in pieces, time jumps, and now and then
+//! the store is saved and a new one goes on with what it has loaded.
 
 use std::collections::HashMap;
 
@@ -11,7 +12,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
 use super::segments::{BLOCKS_PER_SEGMENT, Role, segment_start};
+use super::state::LoadReport;
 use super::*;
+use crate::time::WallClock;
 
 const VNODE_BITS: u8 = 3;
 const TERM: u32 = 9;
@@ -28,6 +31,8 @@ struct Mix {
     large_values: u32,
     /// Of 1000 steps, how many are a flush.
     flushes: u32,
+    /// Of 1000 steps, how many may be a save and a load: one in fifty of them is.
+    restarts: u32,
     has_expiry: bool,
 }
 
@@ -65,6 +70,13 @@ struct Run {
 
 impl Run {
     fn new(mix: Mix, seed: u64) -> Self {
+        let store = Self::empty_store(&mix);
+        let (random, items, sequences) = (StdRng::seed_from_u64(seed), HashMap::new(), vec![0; 1 << VNODE_BITS]);
+        let (pins, arrivals) = (vec![], vec![]);
+        Self { mix, seed, random, store, items, sequences, pins, arrivals, now_ms: 1000, step: 0, refused: 0 }
+    }
+
+    fn empty_store(mix: &Mix) -> Store {
         let mut store = Store::new(StoreOptions {
             memory_bytes: mix.memory_bytes,
             value_bytes_max: mix.memory_bytes / 8,
@@ -74,9 +86,7 @@ impl Run {
         })
         .unwrap();
         (0..1 << VNODE_BITS).for_each(|vnode| store.add_vnode(vnode, TERM));
-        let (random, items, sequences) = (StdRng::seed_from_u64(seed), HashMap::new(), vec![0; 1 << VNODE_BITS]);
-        let (pins, arrivals) = (vec![], vec![]);
-        Self { mix, seed, random, store, items, sequences, pins, arrivals, now_ms: 1000, step: 0, refused: 0 }
+        store
     }
 
     fn now(&self) -> Instant {
@@ -181,6 +191,7 @@ impl Run {
                     self.items.clear();
                     self.sequences.iter_mut().for_each(|sequence| *sequence += 1);
                 }
+                980.. if self.chance(self.mix.restarts) => self.restart(),
                 _ => {}
             }
             if step % 20_000 == 0 {
@@ -416,6 +427,36 @@ impl Run {
         assert!(pinned == value, "pinned bytes changed: {}", self.place());
     }
 
+    /// Saves, and goes on with a new store that loads what was saved: by another clock, and some time later.
+    fn restart(&mut self) {
+        self.let_go();
+        self.settle(0);
+        let before = WallClock { now: self.now(), wall_ms: 1_700_000_000_000 };
+        let down_ms = [0, 300, 90_000][self.random.random_range(0..3)];
+        let chunks = state::tests::saved(&self.store, before);
+        let sequences: Vec<u64> = self.store.vnode_sequences().map(|(_, sequence)| sequence).collect();
+        assert_eq!(sequences, self.sequences, "{}", self.place());
+
+        self.now_ms = self.random.random_range(1..100_000);
+        let after = WallClock { now: self.now(), wall_ms: before.wall_ms + down_ms };
+        self.store = Self::empty_store(&self.mix);
+        for (vnode, sequence) in sequences.into_iter().enumerate() {
+            self.store.continue_vnode(vnode, sequence);
+        }
+        let report = state::tests::load(&mut self.store, &chunks, after, self.mix.policy).expect("an intact state");
+        self.refused += report.refused as usize;
+        self.items.retain(|_, item| {
+            let Some(expires_ms) = item.expires_ms else { return true };
+            let remaining_ms = expires_ms as i64 - before.now.as_millis() as i64 - down_ms as i64;
+            item.expires_ms = Some((after.now.as_millis() as i64 + remaining_ms).min(item::MILLIS_MAX as i64) as u64);
+            remaining_ms > 0
+        });
+        let LoadReport { items, refused, .. } = report;
+        assert_eq!((items + refused) as usize, self.items.len(), "{}", self.place());
+        self.settle(0);
+        self.check_books();
+    }
+
     /// Every number the store keeps is what a count gives.
     fn check_books(&mut self) {
         self.settle(0);
@@ -460,7 +501,8 @@ impl Run {
         assert!(self.items.len() >= store.items, "{place}");
     }
 
-    fn finish(&mut self) {
+    /// Ends everything that keeps memory of the store in use.
+    fn let_go(&mut self) {
         for arrival in std::mem::take(&mut self.arrivals) {
             self.store.abandon(arrival.reservation);
         }
@@ -468,6 +510,10 @@ impl Run {
             self.check_pin(&pin, &value);
             self.store.unpin(pin);
         }
+    }
+
+    fn finish(&mut self) {
+        self.let_go();
         self.check_books();
         let place = self.place();
         let now_ms = self.now_ms;
@@ -517,6 +563,7 @@ const MIX: Mix = Mix {
     steps: 60_000,
     large_values: 20,
     flushes: 1,
+    restarts: 4,
     has_expiry: true,
 };
 

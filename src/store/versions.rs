@@ -41,6 +41,19 @@ impl Versions {
         self.vnodes[vnode].term = NOT_OWNED;
     }
 
+    /// An owned vnode's last write was number `sequence`.
+    pub(super) fn resume(&mut self, vnode: usize, sequence: u64) {
+        assert!(sequence <= Version::SEQUENCE_MAX, "a sequence has 40 bits");
+        self.vnodes[vnode].sequence = sequence;
+    }
+
+    /// Owned vnodes and the numbers of their last writes, flushes included.
+    pub(super) fn sequences(&self) -> impl Iterator<Item = (usize, u64)> {
+        let flushes = self.flushes;
+        let owned = self.vnodes.iter().enumerate().filter(|(_, vnode)| vnode.term != NOT_OWNED);
+        owned.map(move |(number, vnode)| (number, vnode.sequence + u64::from(flushes.wrapping_sub(vnode.flushes))))
+    }
+
     /// Whether the vnode of `hash` is owned.
     #[inline]
     pub(super) fn owns(&self, hash: u64) -> bool {
