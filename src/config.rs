@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::ParseIntError;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
@@ -74,6 +75,8 @@ pub struct Config {
     pub connections_max: Option<usize>,
     /// The hash space is cut into `2^vnode_bits` vnodes.
     pub vnode_bits: u8,
+    /// Where items are kept while the node is down; `None`: nowhere.
+    pub state_dir: Option<PathBuf>,
     /// How the log is written.
     pub log: LogFormat,
     /// What the log tells.
@@ -127,6 +130,9 @@ pub struct ServeFlags {
     /// Slices of the hash space, a power of two [default: 4096]
     #[arg(long, value_name = "NUMBER")]
     vnodes: Option<String>,
+    /// Folder in which SIGTERM saves all items, for the next start to go on with [default: none, a node starts empty]
+    #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    state_dir: Option<String>,
     /// Listen off loopback although there is no authentication: whoever reaches the port may read and write everything
     #[arg(long)]
     insecure: bool,
@@ -166,6 +172,7 @@ impl Config {
         let value_bytes_max = reader.parse(Key::ValueMax, parse_value_max);
         let connections_max = reader.parse(Key::ConnectionsMax, parse_connections);
         let vnode_bits = reader.parse(Key::Vnodes, parse_vnodes);
+        let state_dir = reader.parse(Key::StateDir, parse_folder);
         let insecure = reader.parse(Key::Insecure, parse_truth);
         let log = reader.parse(Key::Log, parse_log_format);
         let log_level = reader.parse(Key::LogLevel, parse_log_level);
@@ -195,6 +202,7 @@ impl Config {
                 value_bytes_max: value_bytes_max?,
                 connections_max: connections_max?,
                 vnode_bits: vnode_bits?,
+                state_dir: state_dir?,
                 log: log?,
                 log_level: log_level?,
             })
@@ -229,6 +237,7 @@ impl Config {
             vnode_bits: self.vnode_bits,
             node_id: None,
             cluster: None,
+            state_dir: self.state_dir.clone(),
             time_limits: TimeLimits::default(),
         }
     }
@@ -495,6 +504,10 @@ fn parse_vnodes(text: &str) -> Result<u8, Invalid> {
     if count.is_power_of_two() { Ok(count.trailing_zeros() as u8) } else { Err(Invalid::NoPowerOfTwo) }
 }
 
+fn parse_folder(text: &str) -> Result<Option<PathBuf>, Invalid> {
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
 fn parse_truth(text: &str) -> Result<bool, Invalid> {
     match text {
         "true" => Ok(true),
@@ -540,6 +553,7 @@ impl ServeFlags {
             (Key::ValueMax, &self.value_max),
             (Key::ConnectionsMax, &self.connections_max),
             (Key::Vnodes, &self.vnodes),
+            (Key::StateDir, &self.state_dir),
             (Key::Insecure, &insecure),
             (Key::Log, &self.log),
             (Key::LogLevel, &self.log_level),

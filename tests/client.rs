@@ -79,6 +79,7 @@ fn start_node(listen: &str) -> Node {
         vnode_bits: 8,
         node_id: None,
         cluster: None,
+        state_dir: None,
         time_limits: Default::default(),
     };
     Node::start(&options).expect("the node starts")

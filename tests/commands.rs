@@ -24,6 +24,7 @@ impl Running {
             vnode_bits: 8,
             node_id: Some(7),
             cluster: None,
+            state_dir: None,
             time_limits: Default::default(),
         };
         Self(Some(Node::start(&options).expect("the node starts")))

@@ -21,6 +21,7 @@ fn node(cores: usize) -> Node {
         vnode_bits: 8,
         node_id: Some(7),
         cluster: None,
+        state_dir: None,
         time_limits: Default::default(),
     };
     Node::start(&options).expect("the node starts")

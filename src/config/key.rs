@@ -89,6 +89,11 @@ keys! {
         "vnodes", default: "4096", example: "4096",
         expected: "a power of two from 1 to 65536, and at least the number of cores"
     }
+    /// Where items are kept while the node is down.
+    StateDir {
+        "state-dir", default: "", example: "/var/lib/quoit",
+        expected: "the path of a folder that only this node uses, or nothing"
+    }
     /// Consent to a listener that strangers may reach.
     Insecure {
         "insecure", default: "false", example: "true",

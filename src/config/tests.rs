@@ -46,7 +46,7 @@ fn without_options_the_defaults_hold() {
     assert_eq!(config.memory_bytes as u64, MEMORY_BYTES / 4);
     assert_eq!(config.eviction, PolicyKind::S3Fifo);
     assert_eq!(config.idle, Idle::Park);
-    assert_eq!((config.value_bytes_max, config.connections_max), (None, None));
+    assert_eq!((config.value_bytes_max, config.connections_max, config.state_dir), (None, None, None));
     assert_eq!(config.vnode_bits, topology::VNODE_BITS_DEFAULT);
     assert_eq!(config.log, LogFormat::Human);
     assert_eq!(config.log_level.to_string(), "info");
@@ -83,13 +83,18 @@ fn flags_win_over_environment_over_file_over_defaults() {
 fn good_values_are_read() {
     let config = load(
         &["--cores", "0-1,3,3", "--idle", "50", "--value-max", "64k", "--connections-max", "10", "--vnodes", "64"],
-        &[("QUOIT_LOG", "json"), ("QUOIT_LOG_LEVEL", "warn,quoit::runtime=debug")],
+        &[
+            ("QUOIT_LOG", "json"),
+            ("QUOIT_LOG_LEVEL", "warn,quoit::runtime=debug"),
+            ("QUOIT_STATE_DIR", "/var/lib/quoit"),
+        ],
     );
     let config = config.expect("valid options");
     assert_eq!(config.cpus, [0, 1, 3, 3]);
     assert_eq!(config.idle, Idle::SpinThenPark(Duration::from_micros(50)));
     assert_eq!((config.value_bytes_max, config.connections_max, config.vnode_bits), (Some(65_536), Some(10), 6));
     assert_eq!(config.log, LogFormat::Json);
+    assert_eq!(config.state_dir.as_deref(), Some(Path::new("/var/lib/quoit")));
 }
 
 #[test]

@@ -141,8 +141,10 @@ async fn healthz(State(admin): State<Arc<Admin>>) -> (StatusCode, String) {
 
 /// Whether to send requests here.
 async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, String) {
-    if admin.phase.get() == Phase::Stopping {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n".to_owned());
+    match admin.phase.get() {
+        Phase::Serving => {}
+        Phase::Stopping => return (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n".to_owned()),
+        Phase::Starting => return (StatusCode::SERVICE_UNAVAILABLE, "the node is starting\n".to_owned()),
     }
     match complaint(&admin.cores.ask().await) {
         None => (StatusCode::OK, "ready\n".to_owned()),
@@ -252,11 +254,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stopping_node_is_healthy_and_not_ready() {
+    async fn a_node_that_starts_or_stops_is_healthy_and_not_ready() {
         let fixture = Fixture::start().await;
-        fixture.phase.set(Phase::Stopping);
-        assert!(fixture.get("/readyz").await.starts_with("HTTP/1.1 503"));
-        assert!(fixture.get("/healthz").await.starts_with("HTTP/1.1 200"));
+        for (phase, word) in [(Phase::Starting, "starting"), (Phase::Stopping, "stopping")] {
+            fixture.phase.set(phase);
+            let ready = fixture.get("/readyz").await;
+            assert!(ready.starts_with("HTTP/1.1 503") && ready.contains(word), "{ready}");
+            assert!(fixture.get("/healthz").await.starts_with("HTTP/1.1 200"));
+        }
     }
 
     #[tokio::test]

@@ -60,6 +60,8 @@ enum Phase {
     Serving = 0,
     /// Told to stop; requests in flight are still answered.
     Stopping = 1,
+    /// Not yet serving: a saved state may still be loaded.
+    Starting = 2,
 }
 
 /// The phase, told by the main thread to the control thread.
@@ -89,7 +91,7 @@ impl Control {
     pub fn start(options: ControlOptions) -> io::Result<Self> {
         let address = options.listener.local_addr()?;
         options.listener.set_nonblocking(true)?;
-        let phase = Arc::new(SharedPhase(AtomicU8::new(Phase::Serving as u8)));
+        let phase = Arc::new(SharedPhase(AtomicU8::new(Phase::Starting as u8)));
         let (stop, stopped) = watch::channel(false);
         let (stop_request_sender, stop_requests) = flume::bounded(1);
         let (started_sender, started) = flume::bounded(1);
@@ -133,6 +135,16 @@ impl Control {
         self.address
     }
 
+    /// Whether somebody has asked the node to stop; [`Self::wait_for_stop`] tells who.
+    pub fn is_asked_to_stop(&self) -> bool {
+        !self.stop_requests.is_empty()
+    }
+
+    /// The node takes requests now: `/readyz` says so.
+    pub fn begin_serving(&self) {
+        self.phase.set(Phase::Serving);
+    }
+
     /// Waits for a reason to stop. From then on `/readyz` says no, and a further signal ends the process at once.
     pub fn wait_for_stop(&self) -> StopReason {
         let reason = loop {
@@ -165,7 +177,9 @@ impl SharedPhase {
     }
 
     fn get(&self) -> Phase {
-        if self.0.load(Ordering::Acquire) == Phase::Serving as u8 { Phase::Serving } else { Phase::Stopping }
+        const PHASES: [Phase; 3] = [Phase::Serving, Phase::Stopping, Phase::Starting];
+        let phase = self.0.load(Ordering::Acquire);
+        PHASES.into_iter().find(|known| *known as u8 == phase).unwrap_or(Phase::Stopping)
     }
 }
 

@@ -1,7 +1,8 @@
 //! `quoit serve`: a node's life from its options to its end.
 //!
 //! ```text
-//! options ─► log ─► start-up checks ─► admin address ─► cores ─► control thread ─► "ready" ─► signal ─► drain ─► end
+//! options ─► log ─► start-up checks ─► admin address ─► cores ─► control thread ─► saved state ─► "ready"
+//!         ─► signal ─► drain ─► state saved ─► end
 //! ```
 //! Exit codes: 0 after a graceful end, 1 when the node could not start or a core ended by itself, 2 for options that can't
 //! be, 130 and 143 when a second SIGINT or SIGTERM cut the end short.
@@ -68,7 +69,7 @@ fn serve(flags: &ServeFlags) -> Result<(), ServeError> {
         ServeError::Shortcomings(vec![preflight::listen_shortcoming("admin", config.admin, source)])
     })?;
     let options = config.runtime_options(connections_max);
-    let node = Node::start(&options).map_err(|error| match error {
+    let mut node = Node::start(&options).map_err(|error| match error {
         StartError::Listen { address, source } => {
             ServeError::Shortcomings(vec![preflight::listen_shortcoming("listen", address, source)])
         }
@@ -88,7 +89,19 @@ fn serve(flags: &ServeFlags) -> Result<(), ServeError> {
             return Err(ServeError::Control(error));
         }
     };
-    announce(&node, &control, &options, control_cpu);
+    match node.restore(|| control.is_asked_to_stop()) {
+        Ok(true) => {
+            control.begin_serving();
+            announce(&node, &control, &options, control_cpu);
+        }
+        // The signal that said so is found below.
+        Ok(false) => {}
+        Err(error) => {
+            node.begin_shutdown();
+            control.stop();
+            return Err(ServeError::Start(error));
+        }
+    }
 
     let reason = control.wait_for_stop();
     match reason {

@@ -36,3 +36,13 @@ impl Reading {
         self.nanos_since(earlier) as u128 >= time.as_nanos()
     }
 }
+
+/// Milliseconds since 1970, by the wall clock: for deadlines that outlive the process, and nothing else.
+pub(super) fn wall_ms() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid timespec for the call to fill; CLOCK_REALTIME exists everywhere.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut time) };
+    assert_eq!(result, 0, "CLOCK_REALTIME exists on every kernel");
+    // A clock before 1970 is as good as one at its beginning.
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + time.tv_nsec as u64 / 1_000_000
+}

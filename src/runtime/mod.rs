@@ -11,6 +11,7 @@
 //!                                              ├ lifecycle.rs            accept, hello, hand-over, close, drain
 //!                                              ├ news.rs                 a topology that changes
 //!                                              ├ park.rs, clock.rs       sleeping, time
+//!                                              ├ stages.rs, state/       warm restarts: before the turns, and after
 //!                                              └ report.rs               counters
 //! ```
 //! Every limit stands in `limits.rs`.
@@ -37,8 +38,11 @@ mod receiving;
 mod report;
 mod ring;
 mod scan;
+mod stages;
+mod state;
 #[cfg(test)]
 mod stepped;
 
 pub use node::{ClusterPlace, Command, CoreFailure, CoreHandle, MemorySplit, Node, RuntimeOptions, StartError};
 pub use park::Idle;
+pub use state::StateFolderError;

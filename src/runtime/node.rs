@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ use super::listen::listen;
 use super::mesh::{CoreShared, Mesh};
 use super::park::{Bell, Idle, new_eventfd};
 use super::ring::Ring;
+use super::stages::{CoreStages, Stages};
+use super::state::{NodeState, StateFolderError};
 use crate::samples::CoreSnapshot;
 use crate::shard::Shard;
 use crate::store::{PolicyKind, StoreError, StoreOptions};
@@ -52,10 +55,12 @@ pub struct RuntimeOptions {
     pub connections_max: usize,
     /// The hash space is cut into `2^vnode_bits` vnodes.
     pub vnode_bits: u8,
-    /// The node's id; drawn at random when `None`.
+    /// The node's id; drawn at random when `None`, or what the state folder says.
     pub node_id: Option<u64>,
     /// The cluster it is a node of; `None` makes it a cluster of one, which owns every vnode.
     pub cluster: Option<ClusterPlace>,
+    /// Where items are saved at the end and loaded from at the start; `None`: a node starts empty. Not used in a cluster.
+    pub state_dir: Option<PathBuf>,
     /// When the node gives up on a client.
     pub time_limits: TimeLimits,
 }
@@ -129,6 +134,9 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The state folder can't be used.
+    #[error(transparent)]
+    State(#[from] StateFolderError),
     /// A core's store could not be made.
     #[error("core {core}: {source}")]
     Store {
@@ -195,6 +203,7 @@ pub struct Node {
     topology: Arc<Topology>,
     memory: MemorySplit,
     handles: Vec<CoreHandle>,
+    pub(super) stages: Stages,
     executors: Vec<ExecutorJoinHandle<io::Result<()>>>,
 }
 
@@ -202,7 +211,8 @@ pub struct Node {
 const CORE_FIXED_BYTES: usize = RECEIVE_BUFFER_BYTES * RECEIVE_BUFFERS as usize + (1 << 20);
 /// Least bytes of a core's store: a few hundred segments, so that eviction has something to choose from.
 const STORE_BYTES_MIN: usize = 16 << 20;
-/// Bytes glommio registers for direct I/O on each executor. The server does none yet, so this is its minimum.
+/// Bytes glommio registers for direct I/O on each executor: its minimum. Only a state is read and written so, in chunks
+/// for which it takes memory and gives it back.
 const GLOMMIO_IO_BYTES: usize = 64 << 10;
 /// A sleeping core wakes this often to expire items.
 const BACKGROUND_INTERVAL: Duration = Duration::from_millis(100);
@@ -237,21 +247,30 @@ impl RuntimeOptions {
 }
 
 impl Node {
-    /// Starts a node; returns when every core serves.
+    /// Starts a node; returns when every core serves, or, where a saved state is to be loaded first, when they have
+    /// begun to: then [`Self::restore`] waits for the rest.
     pub fn start(options: &RuntimeOptions) -> Result<Self, StartError> {
         let memory = options.split_memory()?;
         let cores = options.cpus.len();
         let listeners =
             listen(options.listen, cores).map_err(|source| StartError::Listen { address: options.listen, source })?;
         let address = listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(options.listen);
-        let topology = Arc::new(first_topology(options, address));
+        // What a node of a cluster owns it learns from the others, and gets from them.
+        let state_dir = options.state_dir.as_deref().filter(|_| options.cluster.is_none());
+        let state = state_dir
+            .map(|folder| NodeState::open(folder, cores, options.vnode_bits, options.policy, options.node_id))
+            .transpose()?;
+        let topology = Arc::new(first_topology(options, address, state.as_ref()));
         let shared = (0..cores).map(|_| new_eventfd().map(CoreShared::new)).collect::<io::Result<Arc<[_]>>>();
         let shared = shared.map_err(|source| StartError::Ring { core: 0, source })?;
 
         let (started, starts) = flume::bounded(cores);
-        let mut node = Self { address, topology: topology.clone(), memory, handles: Vec::new(), executors: Vec::new() };
+        let (stages, cores_stages) = Stages::new(cores, state);
+        let (handles, executors) = (Vec::new(), Vec::new());
+        let mut node = Self { address, topology: topology.clone(), memory, handles, stages, executors };
         let start_time = Reading::now();
-        for ((core, mesh), listener) in Mesh::connect(&shared).into_iter().enumerate().zip(listeners) {
+        let meshes = Mesh::connect(&shared).into_iter().enumerate();
+        for (((core, mesh), listener), stages) in meshes.zip(listeners).zip(cores_stages) {
             let (commands, inbox) = flume::bounded(COMMANDS_MAX);
             let (core, cpu) = (core as u16, options.cpus[core]);
             let core_options = CoreOptions {
@@ -283,7 +302,7 @@ impl Node {
                         Ok((made, bell)) => {
                             let _ = started.send((core, Ok(())));
                             drop(started);
-                            run(made, bell, inbox, idle).await
+                            run(made, bell, inbox, idle, stages).await
                         }
                         Err(error) => {
                             let _ = started.send((core, Err(error)));
@@ -344,21 +363,26 @@ impl Node {
         }
     }
 
-    /// Waits until every core has ended; returns what went wrong in the first that did not end well, if one did not.
+    /// Waits until every core has ended; returns what went wrong in the first that did not end well, if one did not. With
+    /// a state folder, what they have saved is what the next node finds there, if they all have.
     pub fn join(self) -> Result<(), CoreFailure> {
+        let saved = self.stages.collect_saved();
         let mut result = Ok(());
         for (handle, executor) in self.handles.iter().zip(self.executors) {
             let ended = executor.join().map_err(|error| io::Error::other(error.to_string())).and_then(|ended| ended);
             result = result.and(ended.map_err(|source| CoreFailure { core: handle.core, source }));
         }
+        self.stages.finish(saved, self.handles.len());
         result
     }
 }
 
-fn first_topology(options: &RuntimeOptions, address: SocketAddr) -> Topology {
+/// The topology a node starts with: it owns everything, as who it was before where its state folder tells; or, in a
+/// cluster, nothing.
+fn first_topology(options: &RuntimeOptions, address: SocketAddr, state: Option<&NodeState>) -> Topology {
     let random = || RandomState::new().build_hasher().finish();
     let node = TopologyNode {
-        id: options.node_id.unwrap_or_else(random),
+        id: state.map(NodeState::node_id).or(options.node_id).unwrap_or_else(random),
         incarnation: random(),
         address: options.advertise.clone().unwrap_or_else(|| address.to_string()),
         zone: String::new(),
@@ -376,7 +400,12 @@ fn first_topology(options: &RuntimeOptions, address: SocketAddr) -> Topology {
     }
     // A random term: a version from before a restart is never taken for one from after it.
     let term = (random() as u32 % Version::TERM_MAX) + 1;
-    Topology::standalone(node, options.vnode_bits, random(), term)
+    let seed = state.map_or_else(random, NodeState::seed);
+    let mut topology = Topology::standalone(node, options.vnode_bits, seed, term);
+    for (placement, term) in topology.vnodes.iter_mut().zip(state.iter().flat_map(|state| state.terms())) {
+        placement.term = term;
+    }
+    topology
 }
 
 fn make_core(
@@ -395,16 +424,33 @@ fn make_core(
     Ok((Core::new(options, ring, mesh, shard, listener), bell))
 }
 
-/// A core's life: turns, until it is told to end.
-async fn run(core: Core, bell: Bell, inbox: flume::Receiver<Command>, idle: Idle) -> io::Result<()> {
+/// A core's life, beside which it serves control commands.
+async fn run(
+    core: Core,
+    bell: Bell,
+    inbox: flume::Receiver<Command>,
+    idle: Idle,
+    stages: CoreStages,
+) -> io::Result<()> {
     let core = Rc::new(RefCell::new(core));
-    core.borrow_mut().start_accepting();
     let commands = glommio::spawn_local(serve_commands(core.clone(), inbox));
     let background = glommio::spawn_local(wake_for_background(core.clone()));
-    let result = take_turns(&core, &bell, idle).await;
+    let result = live(&core, &bell, idle, stages).await;
     commands.cancel().await;
     background.cancel().await;
     result.and(bell.close().await)
+}
+
+/// What was saved is loaded; turns, until the core is told to end; what there is is saved.
+async fn live(core: &Rc<RefCell<Core>>, bell: &Bell, idle: Idle, mut stages: CoreStages) -> io::Result<()> {
+    if !stages.begin(core).await {
+        return Ok(());
+    }
+    core.borrow_mut().start_accepting();
+    stages.serving();
+    take_turns(core, bell, idle).await?;
+    stages.end(core).await;
+    Ok(())
 }
 
 /// Turns without end, with a visit to glommio now and then, and a sleep when there is nothing to do.
@@ -509,6 +555,7 @@ mod tests {
                 vnode_bits: 4,
                 node_id: None,
                 cluster: None,
+                state_dir: None,
                 time_limits: TimeLimits::default(),
             };
             let split = options.split_memory().unwrap();

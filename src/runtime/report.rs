@@ -37,6 +37,10 @@ pub(super) struct Counters {
     pub parks: u64,
     pub visits: u64,
     pub background_ticks: u64,
+    pub state_loaded_bytes: u64,
+    pub state_loaded_items: u64,
+    pub state_expired_items: u64,
+    pub state_refused_items: u64,
     pub silent_complaints: u64,
     pub last_complaint: Option<Reading>,
     request_time: Histogram<u64>,
@@ -70,6 +74,10 @@ impl Counters {
             parks: 0,
             visits: 0,
             background_ticks: 0,
+            state_loaded_bytes: 0,
+            state_loaded_items: 0,
+            state_expired_items: 0,
+            state_refused_items: 0,
             silent_complaints: 0,
             last_complaint: None,
             request_time: histogram(),
@@ -202,6 +210,20 @@ impl Core {
             None,
             counters.background_ticks,
         );
+        counter(
+            "state_loaded_bytes_total",
+            "Bytes of the saved state that this core has read at the start.",
+            None,
+            counters.state_loaded_bytes,
+        );
+        for (fate, items) in [
+            ("loaded", counters.state_loaded_items),
+            ("expired", counters.state_expired_items),
+            ("no_room", counters.state_refused_items),
+        ] {
+            let help = "Items of the saved state by what became of them at the start.";
+            counter("state_items_total", help, Some(("fate", fate)), items);
+        }
         let mut gauge = |name, help, value: usize| {
             out.push(Sample { name, help, kind: SampleKind::Gauge, label: None, value: value as u64 });
         };

@@ -50,6 +50,7 @@ impl Running {
             vnode_bits: 8,
             node_id: Some(7),
             cluster: None,
+            state_dir: None,
             time_limits: Default::default(),
         };
         adjust(&mut options);

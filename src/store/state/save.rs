@@ -85,7 +85,9 @@ impl Store {
         for Candidate { location, hash, header } in &batch[..candidates] {
             let after = location + header.record_bytes() - start;
             let found = self.index.find_location(&self.memory, *hash, *location);
-            let Some((_, entry)) = found.filter(|_| !header.is_expired(saver.clock.now.as_millis())) else {
+            // Items of a vnode that has left are found until they are dropped.
+            let stays = !header.is_expired(saver.clock.now.as_millis()) && self.owns(*hash);
+            let Some((_, entry)) = found.filter(|_| stays) else {
                 saver.at = after;
                 continue;
             };
