@@ -9,6 +9,7 @@ mod header;
 pub mod limits;
 mod multi;
 mod operation;
+pub mod peer;
 mod reply;
 mod request;
 pub mod stats;

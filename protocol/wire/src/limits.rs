@@ -19,6 +19,16 @@ pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// The longest frame that is skipped rather than closed upon when it is over a limit: a value four times the largest
 /// any server takes is a client's honest mistake. Beyond it a length is noise.
 pub const FRAME_BYTES_PLAUSIBLE: usize = VALUE_BYTES_MAX * 4 + KEY_BYTES_MAX + 256;
+/// Vnodes in one heartbeat or its answer, records in one append, items in one slice.
+pub const PEER_ENTRIES_MAX: usize = 4096;
+/// Terms that one vnode remembers.
+pub const PEER_TERMS_MAX: usize = 16;
+/// Results of one vnode that travel when a copy of it begins.
+pub const PEER_RESULTS_MAX: usize = 64 << 10;
+/// Bytes of a frame between nodes: one record with the largest key and value, or as many smaller ones as fit.
+pub const PEER_FRAME_BYTES_MAX: usize = VALUE_BYTES_MAX + KEY_BYTES_MAX + (64 << 10);
+/// For so long after it has received a primary's stamp, a copy that acknowledges it answers no seal (C5's D).
+pub const PROMISE_MS: u64 = 1000;
 
 const _: () =
     assert!(VALUE_BYTES_MAX <= BODY_BYTES_MAX && MULTI_REPLY_BYTES_MAX + MULTI_KEYS_MAX * 20 <= BODY_BYTES_MAX);
