@@ -7,6 +7,9 @@
 mod append;
 mod arena;
 mod blocks;
+mod copies;
+#[cfg(test)]
+mod copies_test;
 mod counters;
 mod expiry;
 mod hit;
@@ -30,6 +33,7 @@ use quoit_wire::limits::KEY_BYTES_MAX;
 use self::append::{KEPT_FROM_WRITES, Open, OpenKind, Part};
 use self::arena::{Arena, LINE_BYTES};
 use self::blocks::Blocks;
+pub use self::copies::{Applied, Eviction, StoredItem};
 use self::counters::Counters;
 use self::expiry::Expiry as ExpirySchedule;
 pub use self::hit::{Hit, Pin, Reservation, Slices, Value};
@@ -44,6 +48,7 @@ use self::policy::{Policy, QUEUES};
 use self::reclaim::Walk;
 use self::segments::{Chain, Memory, NO_SEGMENT, SEGMENT_BYTES, SegmentId, Segments, segment_of};
 use self::versions::Versions;
+pub use self::versions::{TERMS_MAX, TermStart, VnodeRole};
 use crate::samples::Sample;
 use crate::time::{Duration, Instant};
 
@@ -83,7 +88,11 @@ pub struct Store {
     second_chance_bytes: usize,
     walked_bytes: u64,
     candidates_start: SegmentId,
+    /// Bytes that walks have copied in vain since something was last evicted: they belong to copies that follow.
+    fruitless_bytes: usize,
     counters: Counters,
+    /// Of vnodes that others follow, until they are taken.
+    evictions: Vec<Eviction>,
 }
 
 /// An item that was found.
@@ -143,7 +152,9 @@ impl Store {
             second_chance_bytes: 0,
             walked_bytes: 0,
             candidates_start: 0,
+            fruitless_bytes: 0,
             counters: Counters::default(),
+            evictions: Vec::new(),
         })
     }
 

@@ -18,6 +18,7 @@ use super::policy::{Evicted, MAIN, Occupancy, SMALL, Verdict, Victim};
 use super::segments::{
     BLOCK_BYTES, BLOCKS_PER_SEGMENT, NEVER_MS, NO_SEGMENT, Role, SEGMENT_BYTES, SegmentId, segment_start,
 };
+use super::versions::VnodeRole;
 use crate::time::Instant;
 
 /// Items of one batch: their index buckets are fetched together. About 1 µs when all of them go.
@@ -232,9 +233,16 @@ impl Store {
         if !evicts {
             return None;
         }
+        if self.fruitless_bytes as u64 > item_bytes {
+            // A whole round has found only what may not be evicted here. Now and then a segment is tried again.
+            self.fruitless_bytes -= SEGMENT_BYTES;
+            return None;
+        }
         let (chosen, fallback) = match self.policy.victim(&self.occupancy()) {
             Victim::Oldest(queue) => (self.oldest_segment(queue), if queue == MAIN { SMALL } else { MAIN }),
             Victim::AtHand => (self.segment_at_hand(), MAIN),
+            // What ends first would be found again and again where it may not be evicted here.
+            Victim::SoonestExpiry if self.fruitless_bytes > SECOND_CHANCE_BYTES_MAX => (None, MAIN),
             Victim::SoonestExpiry => (self.segment_ending_first(), MAIN),
         };
         let id = chosen.or_else(|| self.oldest_segment(fallback))?;
@@ -388,6 +396,13 @@ impl Store {
                 verdict = Verdict::Evict;
             }
         }
+        let role = self.versions.role(hash);
+        if role == VnodeRole::Following && walk.purpose == Purpose::Evict {
+            // Its primary decides what goes. It moves to the main queue's young end, so that what stands behind it has its
+            // turn, and the small queue does not count what can't leave it.
+            verdict = Verdict::Keep { queue: MAIN, bits: entry.policy_bits() };
+            self.fruitless_bytes += header.record_bytes();
+        }
         let survival = match verdict {
             Verdict::Evict => None,
             Verdict::Keep { queue, bits } => Some((OpenKind::new(queue, now_ms, header.expires_ms), bits)),
@@ -399,11 +414,16 @@ impl Store {
             if self.relocate(hash, (slot, entry), &header, bits, kind, KEPT_FOR_INDEX) {
                 return true;
             }
-            if walk.purpose == Purpose::Compact && !(is_urgent && self.policy.evicts()) {
+            let may_evict = walk.purpose == Purpose::Evict || (is_urgent && self.policy.evicts());
+            if !may_evict || role == VnodeRole::Following {
                 return false;
             }
             cause = EvictionCause::Pressure;
         }
+        if role == VnodeRole::Followed {
+            self.report_eviction(hash, location, &header);
+        }
+        self.fruitless_bytes = 0;
         self.index.remove(&mut self.memory, hash, slot);
         self.retire(location, &header);
         self.counters.count_eviction(cause, hash);

@@ -13,6 +13,7 @@ mod bucket;
 mod clear;
 mod entry;
 mod pages;
+mod walk;
 
 use quoit_wire::topology::vnode_of;
 
@@ -20,6 +21,7 @@ use self::bucket::{empty, is_full, matching};
 use self::entry::TAG_BITS;
 pub(super) use self::entry::{Entry, tag_of};
 use self::pages::{BUCKET_ENTRIES, PAGE_BUCKETS_MAX, PageOwner, PageSpace, buckets_for, capacity};
+pub(super) use self::walk::{CURSOR_END, cursor_of};
 use super::arena::LINE_BYTES;
 use super::segments::Memory;
 
