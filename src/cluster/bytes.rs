@@ -2,6 +2,8 @@
 //!
 //! Everything that is read comes from outside: what is missing or left over is an error, never a panic.
 
+use quoit_wire::topology::Seat;
+
 use super::ring::NAME_BYTES_MAX;
 
 /// Bytes that end too early, go on too long, or are no text or truth.
@@ -56,6 +58,10 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(text).map(str::to_owned).map_err(|_| BytesError("a text that is not UTF-8"))
     }
 
+    pub(super) fn seat(&mut self) -> Result<Seat, BytesError> {
+        Ok(Seat { node: self.u16()?, core: self.u16()? })
+    }
+
     /// Nothing may be left.
     pub(super) fn end(self) -> Result<(), BytesError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(BytesError("they go on too long")) }
@@ -67,4 +73,10 @@ pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
     assert!(text.len() <= NAME_BYTES_MAX, "a name of {} bytes", text.len());
     out.push(text.len() as u8);
     out.extend_from_slice(text.as_bytes());
+}
+
+/// Appends a seat.
+pub(super) fn put_seat(out: &mut Vec<u8>, seat: Seat) {
+    out.extend_from_slice(&seat.node.to_le_bytes());
+    out.extend_from_slice(&seat.core.to_le_bytes());
 }

@@ -4,10 +4,20 @@
 //! [`ControlMessage`]s between nodes. A message may be lost, late, doubled or out of order: every order is repeated until it
 //! shows in a report or in the ring, every report until it shows in an order or in the ring, and each names the election
 //! and the term under which it was meant, so that what comes late is refused.
+//!
+//! ```text
+//! ControlMessage  0        1      9          17       Entry  0      4      6      10     14
+//!                 ┌────────┬──────┬──────────┬───────┐       ┌──────┬──────┬───────┬──────┬────────────────────┐
+//!                 │ format │ kind │ election │ count │ …     │ seat │ kind │ vnode │ term │ what the kind has  │
+//!                 │ u8     │ u8   │ u64      │ u16   │       │ Seat │ u8   │ u32   │ u32  │                    │
+//!                 └────────┴──────┴──────────┴───────┘       └──────┴──────┴───────┴──────┴────────────────────┘
+//! ```
 
 use quoit_wire::Version;
 use quoit_wire::topology::Seat;
 
+use super::bytes::{BytesError, Reader, put_seat};
+use super::records::FORMAT;
 use super::ring::COPIES_MAX;
 
 /// Which leadership: the create revision of the leader's key in etcd. A later one is larger.
@@ -35,6 +45,17 @@ pub enum ControlMessage {
 /// Orders or reports in one message: 64 KiB at the most.
 pub const ENTRIES_MAX: usize = 1024;
 
+/// Why bytes are not a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a message between nodes of this version: {0}")]
+pub struct MessageError(&'static str);
+
+impl From<BytesError> for MessageError {
+    fn from(BytesError(what): BytesError) -> Self {
+        Self(what)
+    }
+}
+
 /// What the leader asks of one seat of one vnode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -47,7 +68,8 @@ pub enum Order {
         term: u32,
     },
     /// To the primary: seal yourself, bring `target` to your last sequence, report that it is ready (C10). Repeating it
-    /// changes nothing; a ring with a higher term ends it, whoever that makes the primary.
+    /// changes nothing. A primary that has not reported yet may give up and go on; once it has, only a ring with a higher
+    /// term ends it, whoever that makes the primary.
     BeginMove {
         /// The vnode.
         vnode: u32,
@@ -81,7 +103,8 @@ pub enum Order {
 /// What one seat of one vnode tells the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// It is sealed and keeps no promise to a primary any more.
+    /// It is sealed and keeps no promise to a primary any more. Repeated, to whoever leads, until a ring with that term is
+    /// here: the leader that asked may be gone, and only a leader can end a seal.
     Sealed {
         /// The vnode.
         vnode: u32,
@@ -130,6 +153,175 @@ impl Report {
     pub const fn vnode(&self) -> u32 {
         match self {
             Self::Sealed { vnode, .. } | Self::InSync { vnode, .. } | Self::MoveReady { vnode, .. } => *vnode,
+        }
+    }
+}
+
+impl ControlMessage {
+    /// The message as it travels.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let (kind, election, count) = match self {
+            Self::Orders { election, orders } => (0, *election, orders.len()),
+            Self::Reports { election, reports } => (1, *election, reports.len()),
+        };
+        assert!(count <= ENTRIES_MAX, "{count} entries in a message");
+        let mut out = vec![FORMAT, kind];
+        out.extend_from_slice(&election.to_le_bytes());
+        out.extend_from_slice(&(count as u16).to_le_bytes());
+        match self {
+            Self::Orders { orders, .. } => orders.iter().for_each(|(seat, order)| put_order(&mut out, *seat, order)),
+            Self::Reports { reports, .. } => {
+                reports.iter().for_each(|(seat, report)| put_report(&mut out, *seat, report));
+            }
+        }
+        out
+    }
+
+    /// Reads a message that came from a peer.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, MessageError> {
+        let mut reader = Reader::new(bytes);
+        if reader.u8()? != FORMAT {
+            return Err(MessageError("another version"));
+        }
+        let (kind, election, count) = (reader.u8()?, reader.u64()?, usize::from(reader.u16()?));
+        if count > ENTRIES_MAX {
+            return Err(MessageError("too many entries"));
+        }
+        let message = match kind {
+            0 => Self::Orders { election, orders: entries(&mut reader, count, order)? },
+            1 => Self::Reports { election, reports: entries(&mut reader, count, report)? },
+            _ => return Err(MessageError("neither orders nor reports")),
+        };
+        reader.end()?;
+        Ok(message)
+    }
+}
+
+fn entries<T>(
+    reader: &mut Reader<'_>,
+    count: usize,
+    body: impl Fn(&mut Reader<'_>, u8, u32, u32) -> Result<T, MessageError>,
+) -> Result<Vec<(Seat, T)>, MessageError> {
+    let entry = |_| {
+        let seat = reader.seat()?;
+        let (kind, vnode, term) = (reader.u8()?, reader.u32()?, reader.u32()?);
+        Ok((seat, body(reader, kind, vnode, term)?))
+    };
+    (0..count).map(entry).collect()
+}
+
+fn order(reader: &mut Reader<'_>, kind: u8, vnode: u32, term: u32) -> Result<Order, MessageError> {
+    Ok(match kind {
+        0 => Order::Seal { vnode, term },
+        1 => Order::BeginMove { vnode, term, target: reader.seat()? },
+        2 => Order::Retire { vnode, term, copy: reader.seat()? },
+        3 => Order::Settled { vnode, term, number: reader.u64()?, epoch: reader.u32()? },
+        _ => return Err(MessageError("an order that is none")),
+    })
+}
+
+fn report(reader: &mut Reader<'_>, kind: u8, vnode: u32, term: u32) -> Result<Report, MessageError> {
+    Ok(match kind {
+        0 => Report::Sealed { vnode, term, applied: Version::from_u64(reader.u64()?) },
+        1 => {
+            let number = reader.u64()?;
+            let mut in_sync = [Seat::NOWHERE; COPIES_MAX];
+            for seat in &mut in_sync {
+                *seat = reader.seat()?;
+            }
+            Report::InSync { vnode, term, number, in_sync }
+        }
+        2 => Report::MoveReady { vnode, term, target: reader.seat()? },
+        _ => return Err(MessageError("a report that is none")),
+    })
+}
+
+fn put_order(out: &mut Vec<u8>, seat: Seat, order: &Order) {
+    let (kind, term) = match order {
+        Order::Seal { term, .. } => (0, *term),
+        Order::BeginMove { term, .. } => (1, *term),
+        Order::Retire { term, .. } => (2, *term),
+        Order::Settled { term, .. } => (3, *term),
+    };
+    put_entry(out, seat, kind, order.vnode(), term);
+    match order {
+        Order::Seal { .. } => {}
+        Order::BeginMove { target: seat, .. } | Order::Retire { copy: seat, .. } => put_seat(out, *seat),
+        Order::Settled { number, epoch, .. } => {
+            out.extend_from_slice(&number.to_le_bytes());
+            out.extend_from_slice(&epoch.to_le_bytes());
+        }
+    }
+}
+
+fn put_report(out: &mut Vec<u8>, seat: Seat, report: &Report) {
+    let (kind, term) = match report {
+        Report::Sealed { term, .. } => (0, *term),
+        Report::InSync { term, .. } => (1, *term),
+        Report::MoveReady { term, .. } => (2, *term),
+    };
+    put_entry(out, seat, kind, report.vnode(), term);
+    match report {
+        Report::Sealed { applied, .. } => out.extend_from_slice(&applied.as_u64().to_le_bytes()),
+        Report::InSync { number, in_sync, .. } => {
+            out.extend_from_slice(&number.to_le_bytes());
+            in_sync.iter().for_each(|seat| put_seat(out, *seat));
+        }
+        Report::MoveReady { target, .. } => put_seat(out, *target),
+    }
+}
+
+fn put_entry(out: &mut Vec<u8>, seat: Seat, kind: u8, vnode: u32, term: u32) {
+    put_seat(out, seat);
+    out.push(kind);
+    out.extend_from_slice(&vnode.to_le_bytes());
+    out.extend_from_slice(&term.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn messages() -> [ControlMessage; 2] {
+        let (seat, target) = (Seat { node: 3, core: 1 }, Seat { node: 900, core: 7 });
+        let (vnode, term) = (65_535, 1 << 23);
+        let orders = vec![
+            (seat, Order::Seal { vnode, term }),
+            (seat, Order::BeginMove { vnode, term, target }),
+            (seat, Order::Retire { vnode, term, copy: target }),
+            (seat, Order::Settled { vnode, term, number: u64::MAX, epoch: 9 }),
+        ];
+        let reports = vec![
+            (seat, Report::Sealed { vnode, term, applied: Version::new(7, 1 << 39) }),
+            (seat, Report::InSync { vnode, term, number: 5, in_sync: [target, seat, Seat::NOWHERE, Seat::NOWHERE] }),
+            (seat, Report::MoveReady { vnode, term, target }),
+        ];
+        [ControlMessage::Orders { election: 77, orders }, ControlMessage::Reports { election: 1 << 60, reports }]
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_was_written_and_cut_it_is_refused() {
+        for message in messages() {
+            let bytes = message.to_bytes();
+            assert_eq!(ControlMessage::from_bytes(&bytes), Ok(message));
+            for end in 0..bytes.len() {
+                assert!(ControlMessage::from_bytes(&bytes[..end]).is_err(), "cut at {end}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_refused_and_never_panics(bytes in vec(any::<u8>(), 0..100), kind in 0u8..2, count in 0u8..9) {
+            let head = [&[FORMAT, kind][..], &[0; 8], &[count, 0], &bytes].concat();
+            for bytes in [bytes, head] {
+                if let Ok(message) = ControlMessage::from_bytes(&bytes) {
+                    prop_assert_eq!(message.to_bytes(), bytes);
+                }
+            }
         }
     }
 }

@@ -4,7 +4,10 @@
 //! code runs against etcd and sockets, and against simulated ones. The contract is C1 to C15 of the design; the comments
 //! name the line that they keep. `README.md` beside this file shows how the parts fit.
 
+pub mod agent;
 mod bytes;
+pub mod etcd;
+pub mod leader;
 pub mod messages;
 pub mod records;
 pub mod ring;

@@ -19,9 +19,9 @@
 //! checked: bytes that mean nothing are an error, never a panic and never half a ring.
 
 use quoit_wire::WriteMode;
-use quoit_wire::topology::{NODES_MAX, REPLICAS_MAX, Seat, VNODE_BITS_MAX};
+use quoit_wire::topology::{NODES_MAX, REPLICAS_MAX, VNODE_BITS_MAX};
 
-use super::bytes::{BytesError, Reader, put_text};
+use super::bytes::{BytesError, Reader, put_seat, put_text};
 use super::ring::{COPIES_MAX, CopyState, Member, NodeRef, Registration, Ring, RingError, Roles};
 
 /// The version of every record's format, and of what nodes say to each other; a cluster has one.
@@ -337,10 +337,8 @@ fn chunk_to_bytes(vnodes: &[Roles]) -> Vec<u8> {
         let count = in_sync.fold(roles.copies().count() as u8, |count, (place, _)| count | 16 << place);
         out.extend_from_slice(&roles.term.to_le_bytes()[..3]);
         out.push(count);
-        std::iter::once(roles.primary).chain(roles.copies().map(|copy| copy.seat)).for_each(|seat| {
-            out.extend_from_slice(&seat.node.to_le_bytes());
-            out.extend_from_slice(&seat.core.to_le_bytes());
-        });
+        put_seat(&mut out, roles.primary);
+        roles.copies().for_each(|copy| put_seat(&mut out, copy.seat));
     }
     out
 }
@@ -350,14 +348,14 @@ fn chunk_from_bytes(bytes: &[u8], count: usize, vnodes: &mut Vec<Roles>) -> Resu
     for _ in 0..count {
         let [low, middle, high] = reader.take()?;
         let count = reader.u8()?;
-        let mut roles = Roles::new(u32::from_le_bytes([low, middle, high, 0]), seat(&mut reader)?);
+        let mut roles = Roles::new(u32::from_le_bytes([low, middle, high, 0]), reader.seat()?);
         let copies = usize::from(count & 15);
         if copies > COPIES_MAX || u32::from(count) >> (4 + copies) != 0 {
             return Err(RecordError::Damaged("copies that can't be"));
         }
         for place in 0..copies {
             let state = if count >> (4 + place) & 1 == 1 { CopyState::InSync } else { CopyState::CatchingUp };
-            let seat = seat(&mut reader)?;
+            let seat = reader.seat()?;
             if roles.state(seat).is_some() {
                 return Err(RecordError::Damaged("two copies on one core"));
             }
@@ -388,10 +386,6 @@ fn node(reader: &mut Reader<'_>) -> Result<NodeRef, RecordError> {
 fn put_node(out: &mut Vec<u8>, node: NodeRef) {
     out.extend_from_slice(&node.id.to_le_bytes());
     out.extend_from_slice(&node.incarnation.to_le_bytes());
-}
-
-fn seat(reader: &mut Reader<'_>) -> Result<Seat, RecordError> {
-    Ok(Seat { node: reader.u16()?, core: reader.u16()? })
 }
 
 // A vnode's roles, as they are promised to etcd.

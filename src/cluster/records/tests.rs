@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use quoit_wire::topology::Seat;
+
 use super::*;
 
 fn member(id: u64) -> Member {

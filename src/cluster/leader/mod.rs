@@ -1,0 +1,357 @@
+//! The leader: who leads which vnode, which copies count, and what moves.
+//!
+//! It exists on the node that won the election and only while that node's lease is good. It knows the ring as etcd has it,
+//! who is registered, and what copies report; it answers with orders and with the next ring, one write at a time
+//! (`plan.rs`). All it remembers beside the ring can be lost: a new leader asks again, and whoever waits for an
+//! answer repeats its report. With etcd out of reach it is told nothing and changes nothing (C15).
+
+mod plan;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use quoit_wire::topology::{Placement, Seat};
+use quoit_wire::{Version, WriteMode};
+
+use super::messages::{ENTRIES_MAX, Election, Order, Report};
+use super::records::{Identity, Intent};
+use super::ring::{CopyState, NodeRef, Registration, Ring};
+use crate::time::{Duration, Instant};
+
+/// Between two writes of the ring: at most 20 transactions a second. Longer: moves and proposals take longer.
+const WRITE_GAP: Duration = Duration::from_millis(50);
+/// An order without effect is given again after this long. Shorter: more messages while copies are busy; longer: a lost
+/// seal delays a failover by as much.
+const ORDER_REPEAT: Duration = Duration::from_millis(200);
+/// How long an empty vnode waits for a node that might have only lost touch with etcd (C9).
+const LOST_WAIT: Duration = Duration::from_secs(10);
+/// A new cluster begins when no node has come for this long, so that its first nodes share it without moving anything.
+const FOUNDING_QUIET: Duration = Duration::from_secs(2);
+/// Vnodes that one node catches up with, and that one node streams, at a time. More: each takes longer, and a node's lost
+/// moves are more; fewer: small vnodes wait for one another.
+const CATCHING_UP_PER_NODE_MAX: usize = 16;
+/// Vnodes that one node hands over, or takes over, at a time: their requests wait for the write of the ring.
+const MOVES_PER_NODE_MAX: usize = 8;
+
+/// What a new cluster is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Founding {
+    /// The cluster's name.
+    pub cluster: String,
+    /// What etcd says of it.
+    pub identity: Identity,
+    /// Replicas beside each primary.
+    pub replicas: u8,
+    /// What a write waits for that does not say.
+    pub write_mode: WriteMode,
+}
+
+/// The cluster as etcd has it.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The ring; none before the cluster is founded.
+    pub ring: Option<Arc<Ring>>,
+    /// Who is registered, by id.
+    pub registrations: BTreeMap<u64, Registration>,
+    /// What operators want, by the node's id.
+    pub intents: BTreeMap<u64, Intent>,
+}
+
+/// The decisions of the elected node.
+#[derive(Debug)]
+pub struct Leader {
+    election: Election,
+    founding: Founding,
+    known: Known,
+    /// When who is registered last changed.
+    changed: Instant,
+    failovers: BTreeMap<u32, Failover>,
+    /// Valid proposals that the ring does not show yet.
+    proposals: BTreeMap<u32, Proposal>,
+    /// The last settled proposal of each vnode, to answer repetitions and to refuse what comes late.
+    settled: BTreeMap<u32, (Proposal, u32)>,
+    /// Sources that have sealed themselves: the term that is to end, and who can go on.
+    ready: BTreeMap<u32, (u32, Seat)>,
+    /// Where everything should be, in the ring's slots, and for which slots that was computed.
+    targets: Vec<Placement>,
+    targets_of: Vec<(u16, u16)>,
+    given: BTreeMap<(u32, Seat), Instant>,
+    answers: Vec<(Seat, Order)>,
+    is_writing: bool,
+    next_write: Instant,
+    /// Something happened since the last plan.
+    is_stale: bool,
+}
+
+/// A vnode whose primary is lost, or that somebody found sealed.
+#[derive(Debug)]
+struct Failover {
+    /// The term under which it will go on.
+    term: u32,
+    /// What the sealed members have.
+    reports: BTreeMap<Seat, Version>,
+    /// Since when no in-sync member is registered.
+    deserted: Option<Instant>,
+}
+
+/// An in-sync set that a primary proposes.
+#[derive(Clone, Debug)]
+struct Proposal {
+    term: u32,
+    number: u64,
+    in_sync: Vec<Seat>,
+}
+
+impl Leader {
+    /// The leader of this election; the ring and the registrations come by [`Self::handle_known`].
+    pub fn new(now: Instant, election: Election, founding: Founding) -> Self {
+        Self {
+            election,
+            founding,
+            known: Known::default(),
+            changed: now,
+            failovers: BTreeMap::new(),
+            proposals: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            ready: BTreeMap::new(),
+            targets: Vec::new(),
+            targets_of: Vec::new(),
+            given: BTreeMap::new(),
+            answers: Vec::new(),
+            is_writing: false,
+            next_write: now,
+            is_stale: true,
+        }
+    }
+
+    /// The election it won.
+    pub fn election(&self) -> Election {
+        self.election
+    }
+
+    /// What etcd has now. Called whenever any of it changes.
+    pub fn handle_known(&mut self, now: Instant, known: Known) {
+        if known.registrations != self.known.registrations {
+            self.changed = now;
+        }
+        self.known = known;
+        self.is_stale = true;
+        self.forget_what_is_past();
+        self.find_failovers();
+        self.aim();
+    }
+
+    /// The outstanding write was answered, whichever way; what it led to has been given to [`Self::handle_known`] before.
+    pub fn handle_write_done(&mut self, now: Instant) {
+        self.is_writing = false;
+        self.next_write = now + WRITE_GAP;
+        self.is_stale = true;
+    }
+
+    /// A report of a seat on `from`, under this leader's election.
+    pub fn handle_report(&mut self, from: NodeRef, seat: Seat, report: Report) {
+        let Some(ring) = self.known.ring.clone() else { return };
+        let is_its_own = ring.member(seat.node).is_some_and(|member| member.node == from);
+        let Some(roles) = ring.vnodes.get(report.vnode() as usize).filter(|_| is_its_own) else { return };
+        let leads = |term: u32| roles.term == term && roles.primary == seat;
+        self.is_stale = true;
+        match report {
+            Report::Sealed { vnode, term, applied } => {
+                if term <= roles.term || !roles.in_sync_members().any(|member| member == seat) {
+                    return;
+                }
+                // Also when this leader asked for nothing: an earlier one has sealed it, so it must go on under a new term.
+                let failover = self.failovers.entry(vnode).or_insert_with(|| Failover::new(term));
+                if term > failover.term {
+                    *failover = Failover::new(term);
+                }
+                if term == failover.term {
+                    failover.reports.insert(seat, applied);
+                }
+            }
+            // While a vnode is sealed, nobody but the leader changes its set.
+            _ if self.failovers.contains_key(&report.vnode()) => {}
+            Report::InSync { vnode, term, number, in_sync } if leads(term) => {
+                let in_sync = in_sync.into_iter().filter(|seat| *seat != Seat::NOWHERE).collect();
+                self.propose(vnode, seat, Proposal { term, number, in_sync });
+            }
+            Report::MoveReady { vnode, term, target } if leads(term) => {
+                self.ready.insert(vnode, (term, target));
+            }
+            Report::InSync { .. } | Report::MoveReady { .. } => {}
+        }
+    }
+
+    /// The next ring, if there is something to write and nothing is being written. [`Self::handle_write_done`] follows.
+    pub fn poll_write(&mut self, now: Instant) -> Option<Ring> {
+        self.watch_the_deserted(now);
+        if self.is_writing || now < self.next_write || !self.is_stale {
+            return None;
+        }
+        self.is_stale = false;
+        let next = match self.known.ring.clone() {
+            Some(ring) => self.next_ring(now, &ring),
+            None => self.found(now),
+        }?;
+        self.is_writing = true;
+        Some(next)
+    }
+
+    /// Orders that are due, by the node that they are for.
+    pub fn poll_orders(&mut self, now: Instant) -> Vec<(NodeRef, Vec<(Seat, Order)>)> {
+        let Some(ring) = self.known.ring.clone() else { return Vec::new() };
+        let wanted = self.wanted_orders(&ring);
+        let keys: BTreeSet<(u32, Seat)> = wanted.iter().map(|(seat, order)| (order.vnode(), *seat)).collect();
+        self.given.retain(|key, _| keys.contains(key));
+        let mut due = std::mem::take(&mut self.answers);
+        for (seat, order) in wanted {
+            let given = self.given.get(&(order.vnode(), seat));
+            if given.is_none_or(|given| now >= *given + ORDER_REPEAT) {
+                self.given.insert((order.vnode(), seat), now);
+                due.push((seat, order));
+            }
+        }
+        let mut by_slot: BTreeMap<u16, Vec<(Seat, Order)>> = BTreeMap::new();
+        due.into_iter().for_each(|(seat, order)| by_slot.entry(seat.node).or_default().push((seat, order)));
+        let parts = by_slot.into_iter().filter_map(|(slot, orders)| Some((ring.member(slot)?.node, orders)));
+        let parts = parts.flat_map(|(node, orders)| {
+            orders.chunks(ENTRIES_MAX).map(|part| (node, part.to_vec())).collect::<Vec<_>>()
+        });
+        parts.collect()
+    }
+
+    /// When to poll again though nothing has come.
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        if self.known.ring.is_none() {
+            return Some(self.changed + FOUNDING_QUIET);
+        }
+        let writes = Some(self.next_write.max(now)).filter(|_| self.is_stale && !self.is_writing);
+        let orders = self.given.values().min().map(|given| *given + ORDER_REPEAT);
+        let answers = Some(now).filter(|_| !self.answers.is_empty());
+        let deserted = self.failovers.values().filter_map(|failover| failover.deserted).min();
+        [writes, orders, answers, deserted.map(|since| since + LOST_WAIT)].into_iter().flatten().min()
+    }
+
+    /// Takes a proposal in, or answers one that was settled before.
+    fn propose(&mut self, vnode: u32, primary: Seat, proposal: Proposal) {
+        match self.settled.get(&vnode) {
+            Some((last, epoch)) if last.term == proposal.term && proposal.number <= last.number => {
+                let (term, number) = (last.term, last.number);
+                self.answers.push((primary, Order::Settled { vnode, term, number, epoch: *epoch }));
+            }
+            _ => {
+                self.proposals.insert(vnode, proposal);
+                self.settle();
+            }
+        }
+    }
+
+    /// Answers the proposals that the ring shows; there is nothing left to change for them.
+    fn settle(&mut self) {
+        let Some(ring) = self.known.ring.clone() else { return };
+        let proposals = std::mem::take(&mut self.proposals);
+        for (vnode, proposal) in proposals {
+            let roles = &ring.vnodes[vnode as usize];
+            if roles.term != proposal.term || self.failovers.contains_key(&vnode) {
+                continue;
+            }
+            if self.accept(&ring, roles, &proposal) != *roles {
+                self.proposals.insert(vnode, proposal);
+                continue;
+            }
+            let Proposal { term, number, .. } = proposal;
+            self.answers.push((roles.primary, Order::Settled { vnode, term, number, epoch: ring.epoch }));
+            self.settled.insert(vnode, (proposal, ring.epoch));
+        }
+    }
+
+    /// Drops what the ring has overtaken.
+    fn forget_what_is_past(&mut self) {
+        let Some(ring) = &self.known.ring else { return };
+        let term = |vnode: &u32| ring.vnodes[*vnode as usize].term;
+        self.failovers.retain(|vnode, failover| failover.term > term(vnode));
+        self.ready.retain(|vnode, (ready, _)| *ready == term(vnode));
+        self.settled.retain(|vnode, (settled, _)| settled.term == term(vnode));
+        self.settle();
+    }
+
+    /// Every vnode whose primary is not registered any more has to fail over (C6).
+    fn find_failovers(&mut self) {
+        let Some(ring) = self.known.ring.clone() else { return };
+        let alive = self.alive(&ring);
+        for (vnode, roles) in (0u32..).zip(&ring.vnodes) {
+            if !alive[usize::from(roles.primary.node)] {
+                self.failovers.entry(vnode).or_insert_with(|| Failover::new(roles.term + 1));
+                self.proposals.remove(&vnode);
+                self.ready.remove(&vnode);
+            }
+        }
+    }
+
+    /// Notes since when vnodes have no member at all.
+    fn watch_the_deserted(&mut self, now: Instant) {
+        let Some(ring) = self.known.ring.clone().filter(|_| !self.failovers.is_empty()) else { return };
+        let alive = self.alive(&ring);
+        for (vnode, failover) in &mut self.failovers {
+            let members = ring.vnodes[*vnode as usize].in_sync_members();
+            let is_deserted = !{ members }.any(|member| alive[usize::from(member.node)]);
+            failover.deserted = Some(failover.deserted.unwrap_or(now)).filter(|_| is_deserted);
+            self.is_stale |= failover.deserted.is_some_and(|since| now >= since + LOST_WAIT);
+        }
+    }
+
+    /// What has to be ordered in the ring as it is. It is the same until reports or the ring change.
+    fn wanted_orders(&self, ring: &Ring) -> Vec<(Seat, Order)> {
+        let alive = self.alive(ring);
+        let is_alive = |seat: Seat| alive[usize::from(seat.node)];
+        let mut orders = Vec::new();
+        for (&vnode, failover) in &self.failovers {
+            let members = ring.vnodes[vnode as usize].in_sync_members();
+            for member in members.filter(|&member| is_alive(member) && !failover.reports.contains_key(&member)) {
+                orders.push((member, Order::Seal { vnode, term: failover.term }));
+            }
+        }
+        let mut moving = vec![0; ring.slots.len()];
+        for (vnode, (roles, target)) in (0u32..).zip(ring.vnodes.iter().zip(&self.targets)) {
+            let is_busy = self.failovers.contains_key(&vnode) || self.ready.contains_key(&vnode);
+            if is_busy || !is_alive(roles.primary) {
+                continue;
+            }
+            let (source, term) = (roles.primary, roles.term);
+            let counts = |seat: Seat| roles.state(seat) == Some(CopyState::InSync);
+            if target.primary != source {
+                let nodes = [source.node, target.primary.node].map(usize::from);
+                let is_possible = counts(target.primary) && is_alive(target.primary);
+                if is_possible && nodes.iter().all(|&node| moving[node] < MOVES_PER_NODE_MAX) {
+                    nodes.iter().for_each(|&node| moving[node] += 1);
+                    orders.push((source, Order::BeginMove { vnode, term, target: target.primary }));
+                    continue;
+                }
+            }
+            let wanted = |seat: Seat| target.seats().any(|wanted| wanted == seat);
+            let all_count = target.seats().all(|seat| seat == source || counts(seat));
+            let is_full = roles.copies().count() == super::ring::COPIES_MAX;
+            if let Some(copy) = roles.in_sync().find(|&copy| !wanted(copy))
+                && (is_full || (all_count && target.primary == source))
+            {
+                orders.push((source, Order::Retire { vnode, term, copy }));
+            }
+        }
+        orders
+    }
+
+    /// Which slots are lives that are registered.
+    fn alive(&self, ring: &Ring) -> Vec<bool> {
+        let is_registered = |node: NodeRef| self.known.registrations.get(&node.id).is_some_and(|it| it.node == node);
+        ring.slots.iter().map(|slot| slot.as_ref().is_some_and(|member| is_registered(member.node))).collect()
+    }
+}
+
+impl Failover {
+    fn new(term: u32) -> Self {
+        Self { term, reports: BTreeMap::new(), deserted: None }
+    }
+}
+
+#[cfg(test)]
+mod tests;
