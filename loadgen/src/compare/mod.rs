@@ -25,7 +25,7 @@ use crate::report::Report;
 use crate::run::RunError;
 use circumstances::Circumstances;
 use goals::Measured;
-use servers::{Server, ServerError};
+use servers::{Cores, Server, ServerError};
 use stage::Stage;
 use works::{Contender, Work, works};
 
@@ -194,7 +194,11 @@ fn measure(work: &Work, args: &CompareArgs, stage: &Stage, done: &Results) -> Re
             server.thaw();
             let report = stage::load(&line);
             server.freeze();
-            let report = report?;
+            let mut report = report?;
+            if work.servers[contender.server].cores == Cores::Shared {
+                // The generator takes a part of the server's time: who of the two set the pace is not seen.
+                report.generator_bound = None;
+            }
             tell(&format!("   round {} {}: {}", round + 1, contender.name, in_short(&report)));
             row.reports.push(report);
         }

@@ -22,6 +22,8 @@ const RATE_FACTOR: f64 = std::f64::consts::SQRT_2;
 const RATE_LAST: f64 = 20e6;
 /// A server that answers less than this share of the rate no longer follows.
 const FOLLOWS_SHARE: f64 = 0.95;
+/// Longer latencies are drawn as this: they are a backlog, and would press everything else together.
+const DRAWN_US_MAX: f64 = 20_000.0;
 const DATA: &str = "--keys 10000 --key-size 16 --value-size 64";
 const SHAPE: &str = "--zipf 0 --connections 64 --pipeline 16";
 /// In the order of their colours.
@@ -97,19 +99,28 @@ fn measure_round(stage: &Stage, args: &PlotArgs, lines: &mut [Line]) -> Result<(
     Ok(())
 }
 
-/// The points that most rounds have reached: throughput and the figure, as medians.
+/// The points that most rounds have reached: throughput and the figure, as medians. A server that carries less at a higher
+/// rate has passed its limit, and its line ends.
 fn points(line: &Line, rounds: u32, figure: impl Fn(&Report) -> f64) -> Vec<(f64, f64)> {
-    let reached = line.points.iter().filter(|row| row.reports.len() * 2 > rounds as usize);
-    let middle = |row: &Row, figure: &dyn Fn(&Report) -> f64| median(&row.sorted(figure));
-    reached.filter_map(|row| Some((middle(row, &|report| report.ops_per_s)?, middle(row, &figure)?))).collect()
+    let mut points: Vec<(f64, f64)> = Vec::new();
+    for row in line.points.iter().filter(|row| row.reports.len() * 2 > rounds as usize) {
+        let carried = median(&row.sorted(|report| report.ops_per_s));
+        let Some(point) = carried.zip(median(&row.sorted(&figure))) else { continue };
+        if points.last().is_some_and(|last| point.0 <= last.0) {
+            break;
+        }
+        points.push(point);
+    }
+    points
 }
 
 fn chart(circumstances: &Circumstances, args: &PlotArgs, lines: &[Line]) -> Chart {
     let panel = |title, figure: fn(&Report) -> f64| Panel {
         title,
-        lines: lines.iter().map(|line| points(line, args.rounds, figure)).collect(),
+        lines: lines.iter().map(|line| points(line, args.rounds, |report| figure(report).min(DRAWN_US_MAX))).collect(),
     };
-    let notes = circumstances.to_text().lines().map(|line| line.replace('`', "")).collect();
+    let mut notes: Vec<String> = circumstances.to_text().lines().map(|line| line.replace('`', "")).collect();
+    notes.push(format!("Latencies over {} ms are drawn at {0} ms: the server no longer follows.", DRAWN_US_MAX / 1e3));
     Chart {
         title: "Latency of a get by throughput, each server on one core".to_owned(),
         notes,

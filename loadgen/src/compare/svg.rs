@@ -1,4 +1,4 @@
-//! A chart as SVG: panels side by side with the same series, both axes logarithmic.
+//! A chart as SVG: panels side by side with the same series and the same axes, both logarithmic.
 //!
 //! A few dozen lines instead of a plotting crate: there is one kind of chart, and it needs no fonts and no renderer here.
 //! Colours are those of Okabe and Ito (2008), which people with any colour vision tell apart; the background is drawn, so
@@ -96,8 +96,12 @@ impl Chart {
             text(&mut svg, x + 30.0, 46.0, "", name);
             x += 110.0;
         }
+        let points = || self.panels.iter().flat_map(|panel| &panel.lines).flatten();
+        let y_axis = Axis::around(points().map(|point| point.1), TOP + PANEL_HEIGHT, -PANEL_HEIGHT);
         for (index, panel) in self.panels.iter().enumerate() {
-            self.draw_panel(panel, LEFT + index as f64 * (LEFT + PANEL_WIDTH), &mut svg);
+            let left = LEFT + index as f64 * (LEFT + PANEL_WIDTH);
+            let x_axis = Axis::around(points().map(|point| point.0), left, PANEL_WIDTH);
+            self.draw_panel(panel, left, (x_axis, y_axis), &mut svg);
         }
         for (index, note) in self.notes.iter().enumerate() {
             let y = TOP + PANEL_HEIGHT + BELOW + NOTE_HEIGHT * (index as f64 + 0.5);
@@ -107,10 +111,7 @@ impl Chart {
         svg
     }
 
-    fn draw_panel(&self, panel: &Panel, left: f64, svg: &mut String) {
-        let points = || panel.lines.iter().flatten();
-        let x_axis = Axis::around(points().map(|point| point.0), left, PANEL_WIDTH);
-        let y_axis = Axis::around(points().map(|point| point.1), TOP + PANEL_HEIGHT, -PANEL_HEIGHT);
+    fn draw_panel(&self, panel: &Panel, left: f64, (x_axis, y_axis): (Axis, Axis), svg: &mut String) {
         let (bottom, right) = (TOP + PANEL_HEIGHT, left + PANEL_WIDTH);
         for (value, is_decade) in x_axis.ticks() {
             let x = x_axis.place(value);

@@ -1,6 +1,6 @@
 //! The whole engine over loopback, against servers that behave and servers that don't.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -9,8 +9,10 @@ use super::{Engine, EngineOptions, Failure, Finished, STALL_NS, Shared};
 use crate::cores::CoreList;
 use crate::echo::{Echo as EchoServer, EchoOptions};
 use crate::protocol::{Echo, Memcache, Protocol};
-use crate::work::{KeySpace, Mix, MixOptions, Routes, SizeRange};
+use crate::work::{Beside, BesideOptions, KeySpace, Mix, MixOptions, Routes, SizeRange, Work};
 
+/// Bytes of a value that takes several sends.
+const BESIDE_BYTES: usize = 300_000;
 const CONNECTIONS: usize = 3;
 
 fn options(requests: u64) -> EngineOptions {
@@ -27,8 +29,19 @@ fn options(requests: u64) -> EngineOptions {
 }
 
 fn run(server: SocketAddr, protocol: Protocol, options: EngineOptions) -> Finished<Mix> {
+    run_work(server, protocol, options, mix())
+}
+
+fn run_work<W: Work>(server: SocketAddr, protocol: Protocol, options: EngineOptions, work: W) -> Finished<W> {
     let streams = (0..CONNECTIONS).map(|_| TcpStream::connect(server).expect("connected")).collect();
-    let mix = MixOptions {
+    Engine::new(streams, protocol, work, options)
+        .expect("a ring")
+        .run(&Arc::new(Shared::default()))
+        .expect("no ring error")
+}
+
+fn mix() -> Mix {
+    let options = MixOptions {
         keys: KeySpace::new(100, 16).expect("valid"),
         zipf: 0.0,
         value_bytes: SizeRange { least: 8, most: 8 },
@@ -39,11 +52,7 @@ fn run(server: SocketAddr, protocol: Protocol, options: EngineOptions) -> Finish
         multi_get: 1,
         seed: 1,
     };
-    let work = Mix::new(mix, Routes::anywhere(CONNECTIONS), 0);
-    Engine::new(streams, protocol, work, options)
-        .expect("a ring")
-        .run(&Arc::new(Shared::default()))
-        .expect("no ring error")
+    Mix::new(options, Routes::anywhere(CONNECTIONS), 0)
 }
 
 /// A server on a thread of its own, which ends when all its connections have ended.
@@ -80,6 +89,53 @@ fn every_request_is_answered_once_by_the_echo() {
         assert_eq!(finished.recorder.reads.len(), 2000);
         assert_eq!(finished.recorder.tally.value_bytes_read, 2000 * reply_bytes as u64);
     }
+}
+
+#[test]
+fn a_generator_that_sleeps_gets_every_answer_and_sees_its_end() {
+    let (server, thread) = serve(answer_misses);
+    let finished = run(server, Protocol::Memcache(Memcache), EngineOptions { sleeps: true, ..options(2000) });
+    assert!(finished.failure.is_none(), "{:?}", finished.failure);
+    assert_eq!((finished.recorder.tally.answered, finished.unanswered), (2000, 0));
+    thread.join().expect("ended");
+    let (server, thread) = serve(|mut stream| while matches!(stream.read(&mut [0; 4096]), Ok(1..)) {});
+    let stalls = EngineOptions { sleeps: true, stall_ns: 50_000_000, ..options(100) };
+    let finished = run(server, Protocol::Memcache(Memcache), stalls);
+    assert!(matches!(finished.failure, Some(Failure::Stalled { .. })), "{:?}", finished.failure);
+    drop(finished);
+    thread.join().expect("ended");
+}
+
+#[test]
+fn big_values_go_on_beside_and_are_counted_apart() {
+    // Every set is the request's first line, and every line is answered with a miss or, for a set, with STORED.
+    let (server, thread) = serve(|stream| {
+        let mut lines = BufReader::new(stream.try_clone().expect("a second handle"));
+        let (mut stream, mut line) = (stream, Vec::new());
+        while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
+            let mut answer = &b"END\r\n"[..];
+            if line.starts_with(b"set ") {
+                let mut value = vec![0; BESIDE_BYTES + 2];
+                lines.read_exact(&mut value).expect("the value");
+                answer = b"STORED\r\n";
+            }
+            line.clear();
+            if stream.write_all(answer).is_err() {
+                break;
+            }
+        }
+    });
+    let keys = KeySpace::new(100, 16).expect("valid");
+    let beside = BesideOptions { value_bytes: BESIDE_BYTES as u32, keys, seed: 1 };
+    let work = Beside::new(mix(), &beside, 0, CONNECTIONS - 1);
+    let finished = run_work(server, Protocol::Memcache(Memcache), options(3000), work);
+    assert!(finished.failure.is_none(), "{:?}", finished.failure);
+    let tally = &finished.recorder.tally;
+    assert!(tally.aside_bytes >= 2 * BESIDE_BYTES as u64, "more than one value has gone: {}", tally.aside_bytes);
+    assert_eq!(tally.aside_bytes % BESIDE_BYTES as u64, 0);
+    assert_eq!(tally.answered, finished.recorder.reads.len(), "what goes on beside is in no figure");
+    drop(finished);
+    thread.join().expect("ended");
 }
 
 #[test]
