@@ -42,6 +42,9 @@ Examples:
     quoit-loadgen echo --listen 127.0.0.1:7500 --cores 0 --request-bytes 32 --reply-bytes 88
     quoit-loadgen run --protocol echo --server 127.0.0.1:7500 --cores 1 --connections 16 --pipeline 16
 
+  A cluster on paper: how even it is, and what a node that joins or is lost moves:
+    quoit-loadgen ring --nodes 100 --weights 1,1,2 --zones 3 --replicas 1
+
 The generator spins on one core per --cores entry: give it cores that the server does not use.
 Exit status: 0 all well, 1 errors (the report names them), 2 the command line is wrong.";
 
@@ -55,6 +58,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Answers bytes with bytes: the limit of this machine.
     Echo(EchoArgs),
+    /// Computes a cluster's ring on paper: balance, and what moves as nodes join and are lost.
+    Ring(RingArgs),
     /// Measures Quoit beside the echo, memcached and redis, in turns, and writes the table.
     Compare(CompareArgs),
     /// Measures the memory of an item beside its key and value, of Quoit, memcached and redis.
@@ -349,6 +354,38 @@ pub(crate) struct PlotArgs {
     /// How long each runs before it is measured
     #[arg(long, value_name = "DURATION", default_value = "200ms", value_parser = units::parse_duration)]
     pub(crate) warmup: Duration,
+}
+
+/// Computes a cluster's ring on paper: balance, and what moves as nodes join and are lost.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RingArgs {
+    /// Nodes that found the cluster
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=900))]
+    pub(crate) nodes: u16,
+    /// Weights of the nodes, in turns
+    #[arg(long, value_name = "WEIGHT", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) weights: Vec<u16>,
+    /// Zones that the nodes lie in, in turns
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=900))]
+    pub(crate) zones: u16,
+    /// Replicas beside each primary
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=3))]
+    pub(crate) replicas: u8,
+    /// The cluster has 2 to the power of this many vnodes
+    #[arg(long, value_name = "BITS", default_value_t = 12, value_parser = clap::value_parser!(u8).range(0..=16))]
+    pub(crate) vnode_bits: u8,
+    /// Cores of each node
+    #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) node_cores: u16,
+    /// Nodes that join, one after the other
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) joins: u8,
+    /// Nodes that are lost then, one after the other
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) losses: u8,
+    /// Write the results as JSON to this file too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 /// The protocols by name.

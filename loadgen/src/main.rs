@@ -17,6 +17,7 @@ mod engine;
 mod interrupt;
 mod protocol;
 mod report;
+mod ring;
 mod run;
 mod socket;
 // One grammar of sizes and durations for the whole house; the server's crate is too heavy to depend on for it.
@@ -32,8 +33,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use serde::Serialize;
 
-use cli::{Cli, Command, EchoArgs};
+use cli::{Cli, Command, EchoArgs, RingArgs};
 use echo::{Echo, EchoOptions};
 use report::Report;
 
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Fill(args) => finish(run::fill(&args), args.target.json.as_deref()),
         Command::Replay(args) => finish(run::replay(&args), args.target.json.as_deref()),
         Command::Echo(args) => serve_echo(&args),
+        Command::Ring(args) => print_ring(&args),
         Command::Compare(args) => {
             let files = args.stage.write.iter().chain(&args.json).map(PathBuf::as_path).collect();
             print_page(files, || compare::compare(&args))
@@ -82,11 +85,14 @@ impl Failed {
 fn finish(result: Result<Report, impl Display>, json: Option<&Path>) -> Result<ExitCode, Failed> {
     let report = result.map_err(Failed::from_error)?;
     writeln!(io::stdout(), "{}", report.to_text()).map_err(Failed::from_error)?;
-    if let Some(path) = json {
-        let text = serde_json::to_string_pretty(&report).map_err(Failed::from_error)?;
-        fs::write(path, text + "\n").map_err(|error| Failed(format!("can't write {}: {error}", path.display())))?;
-    }
+    write_json(&report, json)?;
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn write_json(report: &impl Serialize, path: Option<&Path>) -> Result<(), Failed> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(report).map_err(Failed::from_error)?;
+    fs::write(path, text + "\n").map_err(|error| Failed(format!("can't write {}: {error}", path.display())))
 }
 
 /// Prints what a comparison finds; the files it will write are tried before.
@@ -99,6 +105,13 @@ fn print_page(
     }
     let page = page().map_err(Failed::from_error)?;
     io::stdout().write_all(page.as_bytes()).map_err(Failed::from_error)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_ring(args: &RingArgs) -> Result<ExitCode, Failed> {
+    let report = ring::judge(args).map_err(Failed::from_error)?;
+    write!(io::stdout(), "{}", report.to_text()).map_err(Failed::from_error)?;
+    write_json(&report, args.json.as_deref())?;
     Ok(ExitCode::SUCCESS)
 }
 
