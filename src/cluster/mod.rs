@@ -6,10 +6,12 @@
 
 pub mod agent;
 mod bytes;
+pub mod copies;
 pub mod etcd;
 pub mod leader;
 pub mod messages;
 pub mod records;
+pub mod retries;
 pub mod ring;
 
 pub use messages::{ControlMessage, Election, Order, Report};

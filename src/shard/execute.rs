@@ -4,14 +4,15 @@
 //! protocol. What spans cores (a multi operation over several owners, flush, stats) is cut into one part per core above.
 
 use quoit_wire::limits::MULTI_REPLY_BYTES_MAX;
+use quoit_wire::topology::vnode_of;
 use quoit_wire::{
     IncrementParameters, Items, Keys, MultiResult, Operation, Reply, Request, RequestBody, RequestFlags, RequestHead,
     RetryToken, SetCondition, SetParameters, Status, Version, WriteMode,
 };
 
 use super::output::{Output, ReplyLimits};
-use super::retries::{Recall, WriteResult};
 use super::{Route, Shard};
+use crate::cluster::retries::{Recall, WriteResult};
 use crate::store::{
     Condition, End, Expiry, ExtendOutcome, Increment, IncrementOutcome, SetOutcome, TouchOutcome, Write,
 };
@@ -105,7 +106,7 @@ impl Shard {
             | RequestBody::Prepend { .. } => {
                 let result = match request.retry {
                     Some(token) => {
-                        self.once(now, token, is_repeat(request), |shard| shard.write(now, hash, &request.body))
+                        self.once(now, token, hash, is_repeat(request), |shard| shard.write(now, hash, &request.body))
                     }
                     None => Ok(self.write(now, hash, &request.body)),
                 };
@@ -153,6 +154,7 @@ impl Shard {
         &mut self,
         now: Instant,
         token: RetryToken,
+        hash: u64,
         is_repeat: bool,
         write: impl FnOnce(&mut Self) -> WriteResult,
     ) -> Result<WriteResult, Status> {
@@ -164,7 +166,8 @@ impl Shard {
                 let result = write(self);
                 // What changed nothing and may go better next time is not a result to repeat.
                 if !matches!(result.status, Status::NoSpace | Status::Overloaded) {
-                    self.retries.record(token, result);
+                    let vnode = vnode_of(hash, self.topology.vnode_bits) as u32;
+                    self.retries.record(token, vnode, result);
                 }
                 Ok(result)
             }

@@ -56,7 +56,8 @@ impl Shard {
     /// Carries out a complete large set and appends its reply. Its vnode may have left while the value arrived.
     pub fn publish_large_set(&mut self, now: Instant, set: LargeSet, limits: ReplyLimits, output: &mut Output) {
         let LargeSet { head, front, reservation } = set;
-        if self.route(self.hash(head.key(&front))) != Route::Here {
+        let hash = self.hash(head.key(&front));
+        if self.route(hash) != Route::Here {
             self.store.abandon(reservation);
             return self.answer_moved(&head, output);
         }
@@ -70,7 +71,7 @@ impl Shard {
                     set_result(shard.store.publish(now, reservation, parameters.client_flags, expiry, condition))
                 };
                 let result = match retry {
-                    Some(token) => self.once(now, token, head.flags.has(RequestFlags::REPEAT), &mut publish),
+                    Some(token) => self.once(now, token, hash, head.flags.has(RequestFlags::REPEAT), &mut publish),
                     None => Ok(publish(self)),
                 };
                 // A repeat is answered from the table; its bytes are not needed.

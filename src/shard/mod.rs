@@ -9,7 +9,6 @@ mod execute;
 mod large_set;
 mod output;
 mod ownership;
-mod retries;
 mod state;
 
 use std::cell::OnceCell;
@@ -19,12 +18,12 @@ use std::sync::Arc;
 use quoit_wire::topology::{Topology, key_hash, vnode_of};
 use quoit_wire::{Operation, Status};
 
+pub use crate::cluster::retries::{RESULTS_MAX, Recall, RetryTable, SESSION_IDLE_MIN, SESSIONS_MAX, WriteResult};
 pub use counters::RequestCounters;
 pub use large_set::LargeSet;
 pub use output::{Output, Piece, ReplyLimits};
 pub use ownership::TopologyOutcome;
 use ownership::{Leaving, Owned};
-pub use retries::{RESULTS_MAX, Recall, RetryTable, SESSION_IDLE_MIN, SESSIONS_MAX, WriteResult};
 pub use state::{ShardLoader, ShardSaver};
 
 use crate::samples::{Sample, SampleKind};

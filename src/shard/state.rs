@@ -5,8 +5,8 @@
 
 use quoit_wire::topology::vnode_of;
 
-use super::retries::RETRY_ENTRY_BYTES;
 use super::{Route, Shard};
+use crate::cluster::retries::RETRY_ENTRY_BYTES;
 use crate::store::PolicyKind;
 use crate::store::state::{
     CHUNK_PAYLOAD_BYTES_MAX, ChunkKind, ChunkPlace, ChunkWriter, Damage, LoadReport, Loader, Piece, Pieces, Record,

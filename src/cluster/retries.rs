@@ -4,9 +4,12 @@
 //! first-in-first-out ring; when a result leaves it, its session remembers up to which number results are forgotten. So a
 //! repeat gets its first result, or `OutcomeUnknown`, and is never applied twice. A session is forgotten whole only after
 //! [`SESSION_IDLE_MIN`] without a write, which is longer than a client may go on repeating one.
+//!
+//! Results belong to the vnode they were made in: they travel with its records, and with the vnode when it moves (C13).
 
 use std::collections::{HashMap, VecDeque};
 
+use quoit_wire::peer::KeptResult;
 use quoit_wire::{RetryToken, Status, Version};
 
 use crate::time::{Duration, Instant};
@@ -19,7 +22,9 @@ pub const SESSIONS_MAX: usize = 16 << 10;
 pub const SESSION_IDLE_MIN: Duration = Duration::from_secs(60);
 
 /// Bytes of an entry in a saved state; see [`RetryTable::entries`].
-pub(super) const RETRY_ENTRY_BYTES: usize = 32;
+pub(crate) const RETRY_ENTRY_BYTES: usize = 32;
+/// The vnode of a result that a saved state brought: a node that restarts is no copy of anything, so it goes nowhere.
+const NO_VNODE: u32 = u32::MAX;
 /// Entries that are no result.
 const ENTRY_SESSION: u8 = 0xFF;
 const ENTRY_HAS_FORGOTTEN: u8 = 0xFE;
@@ -60,7 +65,8 @@ struct Session {
 #[derive(Debug, Default)]
 pub struct RetryTable {
     sessions: HashMap<u64, Session>,
-    order: VecDeque<RetryToken>,
+    /// Every result, oldest first, with its vnode.
+    order: VecDeque<(RetryToken, u32)>,
     idle_check: VecDeque<u64>,
     /// A whole session was forgotten at some time, so an unknown one that repeats may be it.
     has_forgotten: bool,
@@ -87,10 +93,10 @@ impl RetryTable {
         session.results.get(&token.number).map_or(Recall::New, |result| Recall::Repeat(*result))
     }
 
-    /// Keeps the result of a write that [`Self::recall`] called new.
-    pub fn record(&mut self, token: RetryToken, result: WriteResult) {
+    /// Keeps the result of a write in `vnode` that [`Self::recall`] called new.
+    pub fn record(&mut self, token: RetryToken, vnode: u32, result: WriteResult) {
         if self.order.len() >= RESULTS_MAX
-            && let Some(oldest) = self.order.pop_front()
+            && let Some((oldest, _)) = self.order.pop_front()
             && let Some(session) = self.sessions.get_mut(&oldest.session)
         {
             session.results.remove(&oldest.number);
@@ -98,8 +104,36 @@ impl RetryTable {
         }
         if let Some(session) = self.sessions.get_mut(&token.session) {
             session.results.insert(token.number, result);
-            self.order.push_back(token);
+            self.order.push_back((token, vnode));
         }
+    }
+
+    /// The result kept for `token`, without a look at how it came to be asked for.
+    pub fn kept(&self, token: RetryToken) -> Option<WriteResult> {
+        self.sessions.get(&token.session)?.results.get(&token.number).copied()
+    }
+
+    /// Keeps a result that another copy of `vnode` made.
+    pub fn learn(&mut self, now: Instant, vnode: u16, kept: &KeptResult) {
+        match self.recall(now, kept.token, false) {
+            Recall::New => {
+                let result = WriteResult { status: kept.status, version: kept.version, counter: kept.counter };
+                self.record(kept.token, u32::from(vnode), result);
+            }
+            Recall::Repeat(_) | Recall::Forgotten => {}
+            // A repeat of it is not told from one of a session that was forgotten.
+            Recall::Full => self.has_forgotten = true,
+        }
+    }
+
+    /// The results kept for `vnode`, oldest first. Cost: a look at all of the core's.
+    pub fn of_vnode(&self, vnode: u16) -> Vec<KeptResult> {
+        let tokens = self.order.iter().filter(|(_, owner)| *owner == u32::from(vnode)).map(|(token, _)| *token);
+        let kept = |token| {
+            let WriteResult { status, version, counter } = self.kept(token)?;
+            Some(KeptResult { token, status, version, counter })
+        };
+        tokens.filter_map(kept).collect()
     }
 
     /// Results kept now.
@@ -121,7 +155,7 @@ impl RetryTable {
     /// │ or what else it is│ if 1, u8  │ u32    │ u64     │ u64     │ i64     │
     /// └───────────────────┴───────────┴────────┴─────────┴─────────┴─────────┘
     /// ```
-    pub(super) fn entries(&self) -> Vec<[u8; RETRY_ENTRY_BYTES]> {
+    pub(crate) fn entries(&self) -> Vec<[u8; RETRY_ENTRY_BYTES]> {
         let entry = |kind, number: u32, session: u64, result: Option<&WriteResult>| {
             let mut entry = [0; RETRY_ENTRY_BYTES];
             let counter = result.and_then(|result| result.counter);
@@ -137,7 +171,7 @@ impl RetryTable {
             entries.push(entry(ENTRY_HAS_FORGOTTEN, 0, 0, None));
         }
         entries.extend(self.sessions.iter().map(|(id, session)| entry(ENTRY_SESSION, session.forgotten, *id, None)));
-        for token in &self.order {
+        for (token, _) in &self.order {
             let result = self.sessions.get(&token.session).and_then(|session| session.results.get(&token.number));
             entries.extend(result.map(|result| entry(result.status as u8, token.number, token.session, Some(result))));
         }
@@ -145,7 +179,7 @@ impl RetryTable {
     }
 
     /// Takes in an entry of a saved state; false when it is none. What finds no room counts as forgotten.
-    pub(super) fn take_in(&mut self, now: Instant, entry: &[u8; RETRY_ENTRY_BYTES]) -> bool {
+    pub(crate) fn take_in(&mut self, now: Instant, entry: &[u8; RETRY_ENTRY_BYTES]) -> bool {
         let long = |at: usize| entry[at..].first_chunk().map_or(0, |eight| u64::from_le_bytes(*eight));
         let (number, session) = (long(0) >> 32, long(8));
         let token = RetryToken { session, number: number as u32 };
@@ -168,14 +202,14 @@ impl RetryTable {
                     return false;
                 };
                 let counter = (entry[1] == 1).then_some(long(24) as i64);
-                self.record(token, WriteResult { status, version: Version::from_u64(long(16)), counter });
+                self.record(token, NO_VNODE, WriteResult { status, version: Version::from_u64(long(16)), counter });
             }
         }
         true
     }
 
     /// Empties the table; that there was something is remembered.
-    pub(super) fn forget_all(&mut self) {
+    pub(crate) fn forget_all(&mut self) {
         *self = Self { has_forgotten: self.has_forgotten || !self.sessions.is_empty(), ..Self::default() };
     }
 
@@ -213,7 +247,7 @@ mod tests {
     fn a_repeat_gets_the_first_result() {
         let mut table = RetryTable::default();
         assert_eq!(table.recall(Instant::ORIGIN, token(7, 1), false), Recall::New);
-        table.record(token(7, 1), result(5));
+        table.record(token(7, 1), 0, result(5));
         assert_eq!(table.recall(Instant::ORIGIN, token(7, 1), false), Recall::Repeat(result(5)));
         assert_eq!(table.recall(Instant::ORIGIN, token(7, 2), false), Recall::New);
         assert_eq!(table.recall(Instant::ORIGIN, token(8, 1), false), Recall::New);
@@ -225,7 +259,7 @@ mod tests {
         let counted = WriteResult { counter: Some(-4), ..result(9) };
         for number in 1..=(RESULTS_MAX as u32 + 3) {
             table.recall(Instant::ORIGIN, token(1, number), false);
-            table.record(token(1, number), if number % 2 == 0 { counted } else { result(u64::from(number)) });
+            table.record(token(1, number), 0, if number % 2 == 0 { counted } else { result(u64::from(number)) });
         }
         table.recall(Instant::ORIGIN, token(2, 1), false);
         let mut restarted = RetryTable::default();
@@ -241,11 +275,25 @@ mod tests {
     }
 
     #[test]
+    fn results_go_where_their_vnode_goes() {
+        let (mut source, mut target) = (RetryTable::default(), RetryTable::default());
+        for number in 1..=10 {
+            assert_eq!(source.recall(Instant::ORIGIN, token(7, number), false), Recall::New);
+            source.record(token(7, number), number % 2, result(u64::from(number)));
+        }
+        let moved = source.of_vnode(1);
+        assert_eq!(moved.iter().map(|kept| kept.token.number).collect::<Vec<_>>(), [1, 3, 5, 7, 9]);
+        moved.iter().for_each(|kept| target.learn(Instant::ORIGIN, 1, kept));
+        assert_eq!(target.recall(Instant::ORIGIN, token(7, 3), true), Recall::Repeat(result(3)));
+        assert_eq!(target.recall(Instant::ORIGIN, token(7, 4), true), Recall::New, "of another vnode");
+    }
+
+    #[test]
     fn a_forgotten_result_is_never_mistaken_for_a_new_write() {
         let mut table = RetryTable::default();
         for number in 1..=(RESULTS_MAX as u32 + 10) {
             assert_eq!(table.recall(Instant::ORIGIN, token(1, number), false), Recall::New);
-            table.record(token(1, number), result(u64::from(number)));
+            table.record(token(1, number), 0, result(u64::from(number)));
         }
         assert_eq!(table.len(), RESULTS_MAX);
         for number in 1..=10 {

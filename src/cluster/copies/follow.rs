@@ -1,0 +1,231 @@
+//! A copy that follows: what its primary tells it, in order, and what it answers.
+
+use quoit_wire::Version;
+use quoit_wire::limits::PEER_ENTRIES_MAX;
+use quoit_wire::peer::{
+    AckEntry, AppendHead, BeginHead, Change, Entries, Handover, HeartbeatEntry, KeptResult, PeerMessage, RecordEntry,
+    ResultEntry, Run, SliceHead, TermEntry,
+};
+
+use super::limits::{PROMISE_TIME, RELY_TIME};
+use super::{Breach, Copies, Copy, Follow, Peer, Role, State, applied};
+use crate::store::{Store, TermStart, VnodeRole};
+use crate::time::Instant;
+
+impl Copies {
+    pub(super) fn on_heartbeat(
+        &mut self,
+        state: &mut State<'_>,
+        from: Peer,
+        stamp: u64,
+        entries: impl Iterator<Item = HeartbeatEntry>,
+    ) {
+        self.note_stamp(from, stamp);
+        for entry in entries {
+            if self.obey(state.store, from, entry.vnode, entry.term).is_some() {
+                self.backlog.settle(usize::from(entry.vnode), entry.settled);
+            }
+        }
+    }
+
+    pub(super) fn on_begin(
+        &mut self,
+        now: Instant,
+        state: &mut State<'_>,
+        from: Peer,
+        head: BeginHead,
+        terms: Entries<'_, TermEntry>,
+        results: Entries<'_, ResultEntry>,
+    ) -> Result<(), Breach> {
+        let vnode = usize::from(head.vnode);
+        let Some(follow) = self.obey(state.store, from, head.vnode, head.term) else { return Ok(()) };
+        let applied = state.store.position(vnode).sequence();
+        // What came late would undo what has happened since.
+        if follow.has_begun && applied >= head.base {
+            return Ok(());
+        }
+        if head.wipes == 0 && applied != head.base {
+            return Ok(());
+        }
+        follow.has_begun = true;
+        follow.is_short = false;
+        follow.cursor = if head.wipes == 1 { 0 } else { AckEntry::CURSOR_END };
+        if head.wipes == 1 {
+            state.store.drop_vnode(vnode);
+            state.store.add_vnode(vnode, head.term);
+            state.store.set_position(vnode, head.base);
+            state.store.set_vnode_role(vnode, VnodeRole::Following);
+            self.backlog.restart(vnode, head.base + 1);
+        }
+        let starts: Vec<TermStart> = terms
+            .iter()
+            .map(|entry| TermStart { term: entry.term.min(Version::TERM_MAX), first_sequence: entry.first_sequence })
+            .collect();
+        state.store.adopt_terms(vnode, &starts);
+        let mut rest = results.as_bytes();
+        while let Some((result, behind)) = KeptResult::take(rest) {
+            state.retries.learn(now, head.vnode, &result);
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_append(
+        &mut self,
+        now: Instant,
+        state: &mut State<'_>,
+        from: Peer,
+        head: AppendHead,
+        records: Run<'_>,
+    ) -> Result<(), Breach> {
+        self.note_stamp(from, head.stamp);
+        let vnode = usize::from(head.vnode);
+        let Some(follow) = self.obey(state.store, from, head.vnode, head.term) else { return Ok(()) };
+        let mut position = state.store.position(vnode).sequence();
+        if !follow.has_begun || head.first_sequence > position + 1 {
+            return Ok(());
+        }
+        let mut is_short = false;
+        for (sequence, record) in (head.first_sequence..).zip(records.records()) {
+            if sequence <= position {
+                continue;
+            }
+            is_short = !applied(head.vnode, state.store.apply(now, vnode, sequence, &record.change))?;
+            if is_short {
+                break;
+            }
+            position = sequence;
+            let mut bytes = Vec::with_capacity(record_bytes(&record.change));
+            record.push(&mut bytes);
+            self.backlog.push(vnode, sequence, bytes.into());
+            if let Some(result) = &record.result {
+                state.retries.learn(now, head.vnode, result);
+            }
+        }
+        self.backlog.settle(vnode, head.settled);
+        self.note_short(head.vnode, is_short);
+        Ok(())
+    }
+
+    pub(super) fn on_slice(
+        &mut self,
+        now: Instant,
+        state: &mut State<'_>,
+        from: Peer,
+        head: SliceHead,
+        items: Run<'_>,
+    ) -> Result<(), Breach> {
+        let vnode = usize::from(head.vnode);
+        let Some(follow) = self.obey(state.store, from, head.vnode, head.term) else { return Ok(()) };
+        // Read at another moment than this copy stands at, it might bring back what was deleted.
+        let fits = follow.has_begun
+            && follow.cursor == head.from
+            && state.store.position(vnode).sequence() == head.at_sequence;
+        if !fits {
+            return Ok(());
+        }
+        let mut is_short = false;
+        for item in items.items() {
+            let change = Change::Put(item.put);
+            is_short =
+                !applied(head.vnode, state.store.apply(now, vnode, item.sequence.min(head.at_sequence), &change))?;
+            if is_short {
+                break;
+            }
+        }
+        if !is_short && let Some(Copy { role: Role::Following(follow), .. }) = self.copy(head.vnode) {
+            follow.cursor = head.next;
+        }
+        self.note_short(head.vnode, is_short);
+        Ok(())
+    }
+
+    /// The primary has sealed itself: with everything here, so does this copy, for the term in which it will lead (C10).
+    pub(super) fn on_handover(&mut self, state: &mut State<'_>, from: Peer, handover: Handover) {
+        let Handover { vnode, term, next_term, sequence } = handover;
+        let Some(follow) = self.obey(state.store, from, vnode, term) else { return };
+        let is_whole = follow.has_begun && follow.cursor >= AckEntry::CURSOR_END;
+        let has_everything = is_whole && state.store.position(usize::from(vnode)).sequence() == sequence;
+        if has_everything
+            && next_term == term + 1
+            && let Some(copy) = self.copy(vnode)
+        {
+            (copy.fence, copy.sealed) = (next_term, Some(next_term));
+        }
+    }
+
+    /// Writes the acknowledgements that are due.
+    pub(super) fn acknowledge(&mut self, now: Instant, state: &mut State<'_>) {
+        // A copy whose own lease is about to end may be taken for lost: it promises nothing any more.
+        let may_promise = now + RELY_TIME <= self.lease_until;
+        for (peer, link) in &mut self.links {
+            let due = std::mem::take(&mut link.acks);
+            let entries: Vec<AckEntry> = due
+                .into_iter()
+                .filter_map(|vnode| {
+                    let copy = self.copies[usize::from(vnode)].as_deref_mut()?;
+                    Some(acknowledgement(now, state.store, vnode, copy, *peer, may_promise))
+                })
+                .collect();
+            for entries in entries.chunks(PEER_ENTRIES_MAX) {
+                PeerMessage::push_acks(link.stamp, entries, &mut link.out);
+            }
+        }
+    }
+
+    /// Whether `from` leads `vnode` under `term`, as far as this copy knows or learns by it; an acknowledgement is due in
+    /// either case.
+    fn obey(&mut self, store: &mut Store, from: Peer, vnode: u16, term: u32) -> Option<&mut Follow> {
+        let fence = self.copy(vnode)?.fence;
+        self.link(from).acks.insert(vnode);
+        if term < fence || term > Version::TERM_MAX {
+            return None;
+        }
+        self.obey_term(store, usize::from(vnode), term);
+        let Role::Following(follow) = &mut self.copy(vnode)?.role else { return None };
+        (*follow.leader.get_or_insert(from) == from).then_some(follow)
+    }
+
+    fn note_stamp(&mut self, from: Peer, stamp: u64) {
+        let link = self.link(from);
+        link.stamp = link.stamp.max(stamp);
+    }
+
+    fn note_short(&mut self, vnode: u16, is_short: bool) {
+        if let Some(Copy { role: Role::Following(follow), .. }) = self.copy(vnode) {
+            follow.is_short = is_short;
+        }
+    }
+}
+
+/// Where a copy stands. With the promise in it, the copy answers no seal for a while.
+fn acknowledgement(now: Instant, store: &Store, vnode: u16, copy: &mut Copy, to: Peer, may_promise: bool) -> AckEntry {
+    let position = store.position(usize::from(vnode));
+    let mut entry = AckEntry {
+        vnode,
+        marks: 0,
+        term: copy.fence,
+        last_term: position.term(),
+        applied: position.sequence(),
+        cursor: AckEntry::CURSOR_END,
+    };
+    if let Role::Following(follow) = &copy.role {
+        let mark = |is_set, mark| if is_set { mark } else { 0 };
+        let promises = may_promise && follow.leader == Some(to) && copy.is_current();
+        entry.cursor = follow.cursor;
+        entry.marks = mark(follow.has_begun, AckEntry::BEGUN)
+            | mark(promises, AckEntry::PROMISE)
+            | mark(follow.is_short, AckEntry::SHORT);
+        if promises {
+            copy.promised_until = copy.promised_until.max(now + PROMISE_TIME);
+        }
+    }
+    entry
+}
+
+/// About what a record takes.
+fn record_bytes(change: &Change<'_>) -> usize {
+    let value_bytes = if let Change::Put(put) = change { put.value.len() } else { 0 };
+    let key_bytes = change.key().map_or(0, <[u8]>::len);
+    RecordEntry::BYTES + ResultEntry::BYTES + key_bytes + value_bytes
+}

@@ -1,0 +1,277 @@
+//! A vnode's primary: who follows it, how far they are, what is committed, and whether it may still answer.
+
+use quoit_wire::peer::AckEntry;
+
+use super::Peer;
+use super::limits::{LAG_MAX, RELY_TIME, RESEND_AFTER, SHORT_PAUSE, SILENCE_MAX, WAIT_MAX};
+use super::waits::{Commit, Release, Tickets, Uncommitted, Wait};
+use crate::time::Instant;
+
+/// How far the relation with a copy has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It has not said yet where it stands.
+    Unknown,
+    /// It was told where to begin.
+    Beginning {
+        /// What it holds is to be dropped.
+        wipes: bool,
+        /// Where it stands then.
+        base: u64,
+    },
+    /// It follows.
+    Following,
+    /// It can't go on from where it stands, and counts as in-sync: it may not be wiped before it counts no longer.
+    Lost,
+}
+
+/// A copy, as its primary sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) peer: Peer,
+    /// The ring says that it counts.
+    pub(super) is_in_sync: bool,
+    pub(super) progress: Progress,
+    /// The last write it has applied, as far as it has said so.
+    pub(super) applied: u64,
+    /// The last write that was sent to it.
+    pub(super) sent: u64,
+    /// How far the stream of items has come.
+    pub(super) cursor: u32,
+    /// A slice is on its way.
+    pub(super) has_slice: bool,
+    /// The clock in milliseconds when it was known to have begun: an ack of a later stamp knows so too.
+    pub(super) began_ms: u64,
+    /// The newest stamp it gave back with a promise.
+    pub(super) stamp: Option<Instant>,
+    pub(super) heard: Instant,
+    /// When it was last sent something, and had nothing unacknowledged.
+    pub(super) sent_since: Instant,
+    /// Until then it has no memory for this vnode.
+    pub(super) short_until: Instant,
+    /// The term it was last heard to obey; above the primary's after a handover.
+    pub(super) term: u32,
+}
+
+/// A change of the in-sync set that the leader was asked for (C8).
+#[derive(Clone, Debug)]
+pub(super) struct Proposal {
+    pub(super) number: u64,
+    pub(super) in_sync: Vec<Peer>,
+    /// The ring that tells the outcome.
+    pub(super) settled_by: Option<u32>,
+    pub(super) sent: Instant,
+}
+
+/// What a primary is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Bringing every in-sync copy up to this write before it serves (C7).
+    Tailing(u64),
+    /// Answering requests.
+    Serving,
+    /// Sealed by its own hand, for the copy that goes on (C10).
+    HandingOver(Peer),
+}
+
+/// One vnode, led.
+pub(super) struct Lead {
+    pub(super) phase: Phase,
+    pub(super) members: Vec<Member>,
+    pub(super) proposal: Option<Proposal>,
+    pub(super) proposals: u64,
+    /// Copies that are not wanted any more.
+    pub(super) retiring: Vec<Peer>,
+    pub(super) committed: Commit,
+    pub(super) uncommitted: Uncommitted,
+    pub(super) waits: Vec<Wait>,
+    /// An item with idle expiry was written: hits may have to be told.
+    pub(super) has_idle: bool,
+}
+
+impl Member {
+    pub(super) fn new(peer: Peer, is_in_sync: bool, now: Instant) -> Self {
+        Self {
+            peer,
+            is_in_sync,
+            progress: Progress::Unknown,
+            applied: 0,
+            sent: 0,
+            cursor: 0,
+            has_slice: false,
+            began_ms: 0,
+            stamp: None,
+            heard: now,
+            sent_since: now,
+            short_until: Instant::ORIGIN,
+            term: 0,
+        }
+    }
+
+    pub(super) fn is_following(&self) -> bool {
+        self.progress == Progress::Following
+    }
+
+    /// Whether nothing is missing from it but the writes after `applied`.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_following() && self.cursor >= AckEntry::CURSOR_END
+    }
+
+    /// What was sent and not acknowledged counts as lost.
+    pub(super) fn rewind(&mut self, now: Instant) {
+        (self.sent, self.has_slice, self.sent_since) = (self.applied, false, now);
+    }
+
+    /// Rewinds when an answer is overdue; whether it did.
+    pub(super) fn rewind_if_overdue(&mut self, now: Instant) -> bool {
+        let is_waiting = self.sent > self.applied || self.has_slice;
+        let is_overdue = is_waiting && now.since(self.sent_since) >= RESEND_AFTER;
+        if is_overdue {
+            self.rewind(now);
+        }
+        is_overdue
+    }
+}
+
+impl Lead {
+    /// A primary whose last write is number `tail`.
+    pub(super) fn new(tail: u64) -> Self {
+        Self {
+            phase: Phase::Tailing(tail),
+            members: Vec::new(),
+            proposal: None,
+            proposals: 0,
+            retiring: Vec::new(),
+            committed: Commit::default(),
+            uncommitted: Uncommitted::default(),
+            waits: Vec::new(),
+            has_idle: true,
+        }
+    }
+
+    pub(super) fn member(&mut self, peer: Peer) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.peer == peer)
+    }
+
+    /// The copies that `all` and reading rest on: the ring's and the proposed ones (C8).
+    pub(super) fn union(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| self.counts_for_all(member))
+    }
+
+    /// Whether no other copy counts.
+    pub(super) fn is_alone(&self) -> bool {
+        self.union().next().is_none()
+    }
+
+    /// Whether `member` is in the ring's or the proposed set.
+    pub(super) fn counts_for_all(&self, member: &Member) -> bool {
+        let is_proposed = self.proposal.as_ref().is_some_and(|proposal| proposal.in_sync.contains(&member.peer));
+        member.is_in_sync || is_proposed
+    }
+
+    /// Whether `member` is in the ring's and the proposed set, and on another node than `own` (it shares no fate).
+    pub(super) fn counts_for_one(&self, member: &Member, own: Peer) -> bool {
+        let is_kept = self.proposal.as_ref().is_none_or(|proposal| proposal.in_sync.contains(&member.peer));
+        member.is_in_sync && is_kept && member.peer.node != own.node
+    }
+
+    /// Whether what is answered now can't be stale (C5): every copy that counts has promised not to be sealed yet; alone,
+    /// the node's own lease stands.
+    pub(super) fn may_answer(&self, now: Instant, lease_until: Instant) -> bool {
+        if self.is_alone() {
+            return now < lease_until;
+        }
+        self.union().all(|member| member.stamp.is_some_and(|stamp| now < stamp + RELY_TIME))
+    }
+
+    /// Every copy that counts has applied the writes up to here; `last` is the number of the last one.
+    pub(super) fn settled(&self, last: u64) -> u64 {
+        self.union().map(|member| if member.is_whole() { member.applied } else { 0 }).min().unwrap_or(last)
+    }
+
+    /// Finds anew what is committed; `last` is the number of the last write.
+    pub(super) fn update_committed(&mut self, own: Peer, last: u64) {
+        let whole = |member: &&Member| member.is_whole();
+        let furthest = |members: &mut dyn Iterator<Item = &Member>| members.map(|member| member.applied).max();
+        let mut ones = self.members.iter().filter(|member| self.counts_for_one(member, own)).filter(whole);
+        let one = furthest(&mut ones).unwrap_or(0);
+        let all = if self.is_alone() { 0 } else { self.settled(last) };
+        self.committed.one = self.committed.one.max(one);
+        self.committed.all = self.committed.all.max(all);
+        // What every copy has, one has: the copy may be on this node alone, where `one` does not count, but then a write
+        // that asks for `one` was refused.
+        self.uncommitted.settle(self.committed);
+        if let Phase::Tailing(tail) = self.phase
+            && (self.is_alone() || self.settled(last) >= tail)
+        {
+            self.phase = Phase::Serving;
+        }
+    }
+
+    /// What a reply on the key with this hash waits for, if it has to.
+    pub(super) fn dependency(&self, hash: u64) -> Option<Commit> {
+        let wanted = self.uncommitted.dependency(hash);
+        (!self.is_sole() && !self.committed.covers(wanted)).then_some(wanted)
+    }
+
+    /// Whether this is the only copy that counts, for the leader too: then nothing it has can be lost but with it, and
+    /// reads need not wait for a copy that is gone.
+    fn is_sole(&self) -> bool {
+        self.is_alone() && self.proposal.is_none()
+    }
+
+    /// Releases the replies whose wait is over.
+    pub(super) fn release(&mut self, now: Instant, lease_until: Instant, tickets: &mut Tickets) {
+        if self.waits.is_empty() {
+            return;
+        }
+        let (may_answer, committed) = (self.may_answer(now, lease_until), self.committed);
+        self.waits.retain(|wait| {
+            let is_over = may_answer && committed.covers(wait.commit);
+            let is_too_long = now.since(wait.since) >= WAIT_MAX;
+            if is_over {
+                tickets.release(wait.ticket, Release::Committed);
+            } else if is_too_long {
+                tickets.release(wait.ticket, Release::Abandoned);
+            }
+            !is_over && !is_too_long
+        });
+    }
+
+    /// Gives up every reply that waits.
+    pub(super) fn abandon(&mut self, tickets: &mut Tickets) {
+        self.waits.drain(..).for_each(|wait| tickets.release(wait.ticket, Release::Abandoned));
+    }
+
+    /// The in-sync set that the leader is to be asked for, if it is another than the ring's: without those that are
+    /// silent, lost, short of memory or not wanted, with those that have caught up. Empty handed while one is open.
+    pub(super) fn wanted_in_sync(&self, now: Instant, last: u64) -> Option<Vec<Peer>> {
+        if self.proposal.is_some() || self.phase != Phase::Serving && self.is_tailing_well(now) {
+            return None;
+        }
+        let wanted = |member: &&Member| {
+            let is_fit = now.since(member.heard) < SILENCE_MAX
+                && now >= member.short_until
+                && member.progress != Progress::Lost
+                && !self.retiring.contains(&member.peer);
+            let is_ready = member.is_in_sync || (member.is_whole() && member.applied + LAG_MAX >= last);
+            is_fit && is_ready
+        };
+        let in_sync: Vec<Peer> = self.members.iter().filter(wanted).map(|member| member.peer).collect();
+        let present = self.members.iter().filter(|member| member.is_in_sync).map(|member| member.peer);
+        (!present.eq(in_sync.iter().copied())).then_some(in_sync)
+    }
+
+    /// Whether the copies that have to be brought up to date are all there.
+    fn is_tailing_well(&self, now: Instant) -> bool {
+        let is_well = |member: &Member| member.progress != Progress::Lost && now.since(member.heard) < SILENCE_MAX;
+        self.union().all(is_well)
+    }
+
+    /// A copy has said that it has no memory for this vnode.
+    pub(super) fn note_short(&mut self, peer: Peer, now: Instant) {
+        if let Some(member) = self.member(peer) {
+            member.short_until = now + SHORT_PAUSE;
+        }
+    }
+}

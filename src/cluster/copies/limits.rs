@@ -1,0 +1,37 @@
+//! Every limit and time of replication, in one place.
+
+use quoit_wire::limits::PROMISE_MS;
+
+use crate::time::Duration;
+
+/// For so long after it has received a stamp, a copy that acknowledges it answers no seal (C5's D).
+pub const PROMISE_TIME: Duration = Duration::from_millis(PROMISE_MS);
+/// For so long after it has sent a stamp, a primary relies on the promise that came back with it (0.9 D): clocks' rates
+/// may differ by a twentieth, and a promise is counted from later than the stamp.
+pub const RELY_TIME: Duration = Duration::from_millis(PROMISE_MS / 10 * 9);
+/// Between two heartbeats of a core. Several fit into [`RELY_TIME`], so that one that is lost stops nobody.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
+/// An in-sync copy that has said nothing for so long is proposed for removal (C8).
+pub const SILENCE_MAX: Duration = Duration::from_millis(500);
+/// What was not acknowledged for so long is sent again. Several times the slowest round trip in one data centre.
+pub const RESEND_AFTER: Duration = Duration::from_millis(200);
+/// A copy without memory is let alone for so long before it is streamed anew.
+pub const SHORT_PAUSE: Duration = Duration::from_secs(10);
+/// A reply waits for its commit for so long at most. Longer than a failover, shorter than clients wait.
+pub const WAIT_MAX: Duration = Duration::from_secs(5);
+/// Replies of one core that wait. Each holds some hundred bytes; past it writes that would wait are refused.
+pub const WAITS_MAX: usize = 16 << 10;
+/// Bytes of records that wait to be taken, for each other core. Past it they stay in the backlog.
+pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of records in one append, as long as they are small.
+pub const APPEND_BYTES: usize = 64 << 10;
+/// Bytes of items in one slice. Larger: appends of the vnode wait longer behind it.
+pub const SLICE_BYTES: usize = 64 << 10;
+/// Bytes of slices that a core sends in a millisecond: 64 MB/s, so that catching up leaves room for the requests.
+pub const SLICE_BYTES_PER_MS: u64 = 64 << 10;
+/// Writes that a copy may lack when it is proposed to count. It has to catch up with them before `all` goes on.
+pub const LAG_MAX: u64 = 1000;
+/// Writes of a vnode that are sent and not acknowledged.
+pub const WINDOW_WRITES: u64 = 16 << 10;
+
+const _: () = assert!(RELY_TIME.as_millis() * 105 / 100 < PROMISE_MS);

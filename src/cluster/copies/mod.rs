@@ -1,0 +1,280 @@
+//! One core's copies: every vnode that has a seat here, as its primary or as a copy that follows.
+//!
+//! A primary turns each write into a record, keeps it in the backlog, sends it to the copies, and knows from their
+//! acknowledgements what is committed (C3, C4) and whether it may still answer (C5). A copy applies records in order and
+//! says how far it is. The ring gives roles; seals take them away (C6, C7, C10). Terms fence: a message of a lower term
+//! than this core knows is refused, and its sender told.
+//!
+//! The owner calls the `handle_*` as things happen, [`Copies::turn`] after them and at least every few milliseconds, and
+//! takes what there is from the `poll_*`. Links lose, double and reorder at will; only garbage is a reason to close one.
+
+mod backlog;
+mod follow;
+mod lead;
+pub mod limits;
+mod requests;
+mod roles;
+mod stream;
+mod waits;
+#[cfg(test)]
+mod world_test;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use quoit_wire::peer::{HeartbeatEntry, PeerMessage};
+
+use self::backlog::Backlog;
+use self::lead::Lead;
+pub use self::requests::{Admission, Need, OnEtcdLoss};
+use self::waits::Tickets;
+pub use self::waits::{Commit, Release, Ticket};
+use super::retries::RetryTable;
+use super::{Election, NodeRef, Report, Ring};
+use crate::samples::{Sample, SampleKind};
+use crate::store::{Applied, Store};
+use crate::time::Instant;
+
+/// One core of one life of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Peer {
+    /// Which life of which node.
+    pub node: NodeRef,
+    /// Which of its cores.
+    pub core: u16,
+}
+
+/// What copies hold: the core's items, and the results that repeats of writes get.
+pub struct State<'a> {
+    /// The items.
+    pub store: &'a mut Store,
+    /// The results.
+    pub retries: &'a mut RetryTable,
+}
+
+/// A peer sent what no correct peer sends: close the link to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Breach {
+    /// A record or item lies outside its vnode.
+    #[error("a record for vnode {0} whose key is of another vnode: do both nodes belong to the same cluster?")]
+    ForeignKey(u16),
+    /// A hello in the middle of a link.
+    #[error("a second hello on one link")]
+    Hello,
+}
+
+/// One core's copies.
+pub struct Copies {
+    own: Peer,
+    vnode_bits: u8,
+    on_etcd_loss: OnEtcdLoss,
+    ring: Option<Arc<Ring>>,
+    copies: Vec<Option<Box<Copy>>>,
+    links: BTreeMap<Peer, Link>,
+    backlog: Backlog,
+    tickets: Tickets,
+    /// Led vnodes that have something to send.
+    dirty: VecDeque<u16>,
+    /// Sealed vnodes whose report is due as soon as no promise stands against it.
+    sealed: BTreeSet<u16>,
+    reports: VecDeque<Report>,
+    election: Election,
+    /// The node's lease stands until then, by its own reckoning.
+    lease_until: Instant,
+    heartbeat_at: Instant,
+    /// Bytes of slices that may be sent now, and since when they are counted.
+    slice_bytes: u64,
+    slice_bytes_since: Instant,
+}
+
+/// One vnode's copy.
+struct Copy {
+    /// Under which it has its role.
+    term: u32,
+    /// The highest term it knows of. Above `term` the role is over, or about to be.
+    fence: u32,
+    /// The term it was sealed for, by the leader or for a move: a ring that makes it the primary under exactly this term
+    /// relies on what it holds. Under any other term it would start empty (C9).
+    sealed: Option<u32>,
+    /// It answers no seal before.
+    promised_until: Instant,
+    is_dirty: bool,
+    role: Role,
+}
+
+enum Role {
+    Leading(Box<Lead>),
+    Following(Follow),
+}
+
+/// A copy that follows.
+struct Follow {
+    leader: Option<Peer>,
+    /// The leader has said from where on.
+    has_begun: bool,
+    /// How far the stream of items has come, if it was wiped; behind the end nothing is missing.
+    cursor: u32,
+    /// The last record found no memory.
+    is_short: bool,
+}
+
+/// What waits for one other core.
+#[derive(Default)]
+struct Link {
+    /// The newest stamp that came from there.
+    stamp: u64,
+    /// Vnodes whose acknowledgement is due.
+    acks: BTreeSet<u16>,
+    heartbeat: Vec<HeartbeatEntry>,
+    out: Vec<u8>,
+}
+
+impl Copies {
+    /// A core without copies; `backlog_bytes_max` bounds the records kept for copies that lag.
+    pub fn new(own: Peer, vnode_bits: u8, backlog_bytes_max: usize, on_etcd_loss: OnEtcdLoss) -> Self {
+        let vnodes = 1 << vnode_bits;
+        Self {
+            own,
+            vnode_bits,
+            on_etcd_loss,
+            ring: None,
+            copies: (0..vnodes).map(|_| None).collect(),
+            links: BTreeMap::new(),
+            backlog: Backlog::new(vnodes, backlog_bytes_max),
+            tickets: Tickets::default(),
+            dirty: VecDeque::new(),
+            sealed: BTreeSet::new(),
+            reports: VecDeque::new(),
+            election: 0,
+            lease_until: Instant::ORIGIN,
+            heartbeat_at: Instant::ORIGIN,
+            slice_bytes: 0,
+            slice_bytes_since: Instant::ORIGIN,
+        }
+    }
+
+    /// The node's lease in etcd stands until `until`: nine tenths of it, counted from sending the keep-alive (C5).
+    pub fn handle_lease(&mut self, until: Instant) {
+        self.lease_until = self.lease_until.max(until);
+    }
+
+    /// A message has come from `from`. An error is a reason to close the link; nothing of the rest was carried out.
+    pub fn handle_message(
+        &mut self,
+        now: Instant,
+        state: &mut State<'_>,
+        from: Peer,
+        message: &PeerMessage<'_>,
+    ) -> Result<(), Breach> {
+        match *message {
+            PeerMessage::Heartbeat { stamp, entries } => {
+                self.on_heartbeat(state, from, stamp, entries.iter());
+                Ok(())
+            }
+            PeerMessage::Acks { stamp, entries } => {
+                entries.iter().for_each(|entry| self.on_ack(now, state, from, stamp, entry));
+                Ok(())
+            }
+            PeerMessage::Begin { head, terms, results } => self.on_begin(now, state, from, head, terms, results),
+            PeerMessage::Append { head, records } => self.on_append(now, state, from, head, records),
+            PeerMessage::Slice { head, items } => self.on_slice(now, state, from, head, items),
+            PeerMessage::Handover(handover) => {
+                self.on_handover(state, from, handover);
+                Ok(())
+            }
+            PeerMessage::Hello(_) => Err(Breach::Hello),
+            // The agents' affair: the owner has taken it out already.
+            PeerMessage::Control(_) => Ok(()),
+        }
+    }
+
+    /// The link to `peer` was lost, with whatever was on its way.
+    pub fn handle_link_lost(&mut self, now: Instant, peer: Peer) {
+        self.links.remove(&peer);
+        for vnode in 0..self.copies.len() {
+            if let Some(Copy { role: Role::Leading(lead), .. }) = self.copies[vnode].as_deref_mut()
+                && let Some(member) = lead.member(peer)
+            {
+                member.rewind(now);
+                self.mark_dirty(vnode as u16);
+            }
+        }
+    }
+
+    /// Prepares what there is to send, and decides what time decides.
+    pub fn turn(&mut self, now: Instant, state: &mut State<'_>) {
+        self.report_seals(now, state);
+        self.beat(now, state);
+        self.stream(now, state);
+        self.acknowledge(now, state);
+    }
+
+    /// Bytes for the link to another core that `is_open`, if there are any: whole frames, in order.
+    pub fn poll_send(&mut self, mut is_open: impl FnMut(Peer) -> bool) -> Option<(Peer, Vec<u8>)> {
+        let (peer, link) = self.links.iter_mut().find(|(peer, link)| !link.out.is_empty() && is_open(**peer))?;
+        Some((*peer, std::mem::take(&mut link.out)))
+    }
+
+    /// What the leader is to learn, with the election that this core knows.
+    pub fn poll_report(&mut self) -> Option<(Election, Report)> {
+        self.reports.pop_front().map(|report| (self.election, report))
+    }
+
+    /// A waiting reply whose fate is known.
+    pub fn poll_release(&mut self) -> Option<(Ticket, Release)> {
+        self.tickets.poll()
+    }
+
+    /// Lists the counters and gauges of this core's copies.
+    pub fn samples(&self, out: &mut Vec<Sample>) {
+        let copies = || self.copies.iter().flatten();
+        let led = copies().filter(|copy| matches!(copy.role, Role::Leading(_))).count();
+        let gauges = [
+            ("replication_backlog_bytes", "Records kept for copies that lack them.", self.backlog.bytes()),
+            ("replies_waiting", "Replies that wait for a commit.", self.tickets.len()),
+            ("vnodes_led", "Vnodes whose primary this core is.", led),
+            ("vnodes_followed", "Vnodes that this core keeps a copy of.", copies().count() - led),
+        ];
+        out.extend(gauges.map(|(name, help, value)| Sample {
+            name,
+            help,
+            kind: SampleKind::Gauge,
+            label: None,
+            value: value as u64,
+        }));
+    }
+
+    fn copy(&mut self, vnode: u16) -> Option<&mut Copy> {
+        self.copies.get_mut(usize::from(vnode))?.as_deref_mut()
+    }
+
+    fn link(&mut self, peer: Peer) -> &mut Link {
+        self.links.entry(peer).or_default()
+    }
+
+    /// This vnode has something to send.
+    fn mark_dirty(&mut self, vnode: u16) {
+        if let Some(copy) = self.copies[usize::from(vnode)].as_deref_mut()
+            && !copy.is_dirty
+        {
+            copy.is_dirty = true;
+            self.dirty.push_back(vnode);
+        }
+    }
+}
+
+impl Copy {
+    /// Whether nothing has ended its role.
+    fn is_current(&self) -> bool {
+        self.fence == self.term
+    }
+}
+
+/// Checks what became of a record that a peer sent: `Ok(false)` when there was no memory for it.
+fn applied(vnode: u16, applied: Applied) -> Result<bool, Breach> {
+    match applied {
+        Applied::Yes => Ok(true),
+        Applied::NoSpace => Ok(false),
+        Applied::Foreign => Err(Breach::ForeignKey(vnode)),
+    }
+}

@@ -1,0 +1,209 @@
+//! What the shard asks: may this request be carried out, what did it leave behind, and what does its reply wait for.
+
+use quoit_wire::WriteMode;
+use quoit_wire::peer::{Change, KeptResult, Record};
+use quoit_wire::topology::vnode_of;
+
+use super::lead::Phase;
+use super::limits::WAITS_MAX;
+use super::waits::{Commit, Ticket, Wait};
+use super::{Copies, Copy, Role, State};
+use crate::store::Store;
+use crate::time::Instant;
+
+/// What a request needs of a vnode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// To read what is there.
+    Read,
+    /// To write, and to be acknowledged when so many copies have it. The cluster's default is resolved.
+    Write(WriteMode),
+}
+
+/// Whether a request may be carried out now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Carry it out.
+    Go,
+    /// Carry it out; what it says may be stale (C15).
+    Stale,
+    /// This core is not the primary: another one is.
+    Moved,
+    /// Not now: the vnode is between two primaries, or the right to answer is being renewed. Nothing may be changed.
+    Later,
+    /// The write asks for more copies than there are (C3). Nothing may be changed.
+    NotEnoughCopies,
+}
+
+/// What a node does that can't reach etcd for longer than its lease (C15).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnEtcdLoss {
+    /// Reads are answered and marked stale, `async` writes are taken, others refused.
+    Serve,
+    /// Everything is refused.
+    #[default]
+    Fence,
+}
+
+impl Copies {
+    /// Whether this core may carry out a request on the key with this hash.
+    pub fn admit(&self, now: Instant, hash: u64, need: Need) -> Admission {
+        let Some(Copy { role: Role::Leading(lead), term, fence, .. }) =
+            self.copies[vnode_of(hash, self.vnode_bits)].as_deref()
+        else {
+            return Admission::Moved;
+        };
+        if term != fence || lead.phase != Phase::Serving {
+            return Admission::Later;
+        }
+        if !lead.may_answer(now, self.lease_until) {
+            let is_etcd_lost = now >= self.lease_until;
+            return match (self.on_etcd_loss, need) {
+                (OnEtcdLoss::Serve, Need::Read) if is_etcd_lost => Admission::Stale,
+                (OnEtcdLoss::Serve, Need::Write(WriteMode::Async)) if is_etcd_lost => Admission::Go,
+                (OnEtcdLoss::Serve, Need::Write(_)) if is_etcd_lost => Admission::NotEnoughCopies,
+                _ => Admission::Later,
+            };
+        }
+        let has_one = || lead.members.iter().any(|member| lead.counts_for_one(member, self.own));
+        match need {
+            Need::Write(WriteMode::One) if !has_one() => Admission::NotEnoughCopies,
+            Need::Write(WriteMode::All) if lead.is_alone() => Admission::NotEnoughCopies,
+            Need::Write(WriteMode::One | WriteMode::All) if self.tickets.len() >= WAITS_MAX => Admission::Later,
+            _ => Admission::Go,
+        }
+    }
+
+    /// What a write waits for that does not say.
+    pub fn default_write_mode(&self) -> WriteMode {
+        self.ring.as_ref().map_or(WriteMode::Async, |ring| ring.write_mode)
+    }
+
+    /// Whether hits in the vnode of `hash` have to be told when they move an idle expiry.
+    pub fn has_idle(&self, hash: u64) -> bool {
+        matches!(
+            self.copies[vnode_of(hash, self.vnode_bits)].as_deref(),
+            Some(Copy { role: Role::Leading(lead), .. }) if lead.has_idle && !lead.members.is_empty()
+        )
+    }
+
+    /// Write number `sequence` has changed the item of `key`: copies get what is there now. With `result`, the write carried
+    /// a retry token, and whoever repeats it is answered with that (C13).
+    #[expect(clippy::too_many_arguments, reason = "what a write is made of")]
+    pub fn record_write(
+        &mut self,
+        now: Instant,
+        store: &Store,
+        hash: u64,
+        key: &[u8],
+        sequence: u64,
+        mode: WriteMode,
+        result: Option<&KeptResult>,
+    ) {
+        let mut bytes = Vec::new();
+        match store.peek(now, hash, key) {
+            Some(item) => {
+                if item.idle_ms > 0
+                    && let Some((_, lead)) = self.leading(vnode_of(hash, self.vnode_bits) as u16)
+                {
+                    lead.has_idle = true;
+                }
+                let (length, value) = (item.value.len(), item.value.slices());
+                Record::push_put(&item.put(), length, value, result, &mut bytes);
+            }
+            None => Record { change: Change::Delete { key }, result: result.copied() }.push(&mut bytes),
+        }
+        self.record(vnode_of(hash, self.vnode_bits), sequence, bytes);
+        let commit = commit_of(sequence, mode);
+        if commit != Commit::default()
+            && let Some((_, lead)) = self.leading(vnode_of(hash, self.vnode_bits) as u16)
+        {
+            lead.uncommitted.write(hash, commit);
+        }
+    }
+
+    /// What the store has evicted since: each eviction is a write of its vnode (C11).
+    pub fn record_evictions(&mut self, store: &mut Store) {
+        for eviction in store.take_evictions() {
+            let mut bytes = Vec::new();
+            Record { change: Change::Evict { key: &eviction.key }, result: None }.push(&mut bytes);
+            self.record(eviction.vnode, eviction.sequence, bytes);
+        }
+    }
+
+    /// A hit has given an item with idle expiry `ttl_ms` more.
+    pub fn record_refresh(&mut self, store: &mut Store, hash: u64, key: &[u8], ttl_ms: u64) {
+        let vnode = vnode_of(hash, self.vnode_bits);
+        let mut bytes = Vec::new();
+        Record { change: Change::Refresh { key, ttl_ms }, result: None }.push(&mut bytes);
+        let sequence = store.take_sequence(vnode);
+        self.record(vnode, sequence, bytes);
+    }
+
+    /// Flushes every vnode that this core leads and may write to; what the flush waits for.
+    pub fn flush(&mut self, now: Instant, state: &mut State<'_>, mode: WriteMode) -> Vec<(u16, Commit)> {
+        let bits = self.vnode_bits;
+        let may_write = |copies: &Self, vnode: usize| {
+            // The first hash of the vnode: it is only asked for its vnode.
+            let hash = (vnode as u64).checked_shl(64 - u32::from(bits)).unwrap_or(0);
+            copies.admit(now, hash, Need::Write(mode)) == Admission::Go
+        };
+        let mut waits = Vec::new();
+        for vnode in 0..self.copies.len() {
+            if !may_write(self, vnode) {
+                continue;
+            }
+            state.store.clear_vnode(vnode);
+            let sequence = state.store.take_sequence(vnode);
+            let mut bytes = Vec::new();
+            Record { change: Change::Clear, result: None }.push(&mut bytes);
+            self.record(vnode, sequence, bytes);
+            let commit = commit_of(sequence, mode);
+            if let Some((_, lead)) = self.leading(vnode as u16).filter(|_| commit != Commit::default()) {
+                lead.uncommitted.clear(commit);
+                waits.push((vnode as u16, commit));
+            }
+        }
+        waits
+    }
+
+    /// What a reply on the key with this hash waits for, if it has to (C4).
+    pub fn dependency(&self, hash: u64) -> Option<(u16, Commit)> {
+        let vnode = vnode_of(hash, self.vnode_bits);
+        match self.copies[vnode].as_deref() {
+            Some(Copy { role: Role::Leading(lead), .. }) => lead.dependency(hash).map(|commit| (vnode as u16, commit)),
+            _ => None,
+        }
+    }
+
+    /// A reply waits until all of `waits` are committed; [`Self::poll_release`] tells when.
+    pub fn hold(&mut self, now: Instant, waits: &[(u16, Commit)]) -> Ticket {
+        let ticket = self.tickets.issue(waits.len());
+        for (vnode, commit) in waits {
+            if let Some((_, lead)) = self.leading(*vnode) {
+                lead.waits.push(Wait { ticket, commit: *commit, since: now });
+            }
+        }
+        ticket
+    }
+
+    fn record(&mut self, vnode: usize, sequence: u64, bytes: Vec<u8>) {
+        let has_copies = matches!(
+            self.copies[vnode].as_deref(),
+            Some(Copy { role: Role::Leading(lead), .. }) if !lead.members.is_empty()
+        );
+        if has_copies {
+            self.backlog.push(vnode, sequence, bytes.into());
+            self.mark_dirty(vnode as u16);
+        }
+    }
+}
+
+/// What has to be committed for a write of this mode.
+const fn commit_of(sequence: u64, mode: WriteMode) -> Commit {
+    match mode {
+        WriteMode::ClusterDefault | WriteMode::Async => Commit { one: 0, all: 0 },
+        WriteMode::One => Commit { one: sequence, all: 0 },
+        WriteMode::All => Commit { one: 0, all: sequence },
+    }
+}

@@ -1,0 +1,372 @@
+//! A primary and its copies: heartbeats, records, slices, and what their acknowledgements mean.
+
+use quoit_wire::limits::{PEER_ENTRIES_MAX, PEER_RESULTS_MAX};
+use quoit_wire::peer::{
+    AckEntry, AppendHead, BeginHead, Handover, HeartbeatEntry, PeerMessage, SliceHead, SliceItem, TermEntry,
+};
+use quoit_wire::topology::Seat;
+
+use super::backlog::Backlog;
+use super::lead::{Lead, Member, Phase, Progress, Proposal};
+use super::limits::{
+    APPEND_BYTES, HEARTBEAT_INTERVAL, OUTPUT_BYTES_MAX, RESEND_AFTER, SLICE_BYTES, SLICE_BYTES_PER_MS, WINDOW_WRITES,
+};
+use super::{Copies, Copy, Link, Peer, Role, State};
+use crate::cluster::{COPIES_MAX, Report};
+use crate::store::Store;
+use crate::time::Instant;
+
+/// Slices that may be sent at once after a pause, in milliseconds' worth of them.
+const SLICE_BURST_MS: u64 = 10;
+
+impl Copies {
+    /// An acknowledgement of one vnode has come.
+    pub(super) fn on_ack(&mut self, now: Instant, state: &mut State<'_>, from: Peer, stamp: u64, entry: AckEntry) {
+        let vnode = entry.vnode;
+        let Some(copy) = self.copies.get_mut(usize::from(vnode)).and_then(|copy| copy.as_deref_mut()) else { return };
+        let Role::Leading(lead) = &mut copy.role else { return };
+        let phase = lead.phase;
+        let Some(member) = lead.member(from) else { return };
+        if entry.term > copy.term {
+            // Somebody else leads now, or is about to: by a seal, or by this core's own handover.
+            (member.term, member.heard) = (entry.term, now);
+            copy.fence = copy.fence.max(entry.term);
+            if phase == Phase::HandingOver(from) && entry.term == copy.term + 1 {
+                member.applied = member.applied.max(entry.applied);
+                self.report_ready(state.store, vnode);
+            }
+            return;
+        }
+        if entry.term < copy.term {
+            return;
+        }
+        member.heard = now;
+        if entry.marks & AckEntry::PROMISE != 0 {
+            member.stamp = member.stamp.max(Some(Instant::from_millis(stamp)));
+        }
+        let has_begun = entry.marks & AckEntry::BEGUN != 0;
+        if member.is_following() && !has_begun && stamp > member.began_ms {
+            // Its ring took the copy away and gave it back, and this core heard of neither.
+            member.progress = Progress::Unknown;
+        }
+        match member.progress {
+            Progress::Unknown => self.introduce(state.store, vnode, from, &entry),
+            _ if has_begun => member.note_position(now, &entry),
+            _ => {}
+        }
+        if entry.marks & AckEntry::SHORT != 0
+            && let Some((_, lead)) = self.leading(vnode)
+        {
+            lead.note_short(from, now);
+        }
+        self.settle(now, state.store, vnode);
+        self.mark_dirty(vnode);
+    }
+
+    /// Finds anew what is committed in `vnode`, and releases what waited for it.
+    pub(super) fn settle(&mut self, now: Instant, store: &Store, vnode: u16) {
+        let (own, lease_until) = (self.own, self.lease_until);
+        let Some(copy) = self.copies[usize::from(vnode)].as_deref_mut() else { return };
+        let Role::Leading(lead) = &mut copy.role else { return };
+        let last = store.position(usize::from(vnode)).sequence();
+        lead.update_committed(own, last);
+        lead.release(now, lease_until, &mut self.tickets);
+        // What a copy may still need stays, also for one that catches up.
+        let needed = lead.members.iter().filter_map(|member| match member.progress {
+            Progress::Following => Some(member.applied),
+            Progress::Beginning { base, .. } => Some(base),
+            Progress::Unknown | Progress::Lost => None,
+        });
+        let settled = lead.settled(last);
+        self.backlog.settle(usize::from(vnode), needed.min().unwrap_or(last).min(settled));
+    }
+
+    /// Heartbeats when they are due, and with them all that time decides.
+    pub(super) fn beat(&mut self, now: Instant, state: &mut State<'_>) {
+        if now < self.heartbeat_at {
+            return;
+        }
+        self.heartbeat_at = now + HEARTBEAT_INTERVAL;
+        for vnode in 0..self.copies.len() {
+            self.tend(now, state, vnode as u16);
+        }
+        for link in self.links.values_mut() {
+            for entries in link.heartbeat.chunks(PEER_ENTRIES_MAX) {
+                PeerMessage::push_heartbeat(now.as_millis(), entries, &mut link.out);
+            }
+            link.heartbeat.clear();
+        }
+    }
+
+    /// Sends what the copies of dirty vnodes lack, as far as links and windows allow; the rest stays dirty.
+    pub(super) fn stream(&mut self, now: Instant, state: &mut State<'_>) {
+        let passed_ms = now.since(self.slice_bytes_since).as_millis().min(SLICE_BURST_MS);
+        self.slice_bytes_since = now;
+        self.slice_bytes = (self.slice_bytes + passed_ms * SLICE_BYTES_PER_MS).min(SLICE_BURST_MS * SLICE_BYTES_PER_MS);
+        for _ in 0..self.dirty.len() {
+            let Some(vnode) = self.dirty.pop_front() else { break };
+            let Some(copy) = self.copies[usize::from(vnode)].as_deref_mut() else { continue };
+            copy.is_dirty = false;
+            let term = copy.term;
+            let is_current = copy.is_current();
+            let Role::Leading(lead) = &mut copy.role else { continue };
+            if !is_current && !matches!(lead.phase, Phase::HandingOver(_)) {
+                continue;
+            }
+            let settled = lead.settled(state.store.position(usize::from(vnode)).sequence());
+            let union: Vec<bool> = lead.members.iter().map(|member| lead.counts_for_all(member)).collect();
+            let mut has_more = false;
+            for (member, counts) in lead.members.iter_mut().zip(union) {
+                let link = self.links.entry(member.peer).or_default();
+                let mut sending = Sending {
+                    now,
+                    vnode,
+                    term,
+                    settled,
+                    counts,
+                    member,
+                    link,
+                    backlog: &self.backlog,
+                    slice_bytes: &mut self.slice_bytes,
+                };
+                has_more |= sending.send(state);
+            }
+            if has_more {
+                self.mark_dirty(vnode);
+            }
+        }
+    }
+
+    /// What time decides for one led vnode.
+    fn tend(&mut self, now: Instant, state: &mut State<'_>, vnode: u16) {
+        let Some(copy) = self.copies[usize::from(vnode)].as_deref_mut() else { return };
+        let (term, is_current) = (copy.term, copy.is_current());
+        let Role::Leading(lead) = &mut copy.role else { return };
+        let handing_over = match lead.phase {
+            Phase::HandingOver(target) => Some(target),
+            _ => None,
+        };
+        let sequence = state.store.position(usize::from(vnode)).sequence();
+        if is_current || handing_over.is_some() {
+            let settled = lead.settled(sequence);
+            for member in &mut lead.members {
+                member.rewind_if_overdue(now);
+                let link = self.links.entry(member.peer).or_default();
+                link.heartbeat.push(HeartbeatEntry { vnode, term, sequence, settled });
+            }
+            if let Some(target) = handing_over {
+                let handover = Handover { vnode, term, next_term: term + 1, sequence };
+                PeerMessage::push_handover(handover, &mut self.links.entry(target).or_default().out);
+            }
+            self.mark_dirty(vnode);
+        }
+        self.settle(now, state.store, vnode);
+        if is_current {
+            self.propose(now, vnode, sequence);
+        }
+    }
+
+    /// Asks the leader for the in-sync set that should be, or asks again (C8).
+    fn propose(&mut self, now: Instant, vnode: u16, sequence: u64) {
+        let Some((term, lead)) = self.leading(vnode) else { return };
+        if let Some(in_sync) = lead.wanted_in_sync(now, sequence) {
+            lead.proposals += 1;
+            // Sent at once, as if it were overdue.
+            lead.proposal = Some(Proposal { number: lead.proposals, in_sync, settled_by: None, sent: Instant::ORIGIN });
+        }
+        let Some(proposal) = lead.proposal.as_mut().filter(|proposal| now.since(proposal.sent) >= RESEND_AFTER) else {
+            return;
+        };
+        proposal.sent = now;
+        let (number, peers) = (proposal.number, proposal.in_sync.clone());
+        let mut in_sync = [Seat::NOWHERE; COPIES_MAX];
+        let seats = peers.into_iter().filter_map(|peer| self.seat_of(peer));
+        in_sync.iter_mut().zip(seats).for_each(|(place, seat)| *place = seat);
+        self.reports.push_back(Report::InSync { vnode: u32::from(vnode), term, number, in_sync });
+    }
+
+    /// A copy has said where it stands under an earlier term: decides whether it goes on from there.
+    fn introduce(&mut self, store: &Store, vnode: u16, from: Peer, entry: &AckEntry) {
+        let covers = self.backlog.covers(usize::from(vnode), entry.applied + 1);
+        let last = store.position(usize::from(vnode)).sequence();
+        let is_on_history = entry.applied == 0
+            || (entry.cursor >= AckEntry::CURSOR_END
+                && entry.last_term != 0
+                && entry.last_term == store.term_of(usize::from(vnode), entry.applied));
+        let Some((_, lead)) = self.leading(vnode) else { return };
+        let counts = lead.members.iter().any(|member| member.peer == from && lead.counts_for_all(member));
+        let Some(member) = lead.member(from) else { return };
+        member.progress = if covers && is_on_history && entry.applied <= last {
+            Progress::Beginning { wipes: false, base: entry.applied }
+        } else if counts {
+            Progress::Lost
+        } else {
+            Progress::Beginning { wipes: true, base: last }
+        };
+        member.sent_since = Instant::ORIGIN;
+    }
+}
+
+impl Member {
+    /// It has begun, and stands where `entry` says.
+    fn note_position(&mut self, now: Instant, entry: &AckEntry) {
+        match self.progress {
+            Progress::Beginning { wipes, base } if entry.applied >= base => {
+                self.progress = Progress::Following;
+                self.cursor = if wipes { 0 } else { AckEntry::CURSOR_END };
+                (self.applied, self.sent) = (entry.applied, entry.applied);
+                (self.has_slice, self.began_ms) = (false, now.as_millis());
+            }
+            Progress::Following => {}
+            // Late: from before it was told to begin anew.
+            _ => return,
+        }
+        if entry.applied > self.applied {
+            (self.applied, self.sent_since) = (entry.applied, now);
+            self.sent = self.sent.max(entry.applied);
+        }
+        // Under one beginning the cursor only rises; an ack of before it was wiped has too low a position.
+        if entry.cursor > self.cursor {
+            (self.cursor, self.has_slice, self.sent_since) = (entry.cursor, false, now);
+        }
+    }
+}
+
+/// What is sent to one copy of one vnode.
+struct Sending<'a> {
+    now: Instant,
+    vnode: u16,
+    term: u32,
+    settled: u64,
+    /// The copy is in the ring's or the proposed in-sync set.
+    counts: bool,
+    member: &'a mut Member,
+    link: &'a mut Link,
+    backlog: &'a Backlog,
+    slice_bytes: &'a mut u64,
+}
+
+impl Sending<'_> {
+    /// Sends what the copy lacks; whether something is left that waits for nobody but the link.
+    fn send(&mut self, state: &mut State<'_>) -> bool {
+        match self.member.progress {
+            Progress::Lost if !self.counts => {
+                let base = state.store.position(usize::from(self.vnode)).sequence();
+                self.member.progress = Progress::Beginning { wipes: true, base };
+                self.member.sent_since = Instant::ORIGIN;
+                true
+            }
+            Progress::Unknown | Progress::Lost => false,
+            Progress::Beginning { wipes, base } => {
+                self.begin(state, wipes, base);
+                false
+            }
+            Progress::Following => self.append(state) || self.slice(state),
+        }
+    }
+
+    fn begin(&mut self, state: &mut State<'_>, wipes: bool, base: u64) {
+        let is_due = self.now.since(self.member.sent_since) >= RESEND_AFTER;
+        if !is_due || self.now < self.member.short_until {
+            return;
+        }
+        let vnode = usize::from(self.vnode);
+        // The records behind it may be gone by now: a copy that is wiped anyway can begin later.
+        let base = match wipes && !self.backlog.covers(vnode, base + 1) {
+            true => state.store.position(vnode).sequence(),
+            false => base,
+        };
+        self.member.progress = Progress::Beginning { wipes, base };
+        self.member.sent_since = self.now;
+        let terms: Vec<TermEntry> = state
+            .store
+            .terms(vnode)
+            .into_iter()
+            .map(|start| TermEntry { term: start.term, first_sequence: start.first_sequence })
+            .collect();
+        let mut results = if wipes { state.retries.of_vnode(self.vnode) } else { Vec::new() };
+        results.truncate(PEER_RESULTS_MAX);
+        let head = BeginHead { vnode: self.vnode, wipes: u8::from(wipes), term: self.term, base, terms: 0, results: 0 };
+        PeerMessage::push_begin(head, &terms, &results, &mut self.link.out);
+    }
+
+    fn append(&mut self, state: &State<'_>) -> bool {
+        let vnode = usize::from(self.vnode);
+        let last = state.store.position(vnode).sequence();
+        if self.member.sent < last && !self.backlog.covers(vnode, self.member.sent + 1) {
+            // It has fallen behind what is kept: streamed anew, once it does not count any more.
+            self.member.progress = match self.counts {
+                true => Progress::Lost,
+                false => Progress::Beginning { wipes: true, base: last },
+            };
+            self.member.sent_since = Instant::ORIGIN;
+            return !self.counts;
+        }
+        while self.member.sent < last {
+            let has_window = self.member.sent - self.member.applied < WINDOW_WRITES;
+            if !has_window || self.link.out.len() >= OUTPUT_BYTES_MAX {
+                return has_window;
+            }
+            if self.member.sent == self.member.applied {
+                self.member.sent_since = self.now;
+            }
+            let first_sequence = self.member.sent + 1;
+            let mut bytes = 0;
+            let records: Vec<&[u8]> = self
+                .backlog
+                .records(vnode, first_sequence)
+                .take(PEER_ENTRIES_MAX)
+                .take_while(|record| {
+                    let fits = bytes == 0 || bytes + record.len() <= APPEND_BYTES;
+                    bytes += record.len();
+                    fits
+                })
+                .collect();
+            let head = AppendHead {
+                vnode: self.vnode,
+                term: self.term,
+                first_sequence,
+                settled: self.settled,
+                stamp: self.now.as_millis(),
+                records: records.len() as u16,
+            };
+            self.member.sent += records.len() as u64;
+            PeerMessage::push_append(head, records.into_iter(), &mut self.link.out);
+        }
+        false
+    }
+
+    fn slice(&mut self, state: &State<'_>) -> bool {
+        let vnode = usize::from(self.vnode);
+        let at_sequence = state.store.position(vnode).sequence();
+        let is_done = self.member.cursor >= AckEntry::CURSOR_END;
+        if is_done || self.member.has_slice || self.now < self.member.short_until || self.member.sent < at_sequence {
+            return false;
+        }
+        if *self.slice_bytes == 0 || self.link.out.len() >= OUTPUT_BYTES_MAX {
+            return true;
+        }
+        let (mut bytes, mut items) = (Vec::new(), 0u16);
+        let next = state.store.walk_vnode(self.now, vnode, self.member.cursor, SLICE_BYTES, |item| {
+            SliceItem::push(item.sequence, &item.put(), item.value.len(), item.value.slices(), &mut bytes);
+            items += 1;
+        });
+        *self.slice_bytes = self.slice_bytes.saturating_sub(bytes.len() as u64);
+        let head = SliceHead { vnode: self.vnode, term: self.term, at_sequence, from: self.member.cursor, next, items };
+        PeerMessage::push_slice(head, &bytes, &mut self.link.out);
+        (self.member.has_slice, self.member.sent_since) = (true, self.now);
+        false
+    }
+}
+
+impl Copies {
+    /// Lists the vnodes that this core leads, for status and metrics: vnode, term, copies that count.
+    pub fn led(&self) -> impl Iterator<Item = (u16, u32, usize)> + '_ {
+        self.copies.iter().enumerate().filter_map(|(vnode, copy)| match copy.as_deref() {
+            Some(Copy { term, role: Role::Leading(lead), .. }) => {
+                Some((vnode as u16, *term, Lead::union(lead).count()))
+            }
+            _ => None,
+        })
+    }
+}
