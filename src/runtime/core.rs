@@ -23,7 +23,6 @@ use super::report::Counters;
 use super::ring::{Completion, Purpose, Ring};
 use crate::shard::{ReplyLimits, Shard};
 use crate::store::Progress;
-use quoit_wire::RequestHead;
 
 /// What is fixed for a core's life.
 #[derive(Clone, Debug)]
@@ -62,15 +61,18 @@ pub(super) enum Source {
 }
 
 /// A whole request of this core's own, scanned and not executed yet.
+///
+/// Its head is not kept: reading it again where it lies costs less than to write it down here and find it in the cache.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ready {
-    pub slot: u32,
-    pub source: Source,
-    pub offset: usize,
-    pub head: RequestHead,
     /// Of the key; zero where there is none.
     pub hash: u64,
+    pub slot: u32,
+    pub offset: u32,
+    pub source: Source,
 }
+
+const _: () = assert!(size_of::<Ready>() == 24);
 
 /// One core's runtime state.
 pub(super) struct Core {

@@ -62,7 +62,8 @@ pub(super) const GATHERS_MAX: usize = 4096;
 /// Connections a turn tells of a new topology: 10,000 of them are told within 40 turns, and a turn spends some 20 µs on it.
 pub(super) const NEWS_PER_TURN: usize = 256;
 
-/// Requests whose index lines are prefetched ahead of execution: enough to hide memory latency, few enough for L1.
+/// Requests whose memory is prefetched together, then executed: enough to hide its latency, few enough for the first-level
+/// cache.
 pub(super) const PREFETCH_WINDOW: usize = 32;
 /// Requests that wait in the ready list before they are executed, give or take those of one receive buffer. Fewer: shorter
 /// windows of prefetching at the end; more: what was received and prefetched falls out of the first-level cache.

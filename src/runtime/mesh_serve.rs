@@ -11,11 +11,12 @@ use super::core::Core;
 use super::gather::{Gather, Part};
 use super::limits::{
     CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_MAX, GATHERS_MAX, MESH_BATCH_BYTES, MESH_BATCHES_PER_TURN,
-    OVERLOADED_RETRY_MS, PIN_BYTES_MIN, TURN_TIME_MAX,
+    OVERLOADED_RETRY_MS, PIN_BYTES_MIN, PREFETCH_WINDOW, TURN_TIME_MAX,
 };
 use super::mesh::{Batch, Message};
 use super::scan::multi_body;
 use crate::shard::{Output, ReplyLimits, Route};
+use crate::time::Instant;
 
 impl Core {
     /// Takes what other cores have sent, a bounded number of batches each; whether there was anything.
@@ -46,37 +47,42 @@ impl Core {
     fn execute_batch(&mut self, origin: usize, batch: Batch) {
         let now = self.now.instant();
         let value_bytes_max = self.options.value_bytes_max;
-        self.prefetch_batch(&batch);
         let mut replies = self.mesh.spare_batch(batch.sent);
         let mut offset = 0;
-        while let Some((token, frame, next)) = batch.request_at(offset) {
-            offset = next;
-            let Ok(Some(head)) = request_head(frame, value_bytes_max) else {
-                unreachable!("the asking core has scanned the frame");
-            };
-            replies.open_reply(token, frame.len());
-            let limits = ReplyLimits {
-                pin_bytes_min: usize::MAX,
-                copy_bytes_max: self.mesh.reply_bytes_left(origin, &replies),
-                retry_after_ms: OVERLOADED_RETRY_MS,
-            };
-            let mut output = Output { bytes: std::mem::take(&mut replies.bytes), ..Output::default() };
-            if head.operation == Operation::Stats {
-                self.reply_own_stats(head.id, &mut output);
-            } else {
-                let hash = if head.operation.has_key() { self.shard.hash(head.key(frame)) } else { 0 };
-                if head.operation.has_key() && self.shard.route(hash) != Route::Here {
-                    // The asking core and this one have not heard of the same topology.
-                    self.shard.answer_moved(&head, &mut output);
-                } else {
-                    self.shard.execute_frame(now, head, frame, hash, limits, &mut output);
-                }
+        let mut scanned = 0;
+        let mut hashes = [0; PREFETCH_WINDOW];
+        loop {
+            // A window at a time, as with this core's own requests: fetched, then executed.
+            let mut count = 0;
+            while count < PREFETCH_WINDOW
+                && let Some((_, frame, next)) = batch.request_at(scanned)
+            {
+                let Ok(Some(head)) = request_head(frame, value_bytes_max) else {
+                    unreachable!("the asking core has scanned the frame");
+                };
+                hashes[count] = if head.operation.has_key() { self.shard.hash(head.key(frame)) } else { 0 };
+                (count, scanned) = (count + 1, next);
             }
-            self.counters.answered += 1;
-            replies.bytes = output.bytes;
-            if replies.bytes.len() >= MESH_BATCH_BYTES && offset < batch.bytes.len() {
-                let full = std::mem::replace(&mut replies, self.mesh.spare_batch(batch.sent));
-                self.mesh.reply(origin, full);
+            if count == 0 {
+                break;
+            }
+            self.shard.prefetch(hashes[..count].iter().copied());
+            for &hash in &hashes[..count] {
+                let Some((token, frame, next)) = batch.request_at(offset) else { break };
+                offset = next;
+                replies.open_reply(token, frame.len());
+                let limits = ReplyLimits {
+                    pin_bytes_min: usize::MAX,
+                    copy_bytes_max: self.mesh.reply_bytes_left(origin, &replies),
+                    retry_after_ms: OVERLOADED_RETRY_MS,
+                };
+                let mut output = Output { bytes: std::mem::take(&mut replies.bytes), ..Output::default() };
+                self.execute_for_peer(now, frame, hash, limits, &mut output);
+                replies.bytes = output.bytes;
+                if replies.bytes.len() >= MESH_BATCH_BYTES && offset < batch.bytes.len() {
+                    let full = std::mem::replace(&mut replies, self.mesh.spare_batch(batch.sent));
+                    self.mesh.reply(origin, full);
+                }
             }
         }
         if replies.entries > 0 {
@@ -85,20 +91,20 @@ impl Core {
         self.mesh.recycle(batch);
     }
 
-    fn prefetch_batch(&self, batch: &Batch) {
-        let hashes = |batch: &Batch, visit: &dyn Fn(u64)| {
-            let mut offset = 0;
-            while let Some((_, frame, next)) = batch.request_at(offset) {
-                offset = next;
-                if let Ok(Some(head)) = request_head(frame, self.options.value_bytes_max)
-                    && head.operation.has_key()
-                {
-                    visit(self.shard.hash(head.key(frame)));
-                }
-            }
+    /// Executes one request that another core was asked, its key's hash being `hash`.
+    fn execute_for_peer(&mut self, now: Instant, frame: &[u8], hash: u64, limits: ReplyLimits, output: &mut Output) {
+        let Ok(Some(head)) = request_head(frame, self.options.value_bytes_max) else {
+            unreachable!("the asking core has scanned the frame");
         };
-        hashes(batch, &|hash| self.shard.prefetch_bucket(hash));
-        hashes(batch, &|hash| self.shard.prefetch_item(hash));
+        if head.operation == Operation::Stats {
+            self.reply_own_stats(head.id, output);
+        } else if head.operation.has_key() && self.shard.route(hash) != Route::Here {
+            // The asking core and this one have not heard of the same topology.
+            self.shard.answer_moved(&head, output);
+        } else {
+            self.shard.execute_frame(now, head, frame, hash, limits, output);
+        }
+        self.counters.answered += 1;
     }
 
     fn deliver_batch(&mut self, origin: usize, batch: Batch) {

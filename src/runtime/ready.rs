@@ -1,21 +1,20 @@
 //! The ready list: the whole requests of this core's own keys, executed in the order they were scanned.
 //!
-//! Memory latency is hidden by two stages of prefetching: the scan has asked for each key's index line, and a window of
-//! requests is asked for its items before it is executed. What finds too much unsent is put aside, in order.
+//! Memory latency is hidden by prefetching: all that a window of requests will look at is fetched before it is executed.
+//! What finds too much unsent is put aside, in order.
+
+use quoit_wire::request_head;
 
 use super::connection::Stall;
 use super::core::{Core, Ready, Source};
 use super::limits::{PREFETCH_WINDOW, RECEIVE_BUFFER_BYTES};
 
 impl Core {
-    /// Executes everything in the ready list, in order, memory latency hidden by two stages of prefetching.
+    /// Executes everything in the ready list, in order.
     pub(super) fn execute_ready(&mut self) {
         let mut ready = std::mem::take(&mut self.ready);
         for window in ready.chunks(PREFETCH_WINDOW) {
-            window
-                .iter()
-                .filter(|request| request.hash != 0)
-                .for_each(|request| self.shard.prefetch_item(request.hash));
+            self.shard.prefetch(window.iter().map(|request| request.hash));
             window.chunk_by(|one, next| one.slot == next.slot).for_each(|run| self.execute_run(run));
         }
         ready.clear();
@@ -35,19 +34,24 @@ impl Core {
         let output_bytes_high = self.output_bytes_high();
         let limits = self.reply_limits();
         let now = self.now.instant();
+        let value_bytes_max = self.options.value_bytes_max;
         for ready in run {
             let bytes = match ready.source {
-                Source::Buffer(id) => &self.ring.buffers.received(id, RECEIVE_BUFFER_BYTES)[ready.offset..],
-                Source::Carry => &connection.carry[ready.offset..],
+                Source::Buffer(id) => self.ring.buffers.received(id, RECEIVE_BUFFER_BYTES),
+                Source::Carry => &connection.carry,
             };
-            let frame = &bytes[..ready.head.frame_bytes];
+            let bytes = &bytes[ready.offset as usize..];
+            let Ok(Some(head)) = request_head(bytes, value_bytes_max) else {
+                unreachable!("the scan has read this head, and its bytes are as they were");
+            };
+            let frame = &bytes[..head.frame_bytes];
             if !connection.deferred.is_empty() || output.len() + sending_bytes > output_bytes_high {
                 connection.deferred.extend_from_slice(frame);
                 connection.stall = Some(Stall::Output);
                 self.counters.stalls_output += 1;
                 continue;
             }
-            self.shard.execute_frame(now, ready.head, frame, ready.hash, limits, &mut output);
+            self.shard.execute_frame(now, head, frame, ready.hash, limits, &mut output);
             self.counters.answered += 1;
         }
         connection.output = output;

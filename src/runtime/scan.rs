@@ -36,6 +36,7 @@ pub(super) fn scan(
     end: usize,
 ) -> (usize, Stop) {
     let mut offset = start;
+    let output_bytes_high = core.output_bytes_high();
     loop {
         if offset == end {
             return (offset - start, Stop::End);
@@ -49,7 +50,7 @@ pub(super) fn scan(
             }
             continue;
         }
-        if connection.unsent_bytes() > core.output_bytes_high() {
+        if connection.unsent_bytes() > output_bytes_high {
             stall_on(core, slot, connection, Stall::Output);
             return (offset - start, Stop::Stalled);
         }
@@ -86,7 +87,7 @@ pub(super) fn scan(
             core.mark_dirty(slot, connection);
             continue;
         }
-        let hash = if head.operation.has_key() { core.shard.hash(head.key(rest)) } else { 0 };
+        let hash = if head.key_bytes > 0 { core.shard.hash(head.key(rest)) } else { 0 };
         if head.operation == Operation::Hello {
             if connection.ready > 0 {
                 return (offset - start, Stop::Barrier);
@@ -94,10 +95,12 @@ pub(super) fn scan(
             core.refuse_hello(slot, connection, head.id, Status::Malformed);
             continue;
         }
-        let route = if head.operation.has_key() { core.shard.route(hash) } else { Route::Here };
+        let route = if head.key_bytes > 0 { core.shard.route(hash) } else { Route::Here };
         match route {
             Route::Here => match head.operation {
-                Operation::Stats | Operation::MultiGet | Operation::MultiSet | Operation::Flush => {
+                Operation::Stats | Operation::MultiGet | Operation::MultiSet | Operation::Flush
+                    if !core.shard.owns_all(head, &rest[..head.frame_bytes]) =>
+                {
                     if connection.ready > 0 {
                         return (offset - start, Stop::Barrier);
                     }
@@ -116,9 +119,8 @@ pub(super) fn scan(
                     }
                 }
                 _ => {
-                    core.shard.prefetch_bucket(hash);
                     connection.ready += 1;
-                    core.ready.push(Ready { slot, source, offset, head, hash });
+                    core.ready.push(Ready { hash, slot, offset: offset as u32, source });
                 }
             },
             Route::Core(owner) => {

@@ -18,6 +18,9 @@ use crate::store::{
 };
 use crate::time::{Duration, Instant};
 
+/// Keys of a multi-get whose memory is fetched together: enough to hide its latency, few enough for the first-level cache.
+const MULTI_WINDOW: usize = 32;
+
 impl Shard {
     /// Executes the request in `frame`, which is whole and whose head was read from it, and appends its reply to `output`.
     /// What is malformed behind its head is refused.
@@ -45,6 +48,20 @@ impl Shard {
                 output.status(head.id, refusal.status);
                 self.counters.count(head.operation, refusal.status);
             }
+        }
+    }
+
+    /// Whether the multi-get or multi-set in `frame` is this shard's to answer alone, being well-formed and owning each of
+    /// its keys. Another operation is not.
+    pub fn owns_all(&self, head: RequestHead, frame: &[u8]) -> bool {
+        if !matches!(head.operation, Operation::MultiGet | Operation::MultiSet) {
+            return false;
+        }
+        let is_here = |key| self.route(self.hash(key)) == Route::Here;
+        match Request::decode(head, frame) {
+            Ok(Request { body: RequestBody::MultiGet(keys), .. }) => keys.iter().all(is_here),
+            Ok(Request { body: RequestBody::MultiSet(items), .. }) => items.iter().all(|item| is_here(item.key)),
+            Ok(_) | Err(_) => false,
         }
     }
 
@@ -241,21 +258,32 @@ impl Shard {
         limits: ReplyLimits,
         output: &mut Output,
     ) -> Status {
-        keys.iter().for_each(|key| self.store.prefetch_bucket(self.hash(key)));
-        keys.iter().for_each(|key| self.store.prefetch_item(self.hash(key)));
         let open = output.open_multi(id);
-        for key in keys.iter() {
-            let hash = self.hash(key);
-            let status = match self.route(hash) {
-                Route::Here => match self.store.get(now, hash, key) {
-                    Some(hit) => output.multi_hit(&open, &hit, MULTI_REPLY_BYTES_MAX, limits),
-                    None => multi_ended(Status::Miss, Version::NONE, output),
-                },
-                Route::Core(_) | Route::Moved { .. } => {
-                    multi_ended(Status::Moved, Version::from_u64(u64::from(self.topology.epoch)), output)
-                }
-            };
-            self.counters.count(Operation::Get, status);
+        let mut keys = keys.iter();
+        let mut window: [(&[u8], u64); MULTI_WINDOW] = [(&[], 0); MULTI_WINDOW];
+        loop {
+            let mut count = 0;
+            for (place, key) in window.iter_mut().zip(keys.by_ref()) {
+                *place = (key, self.hash(key));
+                count += 1;
+            }
+            let window = &window[..count];
+            self.prefetch(window.iter().map(|(_, hash)| *hash));
+            for (key, hash) in window {
+                let status = match self.route(*hash) {
+                    Route::Here => match self.store.get(now, *hash, key) {
+                        Some(hit) => output.multi_hit(&open, &hit, MULTI_REPLY_BYTES_MAX, limits),
+                        None => multi_ended(Status::Miss, Version::NONE, output),
+                    },
+                    Route::Core(_) | Route::Moved { .. } => {
+                        multi_ended(Status::Moved, Version::from_u64(u64::from(self.topology.epoch)), output)
+                    }
+                };
+                self.counters.count(Operation::Get, status);
+            }
+            if count < MULTI_WINDOW {
+                break;
+            }
         }
         output.close_multi(&open);
         Status::Ok

@@ -113,16 +113,15 @@ impl Shard {
         &self.topology
     }
 
-    /// First stage of a turn's prefetch: the key's index line.
+    /// Fetches what requests for the keys with these hashes will look at. It is four steps deep, and each step is taken for
+    /// all keys before the next: the latency of memory is paid once for all of them. (Zero is no key's.)
     #[inline]
-    pub fn prefetch_bucket(&self, hash: u64) {
-        self.store.prefetch_bucket(hash);
-    }
-
-    /// Second stage: the item itself.
-    #[inline]
-    pub fn prefetch_item(&self, hash: u64) {
-        self.store.prefetch_item(hash);
+    pub fn prefetch(&self, hashes: impl Iterator<Item = u64> + Clone) {
+        let hashes = hashes.filter(|hash| *hash != 0);
+        hashes.clone().for_each(|hash| self.store.prefetch_vnode(hash));
+        hashes.clone().for_each(|hash| self.store.prefetch_page(hash));
+        hashes.clone().for_each(|hash| self.store.prefetch_bucket(hash));
+        hashes.for_each(|hash| self.store.prefetch_item(hash));
     }
 
     /// Background work: at most `steps` short steps of expiry, reclaiming, compaction and index growth.

@@ -108,14 +108,7 @@ impl Arena {
     #[inline]
     pub(super) fn prefetch(&self, at: usize) {
         debug_assert!(at < self.bytes, "prefetch outside the arena");
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch reads nothing and faults on nothing; the address is formed without dereferencing.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch(self.base.as_ptr().wrapping_add(at).cast_const().cast(), _MM_HINT_T0);
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = at;
+        prefetch(self.base.as_ptr().wrapping_add(at));
     }
 
     #[inline]
@@ -148,6 +141,19 @@ impl Arena {
 #[inline(never)]
 fn outside(at: usize, length: usize) -> ! {
     panic!("{length} bytes from {at} on are out of range for the arena")
+}
+
+/// Asks the processor to fetch the line that holds `place`.
+#[inline]
+pub(super) fn prefetch<T>(place: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing and faults on nothing, wherever it points.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch(place.cast(), _MM_HINT_T0);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
 }
 
 impl Drop for Arena {

@@ -179,17 +179,31 @@ impl Store {
         self.versions.owns(hash)
     }
 
-    /// First stage of a turn's prefetch: fetches what [`Self::prefetch_item`] will look at.
+    /// First stage of prefetching: what says where the vnode's index is, and what its versions are.
+    #[inline]
+    pub fn prefetch_vnode(&self, hash: u64) {
+        self.index.prefetch_vnode(hash);
+        self.versions.prefetch(hash);
+    }
+
+    /// Second stage: what says where the page of the index is.
+    #[inline]
+    pub fn prefetch_page(&self, hash: u64) {
+        self.index.prefetch_page(hash);
+    }
+
+    /// Third stage: the bucket, which [`Self::prefetch_item`] will look at.
     #[inline]
     pub fn prefetch_bucket(&self, hash: u64) {
         self.index.prefetch(&self.memory, hash);
     }
 
-    /// Second stage of a turn's prefetch: fetches the item's bytes, once its bucket is there.
+    /// Last stage: the item's first bytes, once its bucket is there. Header, key and a small value take two lines mostly.
     #[inline]
     pub fn prefetch_item(&self, hash: u64) {
         if let Some(entry) = self.index.guess(&self.memory, hash) {
             self.memory.arena.prefetch(entry.location());
+            self.memory.arena.prefetch(entry.location() + LINE_BYTES);
         }
     }
 

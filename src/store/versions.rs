@@ -7,6 +7,8 @@
 use quoit_wire::Version;
 use quoit_wire::topology::vnode_of;
 
+use super::arena::prefetch;
+
 /// Terms that a vnode remembers. Older ones fold into the oldest that is left: items written under them then carry that
 /// term, so a condition on their version fails, as it would for an item written anew.
 pub const TERMS_MAX: usize = 16;
@@ -120,6 +122,12 @@ impl Versions {
         let vnode = &mut self.vnodes[vnode_of(hash, self.vnode_bits)];
         (vnode.sequence, vnode.flushes) = (version.sequence(), self.flushes);
         version
+    }
+
+    /// Asks the processor for what the versions of the vnode of `hash` are made from.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch(&raw const self.vnodes[vnode_of(hash, self.vnode_bits)]);
     }
 
     /// The version of an item written as number `sequence` in the vnode of `hash`.

@@ -129,8 +129,39 @@ const fn payload(operation: Operation) -> Payload {
 /// Reads the head of the frame at the front of `bytes`: `Ok(None)` when fewer than 16 bytes have arrived.
 ///
 /// `value_bytes_max` is the server's configured largest value.
-#[inline]
+#[inline(always)]
 pub fn request_head(bytes: &[u8], value_bytes_max: usize) -> Result<Option<RequestHead>, Refusal> {
+    match plain_get_head(bytes) {
+        Some(head) => Ok(Some(head)),
+        None => any_request_head(bytes, value_bytes_max),
+    }
+}
+
+/// The head of a get without flags, which nearly all requests are: all that must hold for one is two comparisons. `None`
+/// where it is anything else, or nothing that can be right.
+#[inline(always)]
+fn plain_get_head(bytes: &[u8]) -> Option<RequestHead> {
+    let front: &[u8; RequestHeader::FRAME_BYTES] = bytes.first_chunk()?;
+    let (length, rest) = front.split_first_chunk::<4>()?;
+    let (header, _) = RequestHeader::take(rest)?;
+    let is_plain = header.operation == Operation::Get as u8
+        && header.flags == 0
+        && header.id != 0
+        && header.key_bytes > 0
+        && u32::from_le_bytes(*length) == RequestHeader::BYTES as u32 + u32::from(header.key_bytes);
+    let key_bytes = usize::from(header.key_bytes);
+    is_plain.then_some(RequestHead {
+        id: header.id,
+        epoch: header.epoch,
+        operation: Operation::Get,
+        flags: RequestFlags::default(),
+        frame_bytes: RequestHeader::FRAME_BYTES + key_bytes,
+        key_bytes,
+        key_offset: RequestHeader::FRAME_BYTES,
+    })
+}
+
+fn any_request_head(bytes: &[u8], value_bytes_max: usize) -> Result<Option<RequestHead>, Refusal> {
     let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
     let frame_bytes = u32::from_le_bytes(*length) as usize + 4;
     if !(RequestHeader::FRAME_BYTES..=FRAME_BYTES_PLAUSIBLE).contains(&frame_bytes) {
@@ -140,29 +171,13 @@ pub fn request_head(bytes: &[u8], value_bytes_max: usize) -> Result<Option<Reque
     if header.id == 0 {
         return Err(Refusal { id: None, status: Status::Malformed, frame_bytes: None });
     }
-    let key_bytes = usize::from(header.key_bytes);
-    // Most requests are plain gets: one comparison says that everything below would hold for one.
-    if header.operation == Operation::Get as u8
-        && header.flags == 0
-        && key_bytes > 0
-        && frame_bytes == RequestHeader::FRAME_BYTES + key_bytes
-    {
-        return Ok(Some(RequestHead {
-            id: header.id,
-            epoch: header.epoch,
-            operation: Operation::Get,
-            flags: RequestFlags::default(),
-            frame_bytes,
-            key_bytes,
-            key_offset: RequestHeader::FRAME_BYTES,
-        }));
-    }
     let refuse = |status| Err(Refusal { id: Some(header.id), status, frame_bytes: Some(frame_bytes) });
     let Some(operation) = Operation::from_code(header.operation) else { return refuse(Status::UnknownOperation) };
     let Some(flags) = RequestFlags::from_bits(header.flags) else { return refuse(Status::Malformed) };
     if !RequestFlags::allowed(operation).has(flags) {
         return refuse(Status::Unsupported);
     }
+    let key_bytes = usize::from(header.key_bytes);
     let mut key_offset = RequestHeader::FRAME_BYTES + parameter_bytes(operation);
     if flags.has(RequestFlags::TRACE) {
         key_offset += TraceContext::BYTES;

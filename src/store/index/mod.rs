@@ -22,7 +22,7 @@ use self::entry::TAG_BITS;
 pub(super) use self::entry::{Entry, tag_of};
 use self::pages::{BUCKET_ENTRIES, PAGE_BUCKETS_MAX, PageOwner, PageSpace, buckets_for, capacity};
 pub(super) use self::walk::{CURSOR_END, cursor_of};
-use super::arena::LINE_BYTES;
+use super::arena::{LINE_BYTES, prefetch};
 use super::segments::Memory;
 
 /// Entries that a vnode's pages hold on average before one more page is split off. Pages of one vnode differ by a factor
@@ -86,6 +86,21 @@ impl Index {
     pub(super) fn prefetch(&self, memory: &Memory, hash: u64) {
         if let Some((page, bucket)) = self.home(hash) {
             memory.arena.prefetch((page.line as usize + bucket) * LINE_BYTES);
+        }
+    }
+
+    /// Asks the processor for where the vnode's pages are told of.
+    #[inline]
+    pub(super) fn prefetch_vnode(&self, hash: u64) {
+        prefetch(&raw const self.vnodes[vnode_of(hash, self.vnode_bits)]);
+    }
+
+    /// Asks the processor for where the page is told of, once the vnode's part is there.
+    #[inline]
+    pub(super) fn prefetch_page(&self, hash: u64) {
+        let vnode = &self.vnodes[vnode_of(hash, self.vnode_bits)];
+        if let Some(page) = vnode.pages.get(vnode.page_of(tag_of(hash, self.vnode_bits))) {
+            prefetch(page);
         }
     }
 
