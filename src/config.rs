@@ -471,6 +471,7 @@ fn parse_memory(text: &str, machine: &Machine) -> Result<usize, Invalid> {
 
 fn parse_idle(text: &str) -> Result<Idle, Invalid> {
     match text {
+        "adaptive" => Ok(Idle::Adaptive),
         "park" => Ok(Idle::Park),
         "spin" => Ok(Idle::Spin),
         digits if digits.starts_with(|c: char| c.is_ascii_digit()) => {

@@ -71,8 +71,8 @@ keys! {
     }
     /// What a core without work does.
     Idle {
-        "idle", default: "park", example: "park",
-        expected: "park, spin, or the number of microseconds (at most 1000000) to spin before parking"
+        "idle", default: "adaptive", example: "adaptive",
+        expected: "adaptive, park, spin, or the number of microseconds (at most 1000000) to spin before parking"
     }
     /// The largest value taken.
     ValueMax {

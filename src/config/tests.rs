@@ -45,7 +45,7 @@ fn without_options_the_defaults_hold() {
     assert_eq!(config.cpus, [0, 1, 3], "all that the process may run on");
     assert_eq!(config.memory_bytes as u64, MEMORY_BYTES / 4);
     assert_eq!(config.eviction, PolicyKind::S3Fifo);
-    assert_eq!(config.idle, Idle::Park);
+    assert_eq!(config.idle, Idle::Adaptive);
     assert_eq!((config.value_bytes_max, config.connections_max, config.state_dir), (None, None, None));
     assert_eq!(config.vnode_bits, topology::VNODE_BITS_DEFAULT);
     assert_eq!(config.log, LogFormat::Human);

@@ -31,6 +31,12 @@ impl Reading {
         self.nanos.saturating_sub(earlier.nanos)
     }
 
+    /// The reading `nanos` nanoseconds after this one.
+    #[cfg(test)]
+    pub(super) const fn plus_nanos(self, nanos: u64) -> Self {
+        Self { nanos: self.nanos + nanos }
+    }
+
     /// Whether at least `time` has passed since `earlier`.
     pub(super) const fn is_past(self, earlier: Self, time: std::time::Duration) -> bool {
         self.nanos_since(earlier) as u128 >= time.as_nanos()

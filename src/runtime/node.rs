@@ -26,7 +26,7 @@ use super::limits::{
 };
 use super::listen::listen;
 use super::mesh::{CoreShared, Mesh};
-use super::park::{Bell, Idle, new_eventfd};
+use super::park::{Bell, Idle, Patience, new_eventfd};
 use super::ring::Ring;
 use super::stages::{CoreStages, Stages};
 use super::state::{NodeState, StateFolderError};
@@ -461,7 +461,7 @@ async fn live(core: &Rc<RefCell<Core>>, bell: &Bell, idle: Idle, mut stages: Cor
 /// takes the round for an empty one and sleeps although tasks can run, and nobody wakes it.
 async fn take_turns(core: &RefCell<Core>, bell: &Bell, idle: Idle) -> io::Result<()> {
     let mut last_visit = Reading::now();
-    let mut last_work = last_visit;
+    let mut patience = Patience::new(idle);
     loop {
         let (turn, now) = {
             let mut core = core.borrow_mut();
@@ -469,9 +469,9 @@ async fn take_turns(core: &RefCell<Core>, bell: &Bell, idle: Idle) -> io::Result
         };
         match turn {
             Turn::Over => return Ok(()),
-            Turn::Busy => last_work = now,
+            Turn::Busy => patience.found_work(now),
             Turn::Background => {}
-            Turn::Idle if idle.shall_park(now, last_work) => {
+            Turn::Idle if patience.shall_park(now) => {
                 let is_settled = core.borrow_mut().settle()?;
                 if is_settled {
                     bell.rung().await?;
@@ -480,7 +480,7 @@ async fn take_turns(core: &RefCell<Core>, bell: &Bell, idle: Idle) -> io::Result
                 }
                 core.borrow_mut().wake();
             }
-            Turn::Idle => {}
+            Turn::Idle => std::hint::spin_loop(),
         }
         if now.is_past(last_visit, VISIT_INTERVAL) {
             core.borrow_mut().counters.visits += 1;

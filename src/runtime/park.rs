@@ -11,6 +11,12 @@ use glommio::io::BufferedFile;
 
 use super::clock::Reading;
 
+/// Longest time an adaptive core looks again before it sleeps: about what a sleep and its wake-up cost, so that spinning in
+/// vain at most doubles the cost of one (ski rental). Longer: more processor time for a core with little to do.
+pub(super) const ADAPTIVE_SPIN_MAX: Duration = Duration::from_micros(50);
+/// Spinning for less than this is given up.
+const ADAPTIVE_SPIN_MIN_NANOS: u64 = 5_000;
+
 /// What a core does when a turn found nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
@@ -20,15 +26,46 @@ pub enum Idle {
     Spin,
     /// Look again for this long, then sleep.
     SpinThenPark(Duration),
+    /// Look again for as long as it has paid lately, at most 50 µs, then sleep: an idle core sleeps at
+    /// once, and one that has something to do every few microseconds doesn't sleep.
+    Adaptive,
 }
 
-impl Idle {
-    /// Whether to sleep now, the last work being done at `last_work`.
-    pub(super) fn shall_park(self, now: Reading, last_work: Reading) -> bool {
-        match self {
-            Self::Park => true,
-            Self::Spin => false,
-            Self::SpinThenPark(time) => now.is_past(last_work, time),
+/// How long a core waits for work awake: [`Idle`], and what it has learnt.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    idle: Idle,
+    /// For [`Idle::Adaptive`]: how long to look again now.
+    spin_nanos: u64,
+    /// When the core was first found without work; none while it has some.
+    idle_since: Option<Reading>,
+}
+
+impl Patience {
+    pub(super) fn new(idle: Idle) -> Self {
+        Self { idle, spin_nanos: 0, idle_since: None }
+    }
+
+    /// A turn that began at `now` found nothing; whether to sleep.
+    pub(super) fn shall_park(&mut self, now: Reading) -> bool {
+        let idle_since = *self.idle_since.get_or_insert(now);
+        match self.idle {
+            Idle::Park => true,
+            Idle::Spin => false,
+            Idle::SpinThenPark(time) => now.is_past(idle_since, time),
+            Idle::Adaptive => now.nanos_since(idle_since) >= self.spin_nanos,
+        }
+    }
+
+    /// A turn that began at `now` found work. Had it come within the time a core may spin, it pays to spin; had it come
+    /// later, spinning was for nothing. (KVM polls for its halted guests by the same rule.)
+    pub(super) fn found_work(&mut self, now: Reading) {
+        let Some(idle_since) = self.idle_since.take() else { return };
+        let (waited_nanos, spin_nanos_max) = (now.nanos_since(idle_since), ADAPTIVE_SPIN_MAX.as_nanos() as u64);
+        if waited_nanos > spin_nanos_max {
+            self.spin_nanos = if self.spin_nanos > ADAPTIVE_SPIN_MIN_NANOS { self.spin_nanos / 2 } else { 0 };
+        } else if waited_nanos > self.spin_nanos {
+            self.spin_nanos = (2 * self.spin_nanos).clamp(2 * ADAPTIVE_SPIN_MIN_NANOS, spin_nanos_max);
         }
     }
 }
@@ -71,5 +108,44 @@ impl Bell {
     /// Gives its descriptor back. (Dropped, it would be closed by an executor that ends before it comes to it.)
     pub(super) async fn close(self) -> io::Result<()> {
         self.file.close().await.map_err(io::Error::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lets a core wait `wait_nanos` for its next work; returns how long of it it was awake.
+    fn wait(patience: &mut Patience, start: Reading, wait_nanos: u64) -> u64 {
+        let awake = (0..wait_nanos).step_by(1000).find(|nanos| patience.shall_park(start.plus_nanos(*nanos)));
+        patience.found_work(start.plus_nanos(wait_nanos));
+        awake.unwrap_or(wait_nanos)
+    }
+
+    #[test]
+    fn an_adaptive_core_stays_awake_while_work_comes_often_and_sleeps_at_once_when_it_comes_seldom() {
+        let mut patience = Patience::new(Idle::Adaptive);
+        let start = Reading::default();
+        assert_eq!(wait(&mut patience, start, 20_000), 0, "nothing is known yet");
+        for _ in 0..4 {
+            wait(&mut patience, start, 20_000);
+        }
+        assert_eq!(wait(&mut patience, start, 20_000), 20_000, "work came every 20 µs");
+        for _ in 0..8 {
+            wait(&mut patience, start, 1_000_000);
+        }
+        assert_eq!(wait(&mut patience, start, 1_000_000), 0, "work came every millisecond");
+    }
+
+    #[test]
+    fn the_other_kinds_of_idle_learn_nothing() {
+        for (idle, awake_nanos) in
+            [(Idle::Park, 0), (Idle::Spin, 90_000), (Idle::SpinThenPark(Duration::from_micros(30)), 30_000)]
+        {
+            let mut patience = Patience::new(idle);
+            for _ in 0..3 {
+                assert_eq!(wait(&mut patience, Reading::default(), 90_000), awake_nanos, "{idle:?}");
+            }
+        }
     }
 }
