@@ -6,6 +6,7 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::clock::Reading;
+use super::ring::Socket;
 use crate::shard::{LargeSet, Output};
 
 /// Where a connection is in its life.
@@ -96,6 +97,8 @@ pub(super) struct Sending {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub socket: OwnedFd,
+    /// Whether the socket is one of the ring's own files, in the slot's place.
+    pub is_registered: bool,
     /// Tells this connection from an earlier one in the same slot.
     pub generation: u32,
     pub phase: Phase,
@@ -141,6 +144,7 @@ impl Connection {
     pub(super) fn new(socket: OwnedFd, generation: u32, now: Reading) -> Self {
         Self {
             socket,
+            is_registered: false,
             generation,
             phase: Phase::Hello,
             intake: Intake::Frames,
@@ -168,6 +172,11 @@ impl Connection {
 
     pub(super) fn descriptor(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+
+    /// How the ring's submissions name the socket of this connection, which is in `slot`.
+    pub(super) fn ring_socket(&self, slot: u32) -> Socket {
+        if self.is_registered { Socket::File(slot) } else { Socket::Descriptor(self.descriptor()) }
     }
 
     /// Reply bytes that have not left.

@@ -11,6 +11,7 @@ use slab::Slab;
 
 use super::clock::Reading;
 use super::connection::Connection;
+use super::egress::Vectored;
 use super::gather::Gather;
 use super::limits::{
     CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_HIGH, CONNECTION_OUTPUT_BYTES_LOW, OUTPUT_SHARE,
@@ -103,6 +104,11 @@ pub(super) struct Core {
     pub resume: Vec<u32>,
     pub rearm: Vec<u32>,
     pub spare_bytes: Vec<Vec<u8>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "the kernel reads a vector where it lies, so it goes from hand to hand in its box"
+    )]
+    pub spare_vectors: Vec<Box<Vectored>>,
     /// A frame, or the front of one, copied out of its buffer while the core works on it.
     pub scratch: Vec<u8>,
 }
@@ -145,6 +151,7 @@ impl Core {
             resume: Vec::new(),
             rearm: Vec::new(),
             spare_bytes: Vec::new(),
+            spare_vectors: Vec::new(),
             scratch: Vec::new(),
         }
     }

@@ -14,6 +14,9 @@ pub(super) struct Vectored {
     header: libc::msghdr,
 }
 
+/// Vectors kept for reuse, of a KiB each.
+const SPARE_VECTORS: usize = 32;
+
 impl std::fmt::Debug for Vectored {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Vectored").field("pieces", &self.header.msg_iovlen).finish_non_exhaustive()
@@ -102,19 +105,20 @@ impl Core {
     }
 
     fn submit_send(&mut self, slot: u32, connection: &mut Connection) {
-        let descriptor = connection.descriptor();
+        let socket = connection.ring_socket(slot);
         let sending = &mut connection.sending;
         if sending.output.pieces.is_empty() {
             let rest = &sending.output.bytes[sending.sent..];
             let length = rest.len().min(SEND_BYTES_MAX) as u32;
             // SAFETY: `sending.output` is not touched while `is_active`, and its heap memory does not move with the
             // connection; the slot is not freed before the completion.
-            unsafe { self.ring.send(descriptor, slot, rest.as_ptr(), length) };
+            unsafe { self.ring.send(socket, slot, rest.as_ptr(), length) };
         } else {
-            let vectored = sending.vector.get_or_insert_with(Vectored::new);
+            let spare = &mut self.spare_vectors;
+            let vectored = sending.vector.get_or_insert_with(|| spare.pop().unwrap_or_else(Vectored::new));
             vectored.aim(&sending.output, sending.sent);
             // SAFETY: as above for the copied bytes; the pieces are pinned until `sent_all`, and the vector is boxed.
-            unsafe { self.ring.send_message(descriptor, slot, &raw const vectored.header) };
+            unsafe { self.ring.send_message(socket, slot, &raw const vectored.header) };
         }
     }
 
@@ -148,7 +152,11 @@ impl Core {
         self.shard.unpin(&mut sending.output.pins);
         sending.output.pieces.clear();
         sending.output.piece_bytes = 0;
-        sending.vector = None;
+        if let Some(vector) = sending.vector.take()
+            && self.spare_vectors.len() < SPARE_VECTORS
+        {
+            self.spare_vectors.push(vector);
+        }
         self.recycle_bytes(std::mem::take(&mut sending.output.bytes));
         if !connection.output.is_empty() {
             self.mark_dirty(slot, connection);

@@ -145,6 +145,7 @@ impl Core {
         self.counters.answered += 1;
         connection.phase = Phase::Open;
         connection.wants_news = body.features & HelloParameters::FEATURE_TOPOLOGY_NEWS != 0;
+        connection.is_registered = self.ring.register(slot, connection.descriptor());
         connection.is_receiving = true;
         self.rearm.push(slot);
         self.mark_dirty(slot, connection);
@@ -214,6 +215,9 @@ impl Core {
     }
 
     fn forget(&mut self, slot: u32, connection: &Connection) {
+        if connection.is_registered {
+            self.ring.unregister(slot);
+        }
         self.buffer_bytes -= connection.charged_bytes;
         self.connections.remove(slot as usize);
     }

@@ -7,6 +7,9 @@ pub(super) const SUBMISSIONS_MAX: u32 = 1024;
 /// Entries of a core's completion queue: a burst over all connections fits; past it the kernel keeps the rest aside.
 pub(super) const COMPLETIONS_MAX: u32 = 4096;
 
+/// Files of a core's ring, which the kernel bounds; each costs it eight bytes. Connections past it go by descriptor.
+pub(super) const FILES_MAX: u32 = 1 << 20;
+
 /// Bytes of one provided receive buffer. Larger: more memory per waiting message; smaller: more completions per value.
 pub(super) const RECEIVE_BUFFER_BYTES: usize = 8 << 10;
 /// Provided receive buffers of a core (4 MiB). All return at the end of a turn; too few end multishot receives early.

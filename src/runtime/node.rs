@@ -418,7 +418,7 @@ fn make_core(
     let core = options.core;
     let eventfd = mesh.own().eventfd();
     let refused = |source| StartError::Ring { core, source };
-    let ring = Ring::new(eventfd).map_err(refused)?;
+    let ring = Ring::new(eventfd, options.connections_max).map_err(refused)?;
     let bell = Bell::new(eventfd).map_err(refused)?;
     let shard = Shard::new(core, 0, topology, store_options).map_err(|source| StartError::Store { core, source })?;
     Ok((Core::new(options, ring, mesh, shard, listener), bell))

@@ -136,7 +136,7 @@ impl Core {
         for slot in rearm.drain(..) {
             match self.connections.get(slot as usize) {
                 Some(Some(connection)) if connection.phase != Phase::Closing => {
-                    self.ring.receive(connection.descriptor(), slot);
+                    self.ring.receive(connection.ring_socket(slot), slot);
                 }
                 Some(Some(_)) => {
                     if let Some(mut connection) = self.take(slot) {

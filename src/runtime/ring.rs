@@ -7,11 +7,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 
-use io_uring::types::{CancelBuilder, Fd};
+use io_uring::types::{CancelBuilder, Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::buffers::{BUFFER_GROUP, ReceiveBuffers};
-use super::limits::{COMPLETIONS_MAX, SUBMISSIONS_MAX};
+use super::limits::{COMPLETIONS_MAX, FILES_MAX, SUBMISSIONS_MAX};
+use super::machine::{Limit, Resource};
 
 /// What a submission was for; travels through the kernel in the upper byte of its user data, with the connection's slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,15 @@ pub(super) enum Purpose {
     Send,
     /// A cancellation's own completion; nothing follows from it.
     Cancel,
+}
+
+/// How a submission names a connection's socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Socket {
+    /// By its descriptor, which the kernel looks up and counts each time.
+    Descriptor(RawFd),
+    /// By its place among the ring's own files: see [`Ring::register`].
+    File(u32),
 }
 
 /// One completion, as plain numbers.
@@ -51,11 +61,15 @@ pub(super) struct Ring {
     reaped: VecDeque<Completion>,
     /// Whether completions ring the eventfd: the core is about to sleep.
     rings_eventfd: bool,
+    /// Places for files of the ring's own.
+    files: u32,
 }
 
 impl Ring {
     /// Sets the ring up for the calling thread, which alone may use it; `eventfd` is rung by completions when enabled.
-    pub(super) fn new(eventfd: RawFd) -> io::Result<Self> {
+    ///
+    /// `connections_max` of its connections get a place among its own files, or as many as the limit of open files allows.
+    pub(super) fn new(eventfd: RawFd, connections_max: usize) -> io::Result<Self> {
         let uring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -65,9 +79,25 @@ impl Ring {
             .build(SUBMISSIONS_MAX)?;
         uring.submitter().register_eventfd(eventfd)?;
         let buffers = ReceiveBuffers::register(&uring.submitter())?;
-        let mut ring = Self { uring, buffers, reaped: VecDeque::new(), rings_eventfd: false };
+        let limit = Limit::read(Resource::OpenFiles).map_or(0, |limit| limit.soft);
+        let files = u32::try_from(limit.min(connections_max as u64)).unwrap_or(u32::MAX).min(FILES_MAX);
+        // Where the kernel refuses (no memory for the table), sockets go by their descriptors: slower, not wrong.
+        let files = if uring.submitter().register_files_sparse(files).is_ok() { files } else { 0 };
+        let mut ring = Self { uring, buffers, reaped: VecDeque::new(), rings_eventfd: false, files };
         ring.uring.completion().disable_eventfd();
         Ok(ring)
+    }
+
+    /// Makes a connection's socket one of the ring's own files, in its slot's place: the kernel then looks nothing up and
+    /// counts nothing per submission. False where there is no such place. Undo it before the socket is closed.
+    pub(super) fn register(&mut self, slot: u32, socket: RawFd) -> bool {
+        slot < self.files && self.uring.submitter().register_files_update(slot, &[socket]).is_ok()
+    }
+
+    /// Gives a registered socket's place back.
+    pub(super) fn unregister(&mut self, slot: u32) {
+        let freed = self.uring.submitter().register_files_update(slot, &[-1]);
+        debug_assert!(freed.is_ok(), "the place was taken");
     }
 
     /// Accepts connections on `listener` until cancelled.
@@ -84,8 +114,12 @@ impl Ring {
     }
 
     /// Receives into provided buffers until cancelled or out of buffers.
-    pub(super) fn receive(&mut self, socket: RawFd, slot: u32) {
-        let entry = opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build();
+    pub(super) fn receive(&mut self, socket: Socket, slot: u32) {
+        let receive = match socket {
+            Socket::Descriptor(descriptor) => opcode::RecvMulti::new(Fd(descriptor), BUFFER_GROUP),
+            Socket::File(file) => opcode::RecvMulti::new(Fixed(file), BUFFER_GROUP),
+        };
+        let entry = receive.build();
         self.push(&entry.user_data(user_data(Purpose::Receive, slot)));
     }
 
@@ -93,8 +127,12 @@ impl Ring {
     ///
     /// # Safety
     /// The bytes stay in place and unchanged until the submission's completion has been reaped.
-    pub(super) unsafe fn send(&mut self, socket: RawFd, slot: u32, bytes: *const u8, length: u32) {
-        let entry = opcode::Send::new(Fd(socket), bytes, length).flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL).build();
+    pub(super) unsafe fn send(&mut self, socket: Socket, slot: u32, bytes: *const u8, length: u32) {
+        let send = match socket {
+            Socket::Descriptor(descriptor) => opcode::Send::new(Fd(descriptor), bytes, length),
+            Socket::File(file) => opcode::Send::new(Fixed(file), bytes, length),
+        };
+        let entry = send.flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL).build();
         self.push(&entry.user_data(user_data(Purpose::Send, slot)));
     }
 
@@ -102,10 +140,12 @@ impl Ring {
     ///
     /// # Safety
     /// The header, its vector and every piece stay in place and unchanged until the completion has been reaped.
-    pub(super) unsafe fn send_message(&mut self, socket: RawFd, slot: u32, message: *const libc::msghdr) {
-        let entry = opcode::SendMsg::new(Fd(socket), message.cast())
-            .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
-            .build();
+    pub(super) unsafe fn send_message(&mut self, socket: Socket, slot: u32, message: *const libc::msghdr) {
+        let send = match socket {
+            Socket::Descriptor(descriptor) => opcode::SendMsg::new(Fd(descriptor), message.cast()),
+            Socket::File(file) => opcode::SendMsg::new(Fixed(file), message.cast()),
+        };
+        let entry = send.flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32).build();
         self.push(&entry.user_data(user_data(Purpose::Send, slot)));
     }
 

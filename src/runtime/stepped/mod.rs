@@ -79,7 +79,7 @@ impl Stepped {
                 vnode_bits: 6,
                 hash_seed: 1,
             };
-            let ring = Ring::new(mesh.own().eventfd()).unwrap();
+            let ring = Ring::new(mesh.own().eventfd(), options.connections_max).unwrap();
             let shard = Shard::new(core as u16, 0, topology.clone(), store).unwrap();
             let mut core = Core::new(options, ring, mesh, shard, listener);
             core.start_accepting();
