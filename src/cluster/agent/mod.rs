@@ -304,6 +304,9 @@ impl Agent {
     /// The next request to etcd, with its ticket. A watch has no answer but its events.
     pub fn poll_request(&mut self, now: Instant) -> Option<(u64, EtcdRequest)> {
         self.give_up_waiting(now);
+        if self.id_taken.is_some() {
+            self.look_who_has_the_id(now);
+        }
         if let Some(request) = self.poll_keep_alive(now) {
             return Some(request);
         }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "seeds and figures must be seen")]
 
+mod alone;
 mod etcd;
 mod world;
 

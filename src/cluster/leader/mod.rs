@@ -280,7 +280,7 @@ impl Leader {
         let Some(ring) = self.known.ring.clone() else { return };
         let alive = self.alive(&ring);
         for (vnode, roles) in (0u32..).zip(&ring.vnodes) {
-            if !alive[usize::from(roles.primary.node)] {
+            if !alive.has(roles.primary) {
                 self.failovers.entry(vnode).or_insert_with(|| Failover::new(roles.term + 1));
                 self.proposals.remove(&vnode);
                 self.ready.remove(&vnode);
@@ -294,7 +294,7 @@ impl Leader {
         let alive = self.alive(&ring);
         for (vnode, failover) in &mut self.failovers {
             let members = ring.vnodes[*vnode as usize].in_sync_members();
-            let is_deserted = !{ members }.any(|member| alive[usize::from(member.node)]);
+            let is_deserted = !{ members }.any(|member| alive.has(member));
             failover.deserted = Some(failover.deserted.unwrap_or(now)).filter(|_| is_deserted);
             self.is_stale |= failover.deserted.is_some_and(|since| now >= since + LOST_WAIT);
         }
@@ -303,25 +303,24 @@ impl Leader {
     /// What has to be ordered in the ring as it is. It is the same until reports or the ring change.
     fn wanted_orders(&self, ring: &Ring) -> Vec<(Seat, Order)> {
         let alive = self.alive(ring);
-        let is_alive = |seat: Seat| alive[usize::from(seat.node)];
         let mut orders = Vec::new();
         for (&vnode, failover) in &self.failovers {
             let members = ring.vnodes[vnode as usize].in_sync_members();
-            for member in members.filter(|&member| is_alive(member) && !failover.reports.contains_key(&member)) {
+            for member in members.filter(|&member| alive.has(member) && !failover.reports.contains_key(&member)) {
                 orders.push((member, Order::Seal { vnode, term: failover.term }));
             }
         }
         let mut moving = vec![0; ring.slots.len()];
         for (vnode, (roles, target)) in (0u32..).zip(ring.vnodes.iter().zip(&self.targets)) {
             let is_busy = self.failovers.contains_key(&vnode) || self.ready.contains_key(&vnode);
-            if is_busy || !is_alive(roles.primary) {
+            if is_busy || !alive.has(roles.primary) {
                 continue;
             }
             let (source, term) = (roles.primary, roles.term);
             let counts = |seat: Seat| roles.state(seat) == Some(CopyState::InSync);
             if target.primary != source {
                 let nodes = [source.node, target.primary.node].map(usize::from);
-                let is_possible = counts(target.primary) && is_alive(target.primary);
+                let is_possible = counts(target.primary) && alive.has(target.primary);
                 if is_possible && nodes.iter().all(|&node| moving[node] < MOVES_PER_NODE_MAX) {
                     nodes.iter().for_each(|&node| moving[node] += 1);
                     orders.push((source, Order::BeginMove { vnode, term, target: target.primary }));
@@ -340,10 +339,19 @@ impl Leader {
         orders
     }
 
-    /// Which slots are lives that are registered.
-    fn alive(&self, ring: &Ring) -> Vec<bool> {
+    fn alive(&self, ring: &Ring) -> Alive {
         let is_registered = |node: NodeRef| self.known.registrations.get(&node.id).is_some_and(|it| it.node == node);
-        ring.slots.iter().map(|slot| slot.as_ref().is_some_and(|member| is_registered(member.node))).collect()
+        Alive(ring.slots.iter().map(|slot| slot.as_ref().is_some_and(|member| is_registered(member.node))).collect())
+    }
+}
+
+/// Which slots are lives that are registered.
+struct Alive(Vec<bool>);
+
+impl Alive {
+    /// Whether the seat's node is; nobody is at [`Seat::NOWHERE`].
+    fn has(&self, seat: Seat) -> bool {
+        self.0.get(usize::from(seat.node)).is_some_and(|is_alive| *is_alive)
     }
 }
 

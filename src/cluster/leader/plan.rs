@@ -7,7 +7,7 @@ use quoit_wire::Version;
 use quoit_wire::assignment::{AssignmentError, assign};
 use quoit_wire::topology::{Node, Placement, Seat};
 
-use super::{CATCHING_UP_PER_NODE_MAX, FOUNDING_QUIET, Failover, LOST_WAIT, Leader, Proposal};
+use super::{Alive, CATCHING_UP_PER_NODE_MAX, FOUNDING_QUIET, Failover, LOST_WAIT, Leader, Proposal};
 use crate::cluster::ring::{CopyState, Member, Registration, Ring, Roles};
 use crate::time::Instant;
 
@@ -95,9 +95,7 @@ impl Leader {
             let is_named = proposal.in_sync.contains(&copy.seat);
             match copy.state {
                 CopyState::InSync if !is_named => accepted.put(copy.seat, CopyState::CatchingUp),
-                CopyState::CatchingUp if is_named && alive[usize::from(copy.seat.node)] => {
-                    accepted.put(copy.seat, CopyState::InSync)
-                }
+                CopyState::CatchingUp if is_named && alive.has(copy.seat) => accepted.put(copy.seat, CopyState::InSync),
                 _ => true,
             };
         }
@@ -108,7 +106,7 @@ impl Leader {
     /// are gone for long enough, the vnode starts empty.
     fn fail_over(&self, now: Instant, ring: &Ring, vnode: usize, failover: &Failover) -> Option<Roles> {
         let (roles, alive) = (&ring.vnodes[vnode], self.alive(ring));
-        let is_alive = |seat: &Seat| alive[usize::from(seat.node)];
+        let is_alive = |seat: &Seat| alive.has(*seat);
         let target = self.targets.get(vnode).map(|target| target.primary).filter(is_alive);
         if failover.term > Version::TERM_MAX {
             return None;
@@ -140,7 +138,7 @@ impl Leader {
             return;
         }
         roles.term += 1;
-        if roles.state(target) != Some(CopyState::InSync) || !self.alive(ring)[usize::from(target.node)] {
+        if roles.state(target) != Some(CopyState::InSync) || !self.alive(ring).has(target) {
             return;
         }
         let source = std::mem::replace(&mut roles.primary, target);
@@ -157,7 +155,7 @@ impl Leader {
         for (roles, target) in next.vnodes.iter_mut().zip(&self.targets) {
             for copy in roles.copies().filter(|copy| copy.state == CopyState::CatchingUp).collect::<Vec<_>>() {
                 let is_wanted = target.seats().any(|seat| seat == copy.seat);
-                if !is_wanted || !alive[usize::from(copy.seat.node)] {
+                if !is_wanted || !alive.has(copy.seat) {
                     roles.remove(copy.seat);
                 }
             }
@@ -178,14 +176,17 @@ impl Leader {
             for (vnode, (roles, target)) in next.vnodes.iter_mut().zip(&self.targets).enumerate() {
                 let is_lacking = roles.in_sync().count() < usize::from(ring.replicas);
                 let source = usize::from(roles.primary.node);
-                if is_lacking != only_lacking || !alive[source] || self.failovers.contains_key(&(vnode as u32)) {
+                if is_lacking != only_lacking
+                    || !alive.has(roles.primary)
+                    || self.failovers.contains_key(&(vnode as u32))
+                {
                     continue;
                 }
                 for seat in target.seats() {
                     let node = usize::from(seat.node);
                     let is_there = seat == roles.primary || roles.state(seat).is_some();
                     let has_room = busy[source].max(busy[node]) < CATCHING_UP_PER_NODE_MAX;
-                    if !is_there && has_room && alive[node] && roles.put(seat, CopyState::CatchingUp) {
+                    if !is_there && has_room && alive.has(seat) && roles.put(seat, CopyState::CatchingUp) {
                         busy[source] += 1;
                         busy[node] += 1;
                     }
@@ -210,7 +211,7 @@ impl Leader {
 
     /// Takes the slots of lives that are gone and that nothing refers to.
     fn free_slots(&self, next: &mut Ring) {
-        let mut is_used = self.alive(next);
+        let Alive(mut is_used) = self.alive(next);
         for roles in &next.vnodes {
             let seats = std::iter::once(roles.primary).chain(roles.copies().map(|copy| copy.seat));
             seats.for_each(|seat| is_used[usize::from(seat.node)] = true);
@@ -246,7 +247,7 @@ impl Leader {
                 weight: if is_alive && !member.draining { member.weight } else { 0 },
             })
         };
-        ring.slots.iter().zip(self.alive(ring)).map(node).collect()
+        ring.slots.iter().zip(self.alive(ring).0).map(node).collect()
     }
 
     /// Who holds a vnode, for the assignment. A restarted node counts as a replica where its last life had a seat: its
@@ -259,7 +260,7 @@ impl Leader {
             Some(Seat { node: slot, core: seat.core })
                 .filter(|seat| seat.core < ring.member(slot).map_or(0, |it| it.cores))
         };
-        let is_alive = |seat: Seat| alive[usize::from(seat.node)];
+        let is_alive = |seat: Seat| alive.has(seat);
         let mut placement = Placement { term: roles.term, ..Placement::NOWHERE };
         if is_alive(roles.primary) {
             placement.primary = roles.primary;

@@ -1,0 +1,222 @@
+//! One agent before an etcd: what it makes of bad news, and when its lease is good.
+
+use quoit_wire::WriteMode;
+
+use super::etcd::Etcd;
+use crate::cluster::agent::{Agent, AgentOptions, News, Trouble};
+use crate::cluster::etcd::{EtcdFailure, EtcdRequest, EtcdResponse, Put, WatchEvent};
+use crate::cluster::records::{Identity, Intent, Keys, RecordError};
+use crate::cluster::ring::{NodeRef, Registration};
+use crate::time::{Duration, Instant};
+
+const STEP: Duration = Duration::from_millis(10);
+const CORES: u16 = 2;
+
+/// Whether a trouble is the one that a test expects.
+type Expected<'a> = &'a dyn Fn(&Trouble) -> bool;
+
+struct Alone {
+    now: Instant,
+    agent: Agent,
+    etcd: Etcd,
+    watch: usize,
+    /// The core that turns no more.
+    stalled: Option<u16>,
+    /// Answers take this long.
+    late: Duration,
+    answers: Vec<(Instant, u64, EtcdResponse)>,
+    news: Vec<News>,
+}
+
+fn options(node: NodeRef) -> AgentOptions {
+    AgentOptions {
+        cluster: "test".to_owned(),
+        registration: Registration {
+            node,
+            address: format!("10.0.0.{}:7400", node.incarnation),
+            zone: String::new(),
+            cores: CORES,
+            weight: 1,
+            memory_bytes: 0,
+        },
+        lease_secs: 2,
+        identity: Identity { cluster_id: 5, seed: 6, vnode_bits: 2 },
+        replicas: 1,
+        write_mode: WriteMode::One,
+    }
+}
+
+impl Alone {
+    /// A node that has founded its cluster.
+    fn founded() -> Self {
+        let mut alone = Self::begin(Etcd::default(), NodeRef { id: 1, incarnation: 1 });
+        alone.run(Duration::from_secs(4));
+        assert!(alone.agent.ring().is_some() && alone.agent.leads(alone.now), "{:?}", alone.agent);
+        alone
+    }
+
+    fn begin(etcd: Etcd, node: NodeRef) -> Self {
+        let now = Instant::from_millis(5_000);
+        let agent = Agent::new(now, options(node));
+        let (watch, late) = (usize::MAX, Duration::ZERO);
+        Self { now, agent, etcd, watch, stalled: None, late, answers: Vec::new(), news: Vec::new() }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now = self.now + STEP;
+            self.etcd.expire(self.now);
+            let cores = (0..CORES).filter(|core| Some(*core) != self.stalled);
+            cores.for_each(|core| self.agent.handle_core_alive(self.now, core));
+            while let Some((ticket, request)) = self.agent.poll_request(self.now) {
+                match request {
+                    EtcdRequest::Watch { .. } => self.watch = self.etcd.events.len(),
+                    request => {
+                        let response = self.etcd.execute(self.now, &request);
+                        self.answers.push((self.now + self.late, ticket, response));
+                    }
+                }
+            }
+            let (due, later) = std::mem::take(&mut self.answers).into_iter().partition(|(due, ..)| *due <= self.now);
+            self.answers = later;
+            let due: Vec<_> = due;
+            due.into_iter().for_each(|(_, ticket, answer)| self.agent.handle_response(self.now, ticket, answer));
+            let events: Vec<WatchEvent> = self.etcd.events.iter().skip(self.watch).cloned().collect();
+            if !events.is_empty() {
+                self.watch = self.etcd.events.len();
+                self.agent.handle_watch(self.now, events);
+            }
+            self.news.extend(std::iter::from_fn(|| self.agent.poll_news()));
+        }
+    }
+
+    /// What somebody else puts.
+    fn put(&mut self, key: String, value: Vec<u8>) {
+        let puts = vec![Put { key, value, lease: 0 }];
+        self.etcd.execute(self.now, &EtcdRequest::Transaction { compares: Vec::new(), puts });
+    }
+
+    fn registrations(&mut self) -> usize {
+        let prefix = Keys::new("test").nodes();
+        match self.etcd.execute(self.now, &EtcdRequest::Range { prefix }) {
+            EtcdResponse::Range { entries, .. } => entries.len(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_node_whose_id_is_taken_waits_for_two_leases_and_says_who_has_it() {
+    let mut first = Alone::founded();
+    let etcd = std::mem::take(&mut first.etcd);
+    let mut second = Alone::begin(etcd, NodeRef { id: 1, incarnation: 2 });
+    second.now = first.now;
+    // The first one's lease is kept by nobody else than this test.
+    for _ in 0..8 {
+        second.run(Duration::from_millis(500));
+        second.etcd.execute(second.now, &EtcdRequest::LeaseKeepAlive { lease: 1 });
+        assert_eq!(second.registrations(), 1, "the second one has not registered");
+    }
+    second.run(Duration::from_millis(500));
+    let taken = Trouble::IdTaken { id: 1, address: "10.0.0.1:7400".to_owned() };
+    assert_eq!(second.agent.trouble(), Some(&taken));
+    assert!(taken.to_string().contains("--node-id"));
+    second.run(Duration::from_secs(4));
+    assert_eq!(second.agent.trouble(), None, "the first one is gone: it was this node's last life");
+    assert!(second.agent.leads(second.now));
+}
+
+#[test]
+fn a_damaged_ring_and_another_cluster_are_told_and_the_last_good_ring_stays() {
+    let keys = Keys::new("test");
+    let other = Identity { cluster_id: 6, seed: 6, vnode_bits: 2 };
+    let damaged =
+        |trouble: &Trouble| matches!(trouble, Trouble::Record(RecordError::Damaged(_) | RecordError::Format(_)));
+    let cases: [(String, Vec<u8>, Expected<'_>); 3] = [
+        (keys.head(), b"not a head".to_vec(), &damaged),
+        (keys.identity(), b"".to_vec(), &damaged),
+        (keys.identity(), other.to_bytes(), &|trouble| *trouble == Trouble::OtherCluster(6)),
+    ];
+    for (key, value, expected) in cases {
+        let mut alone = Alone::founded();
+        let ring = alone.agent.ring().cloned();
+        let transactions = alone.etcd.transactions;
+        alone.put(key.clone(), value);
+        alone.run(Duration::from_secs(3));
+        assert!(alone.agent.trouble().is_some_and(expected), "{key}: {:?}", alone.agent.trouble());
+        assert!(alone.news.iter().any(|news| matches!(news, News::Trouble(trouble) if expected(trouble))));
+        assert_eq!(alone.agent.ring().cloned(), ring);
+        assert_eq!(alone.etcd.transactions, transactions + 1, "nothing is overwritten");
+    }
+}
+
+#[test]
+fn a_ring_that_went_back_is_not_followed() {
+    let mut alone = Alone::founded();
+    let keys = Keys::new("test");
+    let first = alone.agent.ring().cloned().expect("a ring");
+    alone.put(keys.intent(1), Intent { draining: false, weight: Some(9) }.to_bytes());
+    alone.run(Duration::from_secs(1));
+    assert_eq!(alone.agent.ring().map(|ring| ring.epoch), Some(2));
+    for (key, value) in keys.ring_changes(None, &first) {
+        alone.put(key, value);
+    }
+    alone.run(Duration::from_secs(1));
+    assert_eq!(alone.agent.trouble(), Some(&Trouble::WentBack { known: 2, found: 1 }));
+    assert_eq!(alone.agent.ring().map(|ring| ring.epoch), Some(2));
+}
+
+#[test]
+fn a_core_that_does_not_turn_ends_the_lease_and_one_that_turns_again_gets_a_new_one() {
+    let mut alone = Alone::founded();
+    alone.stalled = Some(1);
+    alone.run(Duration::from_millis(2900));
+    assert_eq!(alone.registrations(), 0);
+    assert!(!alone.agent.leads(alone.now), "without a lease nobody leads");
+    alone.stalled = None;
+    alone.run(Duration::from_secs(3));
+    assert_eq!(alone.registrations(), 1);
+    assert!(alone.agent.leads(alone.now));
+}
+
+#[test]
+fn a_lease_is_good_for_nine_tenths_from_when_the_keep_alive_was_sent() {
+    let mut alone = Alone::founded();
+    alone.late = Duration::from_millis(400);
+    alone.run(Duration::from_secs(3));
+    let good: Vec<Instant> =
+        alone.news.iter().filter_map(|news| if let News::Lease(until) = news { Some(*until) } else { None }).collect();
+    // The last one was sent at least 400 ms ago.
+    let last = good.iter().max().expect("leases");
+    assert!(*last <= alone.now + Duration::from_millis(1800 - 400));
+    assert!(good.windows(2).all(|pair| pair[0] <= pair[1]));
+}
+
+#[test]
+fn a_transaction_that_was_not_answered_is_read_again_and_not_repeated() {
+    let mut alone = Alone::founded();
+    // An operator has given it another weight: the leader has a ring to write.
+    let intent = Intent { draining: false, weight: Some(9) };
+    alone.put(Keys::new("test").intent(1), intent.to_bytes());
+    alone.now = alone.now + STEP;
+    let events: Vec<WatchEvent> = alone.etcd.events.iter().skip(alone.watch).cloned().collect();
+    alone.watch = alone.etcd.events.len();
+    alone.agent.handle_watch(alone.now, events);
+    let mut asked = Vec::new();
+    for _ in 0..100 {
+        alone.now = alone.now + STEP;
+        let Some((ticket, request)) = alone.agent.poll_request(alone.now) else { continue };
+        let response = alone.etcd.execute(alone.now, &request);
+        let is_write = matches!(request, EtcdRequest::Transaction { .. });
+        asked.push(request);
+        // It was carried out, but who asked does not hear of it.
+        let response = if is_write { EtcdResponse::Failed(EtcdFailure::Unanswered) } else { response };
+        alone.agent.handle_response(alone.now, ticket, response);
+    }
+    let writes = asked.iter().filter(|request| matches!(request, EtcdRequest::Transaction { .. })).count();
+    let write = asked.iter().position(|request| matches!(request, EtcdRequest::Transaction { .. })).expect("a write");
+    assert_eq!(writes, 1, "{asked:?}");
+    assert!(asked[write..].iter().any(|request| matches!(request, EtcdRequest::Range { .. })), "{asked:?}");
+    assert_eq!(alone.agent.ring().map(|ring| ring.epoch), Some(2), "the read shows it");
+}
