@@ -23,9 +23,8 @@ pub(crate) struct RingReport {
 struct Step {
     what: String,
     nodes: usize,
-    /// Vnodes per unit of weight, of the node that has least and of the one that has most.
-    primaries: (f64, f64),
-    copies: (f64, f64),
+    primaries_per_weight: Spread,
+    copies_per_weight: Spread,
     /// Vnodes whose primary is another node than before.
     primaries_moved: usize,
     /// Copies on nodes that had none of the vnode.
@@ -34,6 +33,13 @@ struct Step {
     copies_new_least: usize,
     /// Vnodes of which two copies share a zone.
     zone_shared: usize,
+}
+
+/// Vnodes per unit of weight, of the node that has least and of the one that has most.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Spread {
+    least: f64,
+    most: f64,
 }
 
 /// Founds a cluster, lets nodes join, and others go.
@@ -84,7 +90,7 @@ impl RingReport {
         let after = assign(nodes, before, self.replicas)?;
         let spread = |counts: &[usize]| {
             let loads = || counts.iter().zip(nodes).map(|(count, node)| *count as f64 / f64::from(node.weight));
-            (loads().fold(f64::INFINITY, f64::min), loads().fold(0.0, f64::max))
+            Spread { least: loads().fold(f64::INFINITY, f64::min), most: loads().fold(0.0, f64::max) }
         };
         let primaries = |placements: &[Placement]| count(nodes, placements, |placement| vec![placement.primary]);
         let copies = |placements: &[Placement]| count(nodes, placements, |placement| placement.seats().collect());
@@ -95,8 +101,8 @@ impl RingReport {
         self.steps.push(Step {
             what,
             nodes: nodes.len(),
-            primaries: spread(&primaries(&after)),
-            copies: spread(&copies(&after)),
+            primaries_per_weight: spread(&primaries(&after)),
+            copies_per_weight: spread(&copies(&after)),
             primaries_moved: both().filter(|(before, after)| before.primary.node != after.primary.node).count(),
             copies_new: both()
                 .map(|(before, after)| after.seats().filter(|seat| !holds(before, seat.node)).count())
@@ -114,17 +120,17 @@ impl RingReport {
         text +=
             "                            least      most       least      most      moved     (fewest)  share a zone\n";
         for step in &self.steps {
-            let (primaries, copies) = (step.primaries, step.copies);
+            let (primaries, copies) = (step.primaries_per_weight, step.copies_per_weight);
             let new = format!("{} ({})", step.copies_new, step.copies_new_least);
             let _ = writeln!(
                 text,
                 "{:<17} {:>5}  {:>9.2} {:>9.2}   {:>9.2} {:>9.2}  {:>9}  {:>11}  {:>12}",
                 step.what,
                 step.nodes,
-                primaries.0,
-                primaries.1,
-                copies.0,
-                copies.1,
+                primaries.least,
+                primaries.most,
+                copies.least,
+                copies.most,
                 step.primaries_moved,
                 new,
                 step.zone_shared
@@ -172,7 +178,8 @@ mod tests {
     fn a_hundred_nodes_are_even_and_move_their_share() {
         let report = judge(&args(100, &[1])).expect("it can be assigned");
         let [founded, joined, lost] = &report.steps[..] else { panic!("three steps: {report:?}") };
-        assert_eq!((founded.primaries, founded.copies_new), ((40.0, 41.0), 2 * 4096));
+        assert_eq!(founded.primaries_per_weight, Spread { least: 40.0, most: 41.0 });
+        assert_eq!(founded.copies_new, 2 * 4096);
         assert_eq!((joined.nodes, joined.primaries_moved), (101, 4096 / 101));
         assert!(lost.primaries_moved <= 41 && lost.copies_new >= lost.copies_new_least);
         assert!(report.steps.iter().all(|step| step.zone_shared == 0));
@@ -182,7 +189,8 @@ mod tests {
     #[test]
     fn heavy_nodes_have_more_and_the_last_one_is_never_lost() {
         let report = judge(&RingArgs { losses: 9, ..args(2, &[1, 3]) }).expect("it can be assigned");
-        assert!(report.steps.iter().all(|step| step.primaries.1 - step.primaries.0 <= 1.0));
+        let spread = |step: &Step| step.primaries_per_weight.most - step.primaries_per_weight.least;
+        assert!(report.steps.iter().all(|step| spread(step) <= 1.0));
         assert_eq!(report.steps.last().map(|step| step.nodes), Some(1));
     }
 }
