@@ -44,7 +44,7 @@ pub use self::operation::{
     TouchOutcome, Write,
 };
 pub use self::options::{PolicyKind, StoreError, StoreOptions, UnknownPolicy};
-use self::policy::{Policy, QUEUES};
+use self::policy::{Item, Policy, QUEUES};
 use self::reclaim::Walk;
 use self::segments::{Chain, Memory, NO_SEGMENT, SEGMENT_BYTES, SegmentId, Segments, segment_of};
 use self::versions::Versions;
@@ -437,7 +437,7 @@ impl Store {
             }
             None => {
                 let occupancy = self.occupancy();
-                self.policy.admit(&mut self.memory, hash, &occupancy)
+                self.policy.admit(&mut self.memory, Item { hash, bytes: header.total_bytes() }, &occupancy)
             }
         };
         let kind = OpenKind::new(queue, now.as_millis(), header.expires_ms);

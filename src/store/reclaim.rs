@@ -14,7 +14,7 @@ use super::blocks::block_start;
 use super::counters::EvictionCause;
 use super::expiry::Scan;
 use super::operation::Progress;
-use super::policy::{Evicted, MAIN, Occupancy, SMALL, Verdict, Victim};
+use super::policy::{Item, MAIN, Occupancy, SMALL, Verdict, Victim};
 use super::segments::{
     BLOCK_BYTES, BLOCKS_PER_SEGMENT, NEVER_MS, NO_SEGMENT, Role, SEGMENT_BYTES, SegmentId, segment_start,
 };
@@ -428,7 +428,7 @@ impl Store {
         self.retire(location, &header);
         self.counters.count_eviction(cause, hash);
         let occupancy = self.occupancy();
-        self.policy.evicted(&mut self.memory, Evicted { queue, hash, bytes: header.total_bytes() }, &occupancy);
+        self.policy.evicted(&mut self.memory, queue, Item { hash, bytes: header.total_bytes() }, &occupancy);
         true
     }
 

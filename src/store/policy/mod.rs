@@ -10,7 +10,10 @@
 //! s3-fifo      small  ■──■──□ ◄── new items
 //!                     │ two hits: to main; else: ghost
 //!              main   ■──■──■──■──■──■──□ ◄── from small, known ghosts, and round again while hit
-//! lru, lfu     ■──■──■──■──■──■──■──■──□ ◄── new items, and round again while hit
+//! lfu          small  ■──■──■──■──□ ◄── new items
+//!                     │ a hit: to main; else: gone
+//!              main   ■──■──■──■──□ ◄── from small, and round again while hit; reclaimed when small is short
+//! lru          ■──■──■──■──■──■──■──■──□ ◄── new items, and round again while hit
 //! sieve        ■──■──■──■──■──■──■──■──□ ◄── new items; hit ones stay in their place
 //!                       ▲ hand ──►
 //! ttl          the segment that ends first, then the oldest; what is in it goes
@@ -74,10 +77,9 @@ pub(super) struct Occupancy {
     pub(super) segments_kept: usize,
 }
 
-/// An item that was evicted.
+/// An item that comes or goes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Evicted {
-    pub(super) queue: u8,
+pub(super) struct Item {
     pub(super) hash: u64,
     /// Its bytes, blocks included.
     pub(super) bytes: usize,
@@ -126,10 +128,11 @@ impl Policy {
     }
 
     /// The queue of a new item, and its policy bits.
-    pub(super) fn admit(&mut self, memory: &mut Memory, hash: u64, occupancy: &Occupancy) -> (u8, u8) {
+    pub(super) fn admit(&mut self, memory: &mut Memory, item: Item, occupancy: &Occupancy) -> (u8, u8) {
         match self {
-            Self::S3Fifo(policy) => policy.admit(memory, hash, occupancy),
-            Self::Lru | Self::Lfu | Self::Sieve | Self::Ttl | Self::None => (MAIN, 0),
+            Self::S3Fifo(policy) => policy.admit(memory, item, occupancy),
+            Self::Lfu => (SMALL, 0),
+            Self::Lru | Self::Sieve | Self::Ttl | Self::None => (MAIN, 0),
         }
     }
 
@@ -148,7 +151,8 @@ impl Policy {
     pub(super) fn victim(&self, occupancy: &Occupancy) -> Victim {
         match self {
             Self::S3Fifo(_) => Victim::Oldest(s3_fifo::victim_queue(occupancy)),
-            Self::Lru | Self::Lfu | Self::None => Victim::Oldest(MAIN),
+            Self::Lfu => Victim::Oldest(lfu::victim_queue(occupancy)),
+            Self::Lru | Self::None => Victim::Oldest(MAIN),
             Self::Sieve => Victim::AtHand,
             Self::Ttl => Victim::SoonestExpiry,
         }
@@ -160,17 +164,17 @@ impl Policy {
         match self {
             Self::S3Fifo(_) => s3_fifo::judge(queue, bits),
             Self::Lru => lru::judge(bits),
-            Self::Lfu => lfu::judge(bits),
+            Self::Lfu => lfu::judge(queue, bits),
             Self::Sieve => sieve::judge(bits),
             Self::Ttl => Verdict::Evict,
             Self::None => Verdict::Stay { bits },
         }
     }
 
-    /// An item was evicted.
-    pub(super) fn evicted(&mut self, memory: &mut Memory, item: Evicted, occupancy: &Occupancy) {
+    /// An item in a segment of `queue` was evicted.
+    pub(super) fn evicted(&mut self, memory: &mut Memory, queue: u8, item: Item, occupancy: &Occupancy) {
         match self {
-            Self::S3Fifo(policy) => policy.evicted(memory, item, occupancy),
+            Self::S3Fifo(policy) => policy.evicted(memory, queue, item, occupancy),
             Self::Lru | Self::Lfu | Self::Sieve | Self::Ttl | Self::None => {}
         }
     }
