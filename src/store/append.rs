@@ -22,9 +22,13 @@ pub(super) const KEPT_FOR_COPIES: usize = 4;
 /// Writes take a segment only while more than this are free.
 pub(super) const KEPT_FROM_WRITES: usize = KEPT_FOR_INDEX + KEPT_FOR_COPIES;
 
-/// Expiry classes: items whose time to live is below `2^until_bits` ms share a class with those that end in the same
-/// `2^width_bits` ms. Widths are a sixteenth of the time to live, so a segment's items end close together.
-const CLASSES: [(u32, u32); 6] = [(13, 9), (16, 12), (19, 15), (22, 18), (25, 21), (64, 24)];
+/// Expiry classes: items share one that end in the same stretch of `2^n` ms, a sixteenth to an eighth of their time to
+/// live, so that a segment's items end close together. Narrower ones would not be filled while they are open.
+const CLASS_PART_BITS: u32 = 4;
+/// Half a second: what `expiry.rs` looks at in one go.
+const CLASS_BITS_MIN: u32 = 9;
+/// Four and a half hours. Wider ones would keep the memory of what has ended for too long.
+const CLASS_BITS_MAX: u32 = 24;
 
 /// Which open segment an item belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +47,8 @@ impl OpenKind {
     pub(super) fn new(queue: u8, now_ms: u64, expires_ms: Option<u64>) -> Self {
         let class_end = expires_ms.map_or(NO_EXPIRY, |expires_ms| {
             let remaining_ms = expires_ms.saturating_sub(now_ms);
-            let covers = |class: &&(u32, u32)| remaining_ms.checked_shr(class.0).unwrap_or(0) == 0;
-            let width_bits = CLASSES.iter().find(covers).map_or(CLASSES[CLASSES.len() - 1].1, |class| class.1);
+            let bits = u64::BITS - remaining_ms.leading_zeros();
+            let width_bits = bits.saturating_sub(CLASS_PART_BITS).clamp(CLASS_BITS_MIN, CLASS_BITS_MAX);
             (expires_ms >> width_bits << width_bits).saturating_add((1 << width_bits) - 1)
         });
         Self { queue, is_compacted: false, class_end }
