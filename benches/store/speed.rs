@@ -13,6 +13,8 @@ use crate::workload::{self, SEED};
 
 const VALUE_BYTES: usize = 64;
 const BATCH: usize = 64;
+/// Requests of one window of the two-stage prefetch.
+const WINDOW: usize = 16;
 const READS: usize = 8_000_000;
 const WRITES: usize = 4_000_000;
 /// Rounds over which the contenders alternate; the median of each is told.
@@ -117,19 +119,26 @@ fn read_single(store: &mut Store, draws: &[u64]) {
     }
 }
 
+/// As a turn does it, in windows that overlap: while one is executed, the items of the next and the buckets of the one
+/// after that are on their way.
 fn read_batched(store: &mut Store, draws: &[u64]) {
-    let mut hashes = [0; BATCH];
-    for batch in draws.chunks(BATCH) {
-        for (hash, number) in hashes.iter_mut().zip(batch) {
-            *hash = workload::hash(&key(*number));
-            store.prefetch_bucket(*hash);
+    let mut hashes = [[0; WINDOW]; 4];
+    let windows = draws.len() / WINDOW;
+    for number in 0..windows + 2 {
+        if number < windows {
+            for (hash, draw) in hashes[number % 4].iter_mut().zip(&draws[number * WINDOW..]) {
+                *hash = workload::hash(&key(*draw));
+                store.prefetch_bucket(*hash);
+            }
         }
-        for hash in &hashes[..batch.len()] {
-            store.prefetch_item(*hash);
+        if (1..=windows).contains(&number) {
+            hashes[(number - 1) % 4].iter().for_each(|hash| store.prefetch_item(*hash));
         }
-        for (hash, number) in hashes.iter().zip(batch) {
-            let hit = store.get(Instant::from_millis(2), *hash, &key(*number)).expect("it is there");
-            black_box(hit.value.as_slice().map(|value| value[0]));
+        if number >= 2 {
+            for (hash, draw) in hashes[(number - 2) % 4].iter().zip(&draws[(number - 2) * WINDOW..]) {
+                let hit = store.get(Instant::from_millis(2), *hash, &key(*draw)).expect("it is there");
+                black_box(hit.value.as_slice().map(|value| value[0]));
+            }
         }
     }
 }

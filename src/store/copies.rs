@@ -109,7 +109,7 @@ impl Store {
 
     /// Looks at an item without counting a hit, for the policy or for idle expiry.
     pub fn peek(&self, now: Instant, hash: u64, key: &[u8]) -> Option<StoredItem<'_>> {
-        let (_, entry) = self.find(hash, key)?;
+        let (_, entry, _) = self.find(hash, key)?;
         self.stored_item(now, entry.location())
     }
 

@@ -205,9 +205,31 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Shape and both lengths take at most seven bytes: one load, and shifts, because their widths can't be predicted.
+    /// Most keys are short and most values not large; then no field is further than a choice of two away.
     #[inline(always)]
     pub(super) fn read(bytes: &[u8; READ_BYTES]) -> Self {
+        let word = word_at(bytes, 0);
+        let shape = word as u8;
+        if shape & (SHAPE_LONG_KEY | SHAPE_VALUE_LARGE) != 0 {
+            return Self::read_any(bytes);
+        }
+        let is_two = shape & SHAPE_VALUE_TWO != 0;
+        let value_bytes = if is_two { word >> 8 & 0xFFFF } else { word >> 8 & 0xFF } as usize;
+        let key_bytes = if is_two { word >> 24 & 0xFF } else { word >> 16 & 0xFF } as usize;
+        let sequence_at = 3 + usize::from(is_two);
+        let sequence = word_at(bytes, sequence_at) & SEQUENCE_MASKS[usize::from(shape & 3)];
+        Self {
+            shape,
+            key_bytes,
+            value_bytes,
+            sequence,
+            fields_at: sequence_at + SEQUENCE_WIDTH_MIN + usize::from(shape & 3),
+        }
+    }
+
+    /// Shape and both lengths take at most seven bytes: one load, and shifts.
+    #[inline(never)]
+    fn read_any(bytes: &[u8; READ_BYTES]) -> Self {
         let word = word_at(bytes, 0);
         let shape = word as u8;
         let (value_width, key_width) = (value_width(shape), key_width(shape));
@@ -262,6 +284,9 @@ pub(super) fn is_same_key(stored: &[u8], key: &[u8]) -> bool {
 fn word_at(bytes: &[u8; READ_BYTES], at: usize) -> u64 {
     bytes[at..at + 8].first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
 }
+
+/// The sequence's bits among eight bytes, by its width.
+const SEQUENCE_MASKS: [u64; 4] = [low_bytes(2), low_bytes(3), low_bytes(4), low_bytes(5)];
 
 #[inline(always)]
 const fn low_bytes(width: usize) -> u64 {

@@ -285,8 +285,7 @@ impl Store {
             let number = numbers.find(|number| self.listed_block(entry.location(), &header, *number) == block);
             number.map(|number| (entry.location(), header, number))
         };
-        let (_, owner) = self.index.find(&self.memory, hash, |entry| place_in(entry).is_some())?;
-        place_in(owner)
+        self.index.find(&self.memory, hash, place_in).map(|(_, _, owner)| owner)
     }
 }
 

@@ -195,7 +195,7 @@ impl Store {
     /// Third stage: the bucket, which [`Self::prefetch_item`] will look at.
     #[inline]
     pub fn prefetch_bucket(&self, hash: u64) {
-        self.index.prefetch(&self.memory, hash);
+        self.index.prefetch_with_next(&self.memory, hash);
     }
 
     /// Last stage: the item's first bytes, once its bucket is there. Header, key and a small value take two lines mostly.
@@ -210,12 +210,11 @@ impl Store {
     /// Reads an item. A hit counts for the eviction policy, and restarts an idle expiry.
     #[inline]
     pub fn get(&mut self, now: Instant, hash: u64, key: &[u8]) -> Option<Hit<'_>> {
-        let Some((slot, entry)) = self.find(hash, key) else {
+        let Some((slot, entry, head)) = self.find(hash, key) else {
             self.counters.misses += 1;
             return None;
         };
         let location = entry.location();
-        let head = Head::read(self.memory.arena.head(location));
         let (mut client_flags, mut expires) = (0, None);
         if !head.is_plain() {
             (client_flags, expires) = self.read_fields(now, hash, slot, location)?;
@@ -474,7 +473,7 @@ impl Store {
 
     /// The item with this key, if there is one that has not ended; one that has is removed.
     fn find_live(&mut self, now: Instant, hash: u64, key: &[u8]) -> Option<Found> {
-        let (slot, entry) = self.find(hash, key)?;
+        let (slot, entry, _) = self.find(hash, key)?;
         let header = self.header_at(entry.location());
         if header.is_expired(now.as_millis()) {
             self.drop_expired(hash, slot, entry.location(), &header);
@@ -483,13 +482,15 @@ impl Store {
         Some(Found { slot, entry, header })
     }
 
-    /// The index entry of this key.
+    /// The index entry of this key, and the head of its item.
     #[inline(always)]
-    fn find(&self, hash: u64, key: &[u8]) -> Option<(Slot, Entry)> {
+    fn find(&self, hash: u64, key: &[u8]) -> Option<(Slot, Entry, Head)> {
         let arena = &self.memory.arena;
         self.index.find(&self.memory, hash, |entry| {
             let head = Head::read(arena.head(entry.location()));
-            head.key_bytes == key.len() && is_same_key(arena.bytes(entry.location() + head.key_at(), key.len()), key)
+            let is_key = head.key_bytes == key.len()
+                && is_same_key(arena.bytes(entry.location() + head.key_at(), key.len()), key);
+            is_key.then_some(head)
         })
     }
 

@@ -116,12 +116,17 @@ impl Index {
     /// An entry whose tag fits `hash`, without certainty that it is the key's: for prefetching.
     #[inline(always)]
     pub(super) fn guess(&self, memory: &Memory, hash: u64) -> Option<Entry> {
-        self.find(memory, hash, |_| true).map(|(_, entry)| entry)
+        self.find(memory, hash, |_| Some(())).map(|(_, entry, ())| entry)
     }
 
-    /// The entry of `hash` that `is_wanted`.
+    /// The entry of `hash` for which `look` finds something, with what that is.
     #[inline(always)]
-    pub(super) fn find(&self, memory: &Memory, hash: u64, is_wanted: impl Fn(Entry) -> bool) -> Option<(Slot, Entry)> {
+    pub(super) fn find<T>(
+        &self,
+        memory: &Memory,
+        hash: u64,
+        look: impl Fn(Entry) -> Option<T>,
+    ) -> Option<(Slot, Entry, T)> {
         let (page, bucket) = self.home(hash)?;
         let line_number = page.line as usize + bucket;
         let line = memory.arena.line(line_number);
@@ -131,18 +136,20 @@ impl Index {
         if matches != 0 {
             let lane = matches.trailing_zeros() as usize % BUCKET_ENTRIES;
             let entry = Entry::from_word(line[lane]);
-            if !entry.is_empty() && is_wanted(entry) {
-                return Some((Slot { line: line_number as u32, lane: lane as u8 }, entry));
+            if !entry.is_empty()
+                && let Some(found) = look(entry)
+            {
+                return Some((Slot { line: line_number as u32, lane: lane as u8 }, entry, found));
             }
         } else if !is_full(line) {
             return None;
         }
-        self.find_on(memory, hash, is_wanted)
+        self.find_on(memory, hash, look)
     }
 
     /// [`Self::find`], in every bucket where the entry may stand.
     #[inline(never)]
-    fn find_on(&self, memory: &Memory, hash: u64, is_wanted: impl Fn(Entry) -> bool) -> Option<(Slot, Entry)> {
+    fn find_on<T>(&self, memory: &Memory, hash: u64, look: impl Fn(Entry) -> Option<T>) -> Option<(Slot, Entry, T)> {
         let tag = tag_of(hash, self.vnode_bits);
         let (page, mut bucket) = self.home(hash)?;
         for _ in 0..page.buckets {
@@ -152,8 +159,10 @@ impl Index {
             while matches != 0 {
                 let lane = matches.trailing_zeros() as usize % BUCKET_ENTRIES;
                 let entry = Entry::from_word(line[lane]);
-                if !entry.is_empty() && is_wanted(entry) {
-                    return Some((Slot { line: line_number as u32, lane: lane as u8 }, entry));
+                if !entry.is_empty()
+                    && let Some(found) = look(entry)
+                {
+                    return Some((Slot { line: line_number as u32, lane: lane as u8 }, entry, found));
                 }
                 matches &= matches - 1;
             }
@@ -178,7 +187,8 @@ impl Index {
     /// The entry of `hash` that points to `location`.
     #[inline]
     pub(super) fn find_location(&self, memory: &Memory, hash: u64, location: usize) -> Option<(Slot, Entry)> {
-        self.find(memory, hash, |entry| entry.location() == location)
+        self.find(memory, hash, |entry| (entry.location() == location).then_some(()))
+            .map(|(slot, entry, ())| (slot, entry))
     }
 
     /// Puts another entry with the same tag into its place.
@@ -488,7 +498,7 @@ mod tests {
                 // Spread by an odd constant; only bits that vnode and tag see, so that equal tags mean equal hashes.
                 let spread = random.random_range(0..keys as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
                 let hash = spread & (u64::MAX << (64 - TAG_BITS - u32::from(vnode_bits)));
-                let found = index.find(&memory, hash, |_| true).map(|(slot, entry)| (slot, entry.location()));
+                let found = index.find(&memory, hash, |_| Some(())).map(|(slot, entry, ())| (slot, entry.location()));
                 assert_eq!(found.map(|(_, location)| location), model.get(&hash).copied(), "seed {seed} step {step}");
                 match (found, random.random_range(0..3)) {
                     (None, _) => {
