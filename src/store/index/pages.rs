@@ -99,6 +99,10 @@ impl PageSpace {
         let last = class.owners.len() - 1;
         let last_line = class.line(last, buckets);
         let owner = class.owners.swap_remove(place);
+        // Pages that grow together pass through class after class.
+        if class.owners.len() * 4 < class.owners.capacity() {
+            class.owners.shrink_to(class.owners.len() * 2);
+        }
         debug_assert!(place <= last, "a page is given back once");
         let moved = (place != last).then(|| {
             memory.arena.copy_lines(last_line, line as usize, buckets);

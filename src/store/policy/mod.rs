@@ -86,6 +86,7 @@ pub(super) struct Item {
 }
 
 /// The policy of one store.
+#[expect(clippy::large_enum_variant, reason = "there is one for each store")]
 pub(super) enum Policy {
     /// See `s3_fifo.rs`.
     S3Fifo(s3_fifo::S3Fifo),
