@@ -10,8 +10,9 @@ use quoit_wire::{
     RetryToken, SetCondition, SetParameters, Status, Version, WriteMode,
 };
 
-use super::output::{Output, ReplyLimits};
+use super::output::{OpenMulti, Output, ReplyLimits};
 use super::{Route, Shard};
+use crate::cluster::copies::Need;
 use crate::cluster::retries::{Recall, WriteResult};
 use crate::store::{
     Condition, End, Expiry, ExtendOutcome, Increment, IncrementOutcome, SetOutcome, TouchOutcome, Write,
@@ -92,12 +93,12 @@ impl Shard {
         if RESERVED.iter().any(|reserved| flags.has(*reserved)) {
             return Some(Status::Unsupported);
         }
-        // A node without replicas has one copy: a write that asks for another is refused, not weakened.
-        let wants_copies = matches!(flags.write_mode(), WriteMode::One | WriteMode::All);
+        // A node without a cluster has one copy: a write that asks for another is refused, not weakened.
+        let wants_copies = self.cluster.is_none() && matches!(flags.write_mode(), WriteMode::One | WriteMode::All);
         (wants_copies && request.head.operation.is_write()).then_some(Status::NotEnoughCopies)
     }
 
-    fn execute_checked(
+    pub(super) fn execute_checked(
         &mut self,
         now: Instant,
         request: &Request<'_>,
@@ -271,10 +272,7 @@ impl Shard {
             self.prefetch(window.iter().map(|(_, hash)| *hash));
             for (key, hash) in window {
                 let status = match self.route(*hash) {
-                    Route::Here => match self.store.get(now, *hash, key) {
-                        Some(hit) => output.multi_hit(&open, &hit, MULTI_REPLY_BYTES_MAX, limits),
-                        None => multi_ended(Status::Miss, Version::NONE, output),
-                    },
+                    Route::Here => self.multi_get_one(now, *hash, key, &open, limits, output),
                     Route::Core(_) | Route::Moved { .. } => {
                         multi_ended(Status::Moved, Version::from_u64(u64::from(self.topology.epoch)), output)
                     }
@@ -289,22 +287,48 @@ impl Shard {
         Status::Ok
     }
 
+    fn multi_get_one(
+        &mut self,
+        now: Instant,
+        hash: u64,
+        key: &[u8],
+        open: &OpenMulti,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) -> Status {
+        if let Some(status) = self.held_back(now, hash, Need::Read) {
+            return multi_ended(status, self.version_with(status), output);
+        }
+        let before = self.last_write(hash);
+        let status = match self.store.get(now, hash, key) {
+            Some(hit) => output.multi_hit(open, &hit, MULTI_REPLY_BYTES_MAX, limits),
+            None => multi_ended(Status::Miss, Version::NONE, output),
+        };
+        self.settle_key(now, hash, key, before, None);
+        status
+    }
+
     fn multi_set(&mut self, now: Instant, items: &Items<'_>, id: u32, output: &mut Output) -> Status {
         items.iter().for_each(|item| self.store.prefetch_bucket(self.hash(item.key)));
         let open = output.open_multi(id);
         for item in items.iter() {
             let hash = self.hash(item.key);
             let (status, version) = match self.route(hash) {
-                Route::Here => {
-                    let write = Write {
-                        value: item.value,
-                        client_flags: item.client_flags,
-                        expiry: Expiry::after(Duration::from_millis(item.ttl_ms)),
-                        condition: Condition::Always,
-                    };
-                    let result = set_result(self.store.set(now, hash, item.key, write));
-                    (result.status, result.version)
-                }
+                Route::Here => match self.held_back(now, hash, self.write_need()) {
+                    Some(status) => (status, self.version_with(status)),
+                    None => {
+                        let write = Write {
+                            value: item.value,
+                            client_flags: item.client_flags,
+                            expiry: Expiry::after(Duration::from_millis(item.ttl_ms)),
+                            condition: Condition::Always,
+                        };
+                        let before = self.last_write(hash);
+                        let result = set_result(self.store.set(now, hash, item.key, write));
+                        self.settle_key(now, hash, item.key, before, None);
+                        (result.status, result.version)
+                    }
+                },
                 Route::Core(_) | Route::Moved { .. } => {
                     (Status::Moved, Version::from_u64(u64::from(self.topology.epoch)))
                 }
@@ -369,7 +393,7 @@ pub(super) fn answer_write(
     }
 }
 
-fn answer(id: u32, status: Status, version: Version, output: &mut Output) -> Status {
+pub(super) fn answer(id: u32, status: Status, version: Version, output: &mut Output) -> Status {
     output.written(id, status, version);
     status
 }

@@ -21,6 +21,11 @@ pub struct LargeSet {
 }
 
 impl LargeSet {
+    /// The request, without its value.
+    pub(super) fn request(&self) -> Result<Request<'_>, Refusal> {
+        Request::decode(self.head, &self.front)
+    }
+
     /// Bytes of the value that have not arrived.
     pub fn missing_bytes(&self) -> usize {
         self.reservation.missing_bytes()

@@ -4,6 +4,9 @@
 //! synchronous: a request comes in with `now`, its reply is appended to an [`Output`]. It neither reads a clock nor does
 //! I/O, so the same type runs in the server and under a simulator. It does not know how many sockets or peers there are.
 
+mod cluster;
+#[cfg(test)]
+mod cluster_tests;
 mod counters;
 mod execute;
 mod large_set;
@@ -19,6 +22,7 @@ use quoit_wire::topology::{Topology, key_hash, vnode_of};
 use quoit_wire::{Operation, Status};
 
 pub use crate::cluster::retries::{RESULTS_MAX, Recall, RetryTable, SESSION_IDLE_MIN, SESSIONS_MAX, WriteResult};
+pub use cluster::Outcome;
 pub use counters::RequestCounters;
 pub use large_set::LargeSet;
 pub use output::{Output, Piece, ReplyLimits};
@@ -61,6 +65,8 @@ pub struct Shard {
     leaving: VecDeque<Leaving>,
     retries: RetryTable,
     counters: RequestCounters,
+    /// Of a node without a cluster: none.
+    cluster: Option<Box<cluster::Cluster>>,
 }
 
 impl Shard {
@@ -88,6 +94,7 @@ impl Shard {
             leaving: VecDeque::new(),
             retries: RetryTable::default(),
             counters: RequestCounters::default(),
+            cluster: None,
         })
     }
 

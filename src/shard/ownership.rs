@@ -131,7 +131,7 @@ impl Shard {
     }
 
     /// The term under which `topology` gives `vnode` to this core, if it does; `node` is the own node's index there.
-    fn term(&self, topology: &Topology, node: Option<u16>, vnode: usize) -> Option<u32> {
+    pub(super) fn term(&self, topology: &Topology, node: Option<u16>, vnode: usize) -> Option<u32> {
         let placement = &topology.vnodes[vnode];
         let is_own = node == Some(placement.primary.node) && placement.primary.core == self.core;
         is_own.then_some(placement.term)

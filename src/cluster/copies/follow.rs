@@ -7,7 +7,7 @@ use quoit_wire::peer::{
     ResultEntry, Run, SliceHead, TermEntry,
 };
 
-use super::limits::{PROMISE_TIME, RELY_TIME};
+use super::limits::{MOVE_TIME_MAX, PROMISE_TIME, RELY_TIME};
 use super::{Breach, Copies, Copy, Follow, Peer, Role, State, applied};
 use crate::store::{Store, TermStart, VnodeRole};
 use crate::time::Instant;
@@ -141,7 +141,7 @@ impl Copies {
     }
 
     /// The primary has sealed itself: with everything here, so does this copy, for the term in which it will lead (C10).
-    pub(super) fn on_handover(&mut self, state: &mut State<'_>, from: Peer, handover: Handover) {
+    pub(super) fn on_handover(&mut self, now: Instant, state: &mut State<'_>, from: Peer, handover: Handover) {
         let Handover { vnode, term, next_term, sequence } = handover;
         let Some(follow) = self.obey(state.store, from, vnode, term) else { return };
         let is_whole = follow.has_begun && follow.cursor >= AckEntry::CURSOR_END;
@@ -150,7 +150,7 @@ impl Copies {
             && next_term == term + 1
             && let Some(copy) = self.copy(vnode)
         {
-            (copy.fence, copy.sealed) = (next_term, Some(next_term));
+            (copy.fence, copy.sealed, copy.report_from) = (next_term, Some(next_term), now + MOVE_TIME_MAX);
         }
     }
 

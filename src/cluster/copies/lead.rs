@@ -4,6 +4,7 @@ use quoit_wire::peer::AckEntry;
 
 use super::Peer;
 use super::limits::{LAG_MAX, RELY_TIME, RESEND_AFTER, SHORT_PAUSE, SILENCE_MAX, WAIT_MAX};
+use super::planted::{Fault, is_planted};
 use super::waits::{Commit, Release, Tickets, Uncommitted, Wait};
 use crate::time::Instant;
 
@@ -178,6 +179,9 @@ impl Lead {
     /// Whether what is answered now can't be stale (C5): every copy that counts has promised not to be sealed yet; alone,
     /// the node's own lease stands.
     pub(super) fn may_answer(&self, now: Instant, lease_until: Instant) -> bool {
+        if is_planted(Fault::NoReadLease) {
+            return true;
+        }
         if self.is_alone() {
             return now < lease_until;
         }
@@ -196,7 +200,7 @@ impl Lead {
         let mut ones = self.members.iter().filter(|member| self.counts_for_one(member, own)).filter(whole);
         let one = furthest(&mut ones).unwrap_or(0);
         let all = if self.is_alone() { 0 } else { self.settled(last) };
-        self.committed.one = self.committed.one.max(one);
+        self.committed.one = self.committed.one.max(if is_planted(Fault::OneAlone) { last } else { one });
         self.committed.all = self.committed.all.max(all);
         // What every copy has, one has: the copy may be on this node alone, where `one` does not count, but then a write
         // that asks for `one` was refused.
@@ -210,6 +214,9 @@ impl Lead {
 
     /// What a reply on the key with this hash waits for, if it has to.
     pub(super) fn dependency(&self, hash: u64) -> Option<Commit> {
+        if is_planted(Fault::DirtyRead) {
+            return None;
+        }
         let wanted = self.uncommitted.dependency(hash);
         (!self.is_sole() && !self.committed.covers(wanted)).then_some(wanted)
     }

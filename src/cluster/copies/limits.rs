@@ -15,6 +15,8 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
 pub const SILENCE_MAX: Duration = Duration::from_millis(500);
 /// What was not acknowledged for so long is sent again. Several times the slowest round trip in one data centre.
 pub const RESEND_AFTER: Duration = Duration::from_millis(200);
+/// A move that has sealed a vnode for so long has failed: the leader is told, and decides who goes on.
+pub const MOVE_TIME_MAX: Duration = Duration::from_secs(3);
 /// A copy without memory is let alone for so long before it is streamed anew.
 pub const SHORT_PAUSE: Duration = Duration::from_secs(10);
 /// A reply waits for its commit for so long at most. Longer than a failover, shorter than clients wait.

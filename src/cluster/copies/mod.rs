@@ -12,6 +12,7 @@ mod backlog;
 mod follow;
 mod lead;
 pub mod limits;
+mod planted;
 mod requests;
 mod roles;
 mod stream;
@@ -96,6 +97,9 @@ struct Copy {
     /// The term it was sealed for, by the leader or for a move: a ring that makes it the primary under exactly this term
     /// relies on what it holds. Under any other term it would start empty (C9).
     sealed: Option<u32>,
+    /// From then on the leader is told of the seal, until a ring ends it: at once if it has asked for it, after a while if
+    /// a move has, because then something has gone wrong.
+    report_from: Instant,
     /// It answers no seal before.
     promised_until: Instant,
     is_dirty: bool,
@@ -179,7 +183,7 @@ impl Copies {
             PeerMessage::Append { head, records } => self.on_append(now, state, from, head, records),
             PeerMessage::Slice { head, items } => self.on_slice(now, state, from, head, items),
             PeerMessage::Handover(handover) => {
-                self.on_handover(state, from, handover);
+                self.on_handover(now, state, from, handover);
                 Ok(())
             }
             PeerMessage::Hello(_) => Err(Breach::Hello),

@@ -8,7 +8,7 @@ use super::lead::Phase;
 use super::limits::WAITS_MAX;
 use super::waits::{Commit, Ticket, Wait};
 use super::{Copies, Copy, Role, State};
-use crate::store::Store;
+use crate::store::{Eviction, Store};
 use crate::time::Instant;
 
 /// What a request needs of a vnode.
@@ -122,9 +122,9 @@ impl Copies {
         }
     }
 
-    /// What the store has evicted since: each eviction is a write of its vnode (C11).
-    pub fn record_evictions(&mut self, store: &mut Store) {
-        for eviction in store.take_evictions() {
+    /// What the store has evicted, in the order of its numbers: each eviction is a write of its vnode (C11).
+    pub fn record_evictions(&mut self, evictions: &[Eviction]) {
+        for eviction in evictions {
             let mut bytes = Vec::new();
             Record { change: Change::Evict { key: &eviction.key }, result: None }.push(&mut bytes);
             self.record(eviction.vnode, eviction.sequence, bytes);

@@ -7,6 +7,8 @@ use quoit_wire::peer::AckEntry;
 use quoit_wire::topology::Seat;
 
 use super::lead::{Lead, Member, Phase};
+use super::limits::MOVE_TIME_MAX;
+use super::planted::{Fault, is_planted};
 use super::{Copies, Copy, Follow, Peer, Role, State};
 use crate::cluster::{CopyState, Election, Order, Report, Ring, Roles};
 use crate::store::{Store, VnodeRole};
@@ -44,7 +46,7 @@ impl Copies {
         self.election = election;
         let Ok(vnode) = u16::try_from(order.vnode()) else { return };
         match *order {
-            Order::Seal { term, .. } => self.seal(vnode, term),
+            Order::Seal { term, .. } => self.seal(now, vnode, term),
             Order::BeginMove { term, target, .. } => self.begin_move(now, state, vnode, term, target),
             Order::Retire { term, copy, .. } => {
                 let peer = self.peer_at(copy);
@@ -79,7 +81,8 @@ impl Copies {
             // What was only partly streamed is no candidate, and must not look like one.
             let is_whole = !matches!(&copy.role, Role::Following(follow) if follow.cursor < AckEntry::CURSOR_END);
             let applied = if is_whole { state.store.position(usize::from(*vnode)) } else { Version::NONE };
-            if now < copy.promised_until {
+            let is_bound = !is_planted(Fault::NoPromise) && !is_planted(Fault::NoSeal);
+            if is_bound && now < copy.promised_until {
                 return true;
             }
             reports.push_back(Report::Sealed { vnode: u32::from(*vnode), term, applied });
@@ -202,12 +205,16 @@ impl Copies {
         }
     }
 
-    fn seal(&mut self, vnode: u16, term: u32) {
+    fn seal(&mut self, now: Instant, vnode: u16, term: u32) {
         let Some(copy) = self.copy(vnode) else { return };
         if term > copy.term && term >= copy.fence {
-            (copy.fence, copy.sealed) = (term, Some(term));
+            (copy.sealed, copy.report_from) = (Some(term), now);
+            if !is_planted(Fault::NoSeal) {
+                copy.fence = term;
+            }
         }
         if copy.sealed == Some(term) {
+            copy.report_from = copy.report_from.min(now);
             self.sealed.insert(vnode);
         }
     }
@@ -221,7 +228,7 @@ impl Copies {
         match lead.phase {
             Phase::Serving if is_current && is_member => {
                 lead.phase = Phase::HandingOver(target);
-                (copy.fence, copy.sealed) = (term + 1, Some(term + 1));
+                (copy.fence, copy.sealed, copy.report_from) = (term + 1, Some(term + 1), now + MOVE_TIME_MAX);
                 self.heartbeat_at = now;
             }
             Phase::HandingOver(known) if known == target => self.report_ready(state.store, vnode),
@@ -243,7 +250,8 @@ impl Copies {
 
 impl Copy {
     fn new(term: u32, role: Role) -> Self {
-        Self { term, fence: term, sealed: None, promised_until: Instant::ORIGIN, is_dirty: false, role }
+        let (report_from, promised_until) = (Instant::ORIGIN, Instant::ORIGIN);
+        Self { term, fence: term, sealed: None, report_from, promised_until, is_dirty: false, role }
     }
 }
 

@@ -88,6 +88,11 @@ impl Copies {
         }
         self.heartbeat_at = now + HEARTBEAT_INTERVAL;
         for vnode in 0..self.copies.len() {
+            let is_sealed =
+                self.copies[vnode].as_deref().is_some_and(|copy| copy.sealed.is_some() && now >= copy.report_from);
+            if is_sealed {
+                self.sealed.insert(vnode as u16);
+            }
             self.tend(now, state, vnode as u16);
         }
         for link in self.links.values_mut() {
@@ -159,6 +164,9 @@ impl Copies {
                 PeerMessage::push_handover(handover, &mut self.links.entry(target).or_default().out);
             }
             self.mark_dirty(vnode);
+        }
+        if handing_over.is_some() {
+            self.report_ready(state.store, vnode);
         }
         self.settle(now, state.store, vnode);
         if is_current {

@@ -1,0 +1,255 @@
+//! A shard of a cluster: what its copies have to be asked before a request, and told after it.
+//!
+//! The dispatch of operations is the same as without a cluster. Around it: admission (may this core answer, are there
+//! enough copies), the record of what a write left behind, and the reply's wait for what it rests on. A reply that waits is
+//! appended to the output like any other; the caller keeps its bytes back until the ticket is released.
+
+use std::sync::Arc;
+
+use quoit_wire::peer::KeptResult;
+use quoit_wire::topology::vnode_of;
+use quoit_wire::{Request, RequestBody, RetryToken, Status, Version, WriteMode};
+
+use super::execute::answer;
+use super::large_set::LargeSet;
+use super::output::{Output, ReplyLimits};
+use super::{Shard, TopologyOutcome};
+use crate::cluster::Ring;
+use crate::cluster::copies::{Admission, Commit, Copies, Need, State, Ticket};
+use crate::cluster::retries::WriteResult;
+use crate::time::Instant;
+
+/// What a client waits before it asks again while a vnode is between two primaries: a failover's last step takes some ms.
+const LATER_MS: u16 = 20;
+
+/// Whether a reply may be sent.
+#[must_use = "a reply that waits must be kept back"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is complete.
+    Done,
+    /// It waits for a commit: what the request has appended to its output is kept back until the ticket is released. If it
+    /// is abandoned, a write is answered `OutcomeUnknown` and a read `Moved` instead.
+    Pending(Ticket),
+}
+
+/// What a shard has in a cluster.
+pub(super) struct Cluster {
+    copies: Copies,
+    /// The mode of the write that is being carried out.
+    mode: WriteMode,
+    /// What the reply under construction waits for.
+    waits: Vec<(u16, Commit)>,
+}
+
+impl Shard {
+    /// From now on this shard, which owns nothing yet, is a core of a cluster.
+    pub fn join_cluster(&mut self, copies: Copies) {
+        assert!(
+            (0..self.topology.vnodes.len()).all(|vnode| !self.owned.has(vnode)),
+            "a shard joins a cluster before it owns anything"
+        );
+        self.cluster = Some(Box::new(Cluster { copies, mode: WriteMode::Async, waits: Vec::new() }));
+    }
+
+    /// The copies and what they hold, for the messages, orders and news that are theirs; none without a cluster.
+    pub fn copies(&mut self) -> Option<(&mut Copies, State<'_>)> {
+        let cluster = self.cluster.as_deref_mut()?;
+        Some((&mut cluster.copies, State { store: &mut self.store, retries: &mut self.retries }))
+    }
+
+    /// A newer ring: the shard routes by it, and its copies take their roles from it.
+    pub fn handle_ring(&mut self, now: Instant, ring: &Arc<Ring>) -> TopologyOutcome {
+        let topology = ring.to_topology();
+        if (topology.seed, topology.vnode_bits) != (self.topology.seed, self.topology.vnode_bits) {
+            return TopologyOutcome::Foreign;
+        }
+        if topology.epoch <= self.topology.epoch {
+            return TopologyOutcome::Stale;
+        }
+        let own = (self.node_id, self.incarnation);
+        let node = topology.nodes.iter().position(|node| (node.id, node.incarnation) == own);
+        self.node = node.and_then(|node| u16::try_from(node).ok());
+        for vnode in 0..topology.vnodes.len() {
+            self.owned.set(vnode, self.term(&topology, self.node, vnode).is_some());
+        }
+        self.topology = Arc::new(topology);
+        self.topology_body.take();
+        if let Some((copies, mut state)) = self.copies() {
+            copies.handle_ring(now, &mut state, ring);
+        }
+        TopologyOutcome::Taken
+    }
+
+    /// Once a turn, after requests and messages: tells the copies what has been evicted, and prepares what is to be sent.
+    pub fn turn_cluster(&mut self, now: Instant) {
+        let evictions = self.store.take_evictions();
+        if let Some((copies, mut state)) = self.copies() {
+            copies.record_evictions(&evictions);
+            copies.turn(now, &mut state);
+        }
+    }
+
+    /// Executes a request in a cluster; else as [`Self::execute`].
+    pub fn execute_in_cluster(
+        &mut self,
+        now: Instant,
+        request: &Request<'_>,
+        hash: u64,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) -> Outcome {
+        let id = request.head.id;
+        let need = self.begin(request);
+        let key = request.body.key();
+        let held_back = key.and_then(|_| self.held_back(now, hash, need));
+        let status = match self.refusal(request).or(held_back) {
+            Some(Status::Overloaded) => {
+                output.overloaded(id, LATER_MS);
+                Status::Overloaded
+            }
+            Some(status) => answer(id, status, self.version_with(status), output),
+            None if matches!(request.body, RequestBody::Flush) => {
+                self.flush_in_cluster(now);
+                answer(id, Status::Ok, Version::NONE, output)
+            }
+            None => {
+                let before = self.last_write(hash);
+                // A reply that may have to wait is kept as bytes: it must not lie in the arena.
+                let may_wait = key.is_none() || need != Need::Read || self.rests_on_something(hash);
+                let pin_bytes_min = if may_wait { usize::MAX } else { limits.pin_bytes_min };
+                let status = self.execute_checked(now, request, hash, ReplyLimits { pin_bytes_min, ..limits }, output);
+                if let Some(key) = key {
+                    self.settle_key(now, hash, key, before, request.retry);
+                }
+                status
+            }
+        };
+        self.counters.count(request.head.operation, status);
+        self.outcome(now)
+    }
+
+    /// Carries out a complete large set in a cluster; else as [`Self::publish_large_set`].
+    pub fn publish_large_set_in_cluster(
+        &mut self,
+        now: Instant,
+        set: LargeSet,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) -> Outcome {
+        let (key, head, retry, need) = match set.request() {
+            Ok(request) => {
+                let need = self.begin(&request);
+                (request.body.key().unwrap_or_default().to_vec(), request.head, request.retry, need)
+            }
+            Err(_) => unreachable!("the front was decoded as a set when the reservation was made"),
+        };
+        let hash = self.hash(&key);
+        match self.held_back(now, hash, need) {
+            Some(status) => {
+                self.abandon_large_set(set);
+                self.counters.count(head.operation, status);
+                if status == Status::Overloaded {
+                    output.overloaded(head.id, LATER_MS);
+                } else {
+                    answer(head.id, status, self.version_with(status), output);
+                }
+            }
+            None => {
+                let before = self.last_write(hash);
+                self.publish_large_set(now, set, limits, output);
+                self.settle_key(now, hash, &key, before, retry);
+            }
+        }
+        self.outcome(now)
+    }
+
+    /// Why a request on the key with this hash is not carried out now, if so; never without a cluster.
+    pub(super) fn held_back(&self, now: Instant, hash: u64, need: Need) -> Option<Status> {
+        let cluster = self.cluster.as_deref()?;
+        match cluster.copies.admit(now, hash, need) {
+            Admission::Go => None,
+            Admission::Moved => Some(Status::Moved),
+            // Replies have no mark for what may be stale yet: such a read is refused like the rest.
+            Admission::Later | Admission::Stale => Some(Status::Overloaded),
+            Admission::NotEnoughCopies => Some(Status::NotEnoughCopies),
+        }
+    }
+
+    /// What the write that is being carried out needs.
+    pub(super) fn write_need(&self) -> Need {
+        Need::Write(self.cluster.as_deref().map_or(WriteMode::Async, |cluster| cluster.mode))
+    }
+
+    /// The version that goes with a refusal: with `Moved` the epoch.
+    pub(super) fn version_with(&self, status: Status) -> Version {
+        match status {
+            Status::Moved => Version::from_u64(u64::from(self.topology.epoch)),
+            _ => Version::NONE,
+        }
+    }
+
+    /// The number of the last write in the vnode of `hash`; zero without a cluster.
+    pub(super) fn last_write(&self, hash: u64) -> u64 {
+        match self.cluster {
+            Some(_) => self.store.position(vnode_of(hash, self.topology.vnode_bits)).sequence(),
+            None => 0,
+        }
+    }
+
+    /// After something was done with `key`, when number `before` was its vnode's last: tells the copies what changed, and
+    /// notes what the reply rests on. Does nothing without a cluster.
+    pub(super) fn settle_key(&mut self, now: Instant, hash: u64, key: &[u8], before: u64, token: Option<RetryToken>) {
+        let Some(cluster) = self.cluster.as_deref_mut() else { return };
+        let vnode = vnode_of(hash, self.topology.vnode_bits);
+        let evictions = self.store.take_evictions();
+        cluster.copies.record_evictions(&evictions);
+        let last = self.store.position(vnode).sequence();
+        let last_evicted = evictions.iter().rev().find(|eviction| eviction.vnode == vnode);
+        // Room is made before a write is numbered: if there was one, the last number is its own.
+        if last > before && last_evicted.is_none_or(|eviction| eviction.sequence != last) {
+            let kept = token.and_then(|token| Some(kept_result(token, self.retries.kept(token)?)));
+            cluster.copies.record_write(now, &self.store, hash, key, last, cluster.mode, kept.as_ref());
+        } else if cluster.copies.has_idle(hash) {
+            let item = self.store.peek(now, hash, key).filter(|item| item.idle_ms > 0);
+            if let Some(ttl_ms) = item.map(|item| item.ttl_ms) {
+                cluster.copies.record_refresh(&mut self.store, hash, key, ttl_ms);
+            }
+        }
+        cluster.waits.extend(cluster.copies.dependency(hash));
+    }
+
+    /// Begins a request: the mode of its writes is known from here on, and it waits for nothing yet.
+    fn begin(&mut self, request: &Request<'_>) -> Need {
+        let Some(cluster) = self.cluster.as_deref_mut() else { return Need::Read };
+        cluster.waits.clear();
+        cluster.mode = match request.head.flags.write_mode() {
+            WriteMode::ClusterDefault => cluster.copies.default_write_mode(),
+            mode => mode,
+        };
+        if request.head.operation.is_write() { Need::Write(cluster.mode) } else { Need::Read }
+    }
+
+    fn rests_on_something(&self, hash: u64) -> bool {
+        self.cluster.as_deref().is_some_and(|cluster| cluster.copies.dependency(hash).is_some())
+    }
+
+    fn flush_in_cluster(&mut self, now: Instant) {
+        let Some(cluster) = self.cluster.as_deref_mut() else { return };
+        let mut state = State { store: &mut self.store, retries: &mut self.retries };
+        cluster.waits = cluster.copies.flush(now, &mut state, cluster.mode);
+    }
+
+    /// What the request that was begun last has come to.
+    fn outcome(&mut self, now: Instant) -> Outcome {
+        match self.cluster.as_deref_mut() {
+            Some(cluster) if !cluster.waits.is_empty() => Outcome::Pending(cluster.copies.hold(now, &cluster.waits)),
+            _ => Outcome::Done,
+        }
+    }
+}
+
+fn kept_result(token: RetryToken, result: WriteResult) -> KeptResult {
+    let WriteResult { status, version, counter } = result;
+    KeptResult { token, status, version, counter }
+}
