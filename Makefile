@@ -38,13 +38,13 @@ run: setup
 	@echo
 	@exec target/release/quoit serve --listen 127.0.0.1:7400 --admin 127.0.0.1:7401 $(ARGS)
 
-# What else runs on the machine yields to what is measured; without the right to it, nice says so and goes on.
+# What else runs in this session yields to what is measured; without the right to it, nice says so and goes on.
 FIRST := nice -n -19
 
 bench-programs: bench-setup
 	$(CARGO) build $(LOCKED) --release -p quoit -p quoit-loadgen --bins
 
-# About eight minutes on two cores; nothing else should run meanwhile. ARGS="--duration 1s" takes five.
+# About nine minutes on two cores; nothing else should run meanwhile. ARGS="--duration 1s" takes five.
 bench: bench-programs
 	$(FIRST) target/release/quoit-loadgen compare --write benches/README.md $(ARGS)
 

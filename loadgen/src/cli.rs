@@ -330,7 +330,7 @@ pub(crate) struct HitsArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 10_000_000)]
     pub(crate) warmup_gets: u64,
     /// Gets whose hits are counted
-    #[arg(long, value_name = "COUNT", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) gets: u64,
     /// Everything random follows from it
     #[arg(long, default_value_t = 1)]

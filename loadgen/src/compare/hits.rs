@@ -43,9 +43,9 @@ struct Contender {
 
 const CONTENDERS: [Contender; 4] = [
     Contender { name: "quoit", kind: ServerKind::Quoit, policy: "", limit_share: 1.07 },
-    Contender { name: "memcached", kind: ServerKind::Memcached, policy: "", limit_share: 0.91 },
-    Contender { name: "redis, allkeys-lru", kind: ServerKind::Redis, policy: "allkeys-lru", limit_share: 0.84 },
-    Contender { name: "redis, allkeys-lfu", kind: ServerKind::Redis, policy: "allkeys-lfu", limit_share: 0.84 },
+    Contender { name: "memcached", kind: ServerKind::Memcached, policy: "", limit_share: 0.95 },
+    Contender { name: "redis, allkeys-lru", kind: ServerKind::Redis, policy: "allkeys-lru", limit_share: 0.95 },
+    Contender { name: "redis, allkeys-lfu", kind: ServerKind::Redis, policy: "allkeys-lfu", limit_share: 0.95 },
 ];
 
 /// What one server has found.
