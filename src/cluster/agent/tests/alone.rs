@@ -4,7 +4,7 @@ use quoit_wire::WriteMode;
 
 use super::etcd::Etcd;
 use crate::cluster::agent::{Agent, AgentOptions, News, Trouble};
-use crate::cluster::etcd::{EtcdFailure, EtcdRequest, EtcdResponse, Put, WatchEvent};
+use crate::cluster::etcd::{Compare, EtcdFailure, EtcdRequest, EtcdResponse, Put, WatchEvent};
 use crate::cluster::records::{Identity, Intent, Keys, RecordError};
 use crate::cluster::ring::{NodeRef, Registration};
 use crate::time::{Duration, Instant};
@@ -196,9 +196,15 @@ fn a_lease_is_good_for_nine_tenths_from_when_the_keep_alive_was_sent() {
 #[test]
 fn a_transaction_that_was_not_answered_is_read_again_and_not_repeated() {
     let mut alone = Alone::founded();
+    let keys = Keys::new("test");
+    let mut created = |key: String| match alone.etcd.execute(alone.now, &EtcdRequest::Range { prefix: key }) {
+        EtcdResponse::Range { entries, .. } => entries[0].clone(),
+        other => panic!("{other:?}"),
+    };
+    let (election, head) = (created(keys.candidate(1)).create_revision, created(keys.head()).mod_revision);
     // An operator has given it another weight: the leader has a ring to write.
     let intent = Intent { draining: false, weight: Some(9) };
-    alone.put(Keys::new("test").intent(1), intent.to_bytes());
+    alone.put(keys.intent(1), intent.to_bytes());
     alone.now = alone.now + STEP;
     let events: Vec<WatchEvent> = alone.etcd.events.iter().skip(alone.watch).cloned().collect();
     alone.watch = alone.etcd.events.len();
@@ -217,6 +223,15 @@ fn a_transaction_that_was_not_answered_is_read_again_and_not_repeated() {
     let writes = asked.iter().filter(|request| matches!(request, EtcdRequest::Transaction { .. })).count();
     let write = asked.iter().position(|request| matches!(request, EtcdRequest::Transaction { .. })).expect("a write");
     assert_eq!(writes, 1, "{asked:?}");
+    // It holds only while this node leads, and over the ring that it has seen.
+    let EtcdRequest::Transaction { compares, .. } = &asked[write] else { unreachable!("it is one") };
+    assert_eq!(
+        *compares,
+        [
+            Compare::CreateRevision { key: keys.candidate(1), revision: election },
+            Compare::ModRevision { key: keys.head(), revision: head },
+        ]
+    );
     assert!(asked[write..].iter().any(|request| matches!(request, EtcdRequest::Range { .. })), "{asked:?}");
     assert_eq!(alone.agent.ring().map(|ring| ring.epoch), Some(2), "the read shows it");
 }

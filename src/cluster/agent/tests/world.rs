@@ -26,6 +26,8 @@ const ACT_EVERY_MS: u64 = 50;
 const CATCH_UP_STEPS: u32 = 3;
 /// Silence after which a primary proposes to do without a copy (C8).
 const SILENCE: Duration = Duration::from_millis(500);
+/// Steps by which a request may come to etcd late that is not answered: longer than its sender waits.
+const HELD_BACK_MAX: u64 = 300;
 const CORES: u16 = 2;
 
 /// What goes wrong, in thousandths.
@@ -35,7 +37,7 @@ pub(super) struct Faults {
     pub(super) lost: u64,
     /// It is doubled.
     pub(super) doubled: u64,
-    /// A request to etcd is carried out and not answered; half as often it is neither.
+    /// A request to etcd is not answered: half of these are carried out, at some time.
     pub(super) unanswered: u64,
     /// Steps by which a message or an answer may be late.
     pub(super) late_max: u64,
@@ -77,6 +79,8 @@ pub(super) struct World {
     pub(super) etcd: Etcd,
     pub(super) nodes: BTreeMap<u64, Node>,
     wire: VecDeque<(Instant, NodeRef, NodeRef, ControlMessage)>,
+    /// Requests on their way to etcd, from whom, and whether the answer comes back.
+    requests: VecDeque<(Instant, NodeRef, u64, EtcdRequest, bool)>,
     pub(super) faults: Faults,
     random: u64,
     /// The last acknowledged write of each vnode.
@@ -101,6 +105,7 @@ impl World {
             etcd: Etcd::default(),
             nodes: BTreeMap::new(),
             wire: VecDeque::new(),
+            requests: VecDeque::new(),
             faults: Faults::default(),
             random: seed | 1,
             acknowledged: vec![Version::NONE; 1 << vnode_bits],
@@ -225,6 +230,7 @@ impl World {
         self.now = self.now + STEP;
         self.etcd.expire(self.now);
         self.deliver();
+        self.deliver_to_etcd();
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         for id in ids {
             let Some(mut node) = self.nodes.remove(&id) else { continue };
@@ -250,6 +256,26 @@ impl World {
                 // As it would come over a wire.
                 let message = ControlMessage::from_bytes(&message.to_bytes()).expect("its own bytes");
                 node.agent.handle_message(now, from, message);
+            }
+        }
+    }
+
+    fn deliver_to_etcd(&mut self) {
+        for _ in 0..self.requests.len() {
+            let Some((due, from, ticket, request, is_answered)) = self.requests.pop_front() else { break };
+            if due > self.now {
+                self.requests.push_back((due, from, ticket, request, is_answered));
+                continue;
+            }
+            let response = self.etcd.execute(self.now, &request);
+            let response = match self.draw(2) {
+                _ if is_answered => response,
+                0 => EtcdResponse::Failed(EtcdFailure::Unanswered),
+                _ => continue,
+            };
+            let late = Duration::from_millis(self.draw(self.faults.late_max + 1) * STEP.as_millis());
+            if let Some(node) = self.nodes.get_mut(&from.id).filter(|node| node.node == from) {
+                node.answers.push_back((self.now + late, ticket, response));
             }
         }
     }
@@ -295,14 +321,11 @@ impl World {
                 node.watch = Some(self.etcd.events.partition_point(|event| revision(event) < from_revision));
                 continue;
             }
-            let response = self.etcd.execute(self.now, &request);
-            let response = match fate < self.faults.unanswered {
-                true if self.draw(2) == 0 => EtcdResponse::Failed(EtcdFailure::Unanswered),
-                true => continue,
-                false => response,
-            };
-            let late = self.draw(self.faults.late_max + 1) * STEP.as_millis();
-            node.answers.push_back((self.now + Duration::from_millis(late), ticket, response));
+            // One that is not answered may also be carried out long after its sender has given it up.
+            let is_answered = fate >= self.faults.unanswered;
+            let late_max = if is_answered { self.faults.late_max } else { HELD_BACK_MAX };
+            let late = Duration::from_millis(self.draw(late_max + 1) * STEP.as_millis());
+            self.requests.push_back((self.now + late, node.node, ticket, request, is_answered));
         }
         for _ in 0..node.answers.len() {
             let Some((due, ticket, response)) = node.answers.pop_front() else { break };
@@ -398,6 +421,8 @@ impl World {
                 }
                 continue;
             }
+            // Done; should the leader want it again, it is a copy like any other.
+            copy.retired.retain(|retired| roles.state(*retired) == Some(CopyState::InSync));
             if copy.proposal.is_none() && node.settled_at.get(&(vnode, seat)).is_none_or(|epoch| ring.epoch >= *epoch) {
                 let mut in_sync: Vec<Seat> = Vec::new();
                 for it in roles.copies() {
