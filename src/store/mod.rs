@@ -25,6 +25,8 @@ mod policy;
 mod reclaim;
 mod segments;
 pub mod state;
+#[cfg(test)]
+mod time_to_live_test;
 mod versions;
 
 use quoit_wire::Version;
