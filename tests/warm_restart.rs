@@ -157,9 +157,9 @@ fn a_state_is_used_once_and_a_crash_is_no_way_back_to_it() {
     assert_eq!(node.wait().0, None, "a signal has ended it");
 
     let mut node = folder.node(&["--cores", "0"]);
-    node.await_log("this one starts empty");
     let mut client = connect(&node);
     assert_eq!(client.call(&RequestBody::Get { key: b"key" }).status, Status::Miss, "neither old nor new");
+    node.await_log("this one starts empty");
     let third = client.call(&set(b"key", b"newest"));
     assert_eq!(third.version.term(), second.version.term() + 1, "no version comes twice");
     stop(node);
@@ -267,12 +267,21 @@ fn the_message_of_a_refusal_names_the_file_and_what_is_wrong() {
 fn two_nodes_do_not_share_a_folder() {
     let folder = Folder::new("shared");
     let node = folder.node(&["--cores", "0"]);
-    let second = quoit(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--memory", "64MiB"])
+    let mut second = quoit(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--memory", "64MiB"])
         .args(["--cores", "0", "--state-dir", folder.path()])
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("the binary runs");
-    let error = String::from_utf8_lossy(&second.stderr);
-    assert_eq!(second.status.code(), Some(1), "{error}");
+    // It ends, or it is ready.
+    let mut ready = String::new();
+    BufReader::new(second.stdout.take().expect("it is piped")).read_line(&mut ready).expect("text");
+    if !ready.is_empty() {
+        second.kill().expect("it lives");
+    }
+    let ended = second.wait_with_output().expect("it is a child");
+    let error = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!((ended.status.code(), ready.as_str()), (Some(1), ""), "{error}");
     assert!(error.contains("in use by another node") && error.contains("--state-dir"), "{error}");
     stop(node);
 }

@@ -48,13 +48,6 @@ enum Go {
     Empty,
 }
 
-/// What the cores of a node that ends have saved.
-#[derive(Debug)]
-pub(super) struct CollectedSave {
-    start: Reading,
-    cores: Vec<SavedCore>,
-}
-
 /// The node's side.
 #[derive(Debug)]
 pub(super) struct Stages {
@@ -220,12 +213,12 @@ impl Stages {
     }
 
     /// Waits until every core has ended or told what it has saved.
-    pub(super) fn collect_saved(&self) -> CollectedSave {
-        let mut saved = CollectedSave { start: Reading::now(), cores: Vec::new() };
+    pub(super) fn collect_saved(&self) -> Vec<SavedCore> {
+        let mut saved = Vec::new();
         let Some(_) = self.state.as_ref().filter(|_| self.has_served) else { return saved };
         loop {
             match self.events.recv_timeout(TELL_INTERVAL) {
-                Ok(CoreEvent::Saved(_, Ok(core))) => saved.cores.push(core),
+                Ok(CoreEvent::Saved(_, Ok(core))) => saved.push(core),
                 Ok(CoreEvent::Saved(core, Err(error))) => {
                     tracing::error!(core, %error, "can't save this core's items");
                 }
@@ -237,16 +230,15 @@ impl Stages {
     }
 
     /// Makes what the cores have saved the state that is found next, if it is whole; else nothing of it stays.
-    pub(super) fn finish(&self, saved: CollectedSave, cores: usize) {
-        let CollectedSave { start, cores: saved } = saved;
+    pub(super) fn finish(&self, saved: Vec<SavedCore>, cores: usize) {
         let Some(state) = self.state.as_ref().filter(|_| self.has_served) else { return };
         let is_whole = saved.len() == cores;
         let items: u64 = saved.iter().map(|core| core.file.items).sum();
         let bytes = saved.iter().map(|core| u64::from(core.file.chunks)).sum::<u64>() * CHUNK_BYTES as u64;
+        let millis = saved.iter().map(|core| core.nanos / 1_000_000).max().unwrap_or(0).max(1);
         let committed = if is_whole { state.commit(saved).map_err(|error| error.to_string()) } else { Ok(()) };
         let why = match (is_whole, committed) {
             (true, Ok(())) => {
-                let millis = (Reading::now().nanos_since(start) / 1_000_000).max(1);
                 tracing::info!(
                     items,
                     size = %DisplayRoughly(bytes),

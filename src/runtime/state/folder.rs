@@ -8,8 +8,10 @@
 //! ```
 //! Nothing else in the folder is touched. Every step is on the disk before the next one begins.
 
+use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +21,7 @@ const LOCK: &str = "quoit.lock";
 const MANIFEST: &str = "quoit.manifest";
 const MANIFEST_NEW: &str = "quoit.manifest.new";
 const MANIFEST_REFUSED: &str = "quoit.manifest.refused";
+const TRIAL: &str = "quoit.trial";
 const ITEMS_PREFIX: &str = "quoit-core-";
 const ITEMS_SUFFIX: &str = ".items";
 /// Items are their owner's business.
@@ -35,6 +38,12 @@ pub enum StateFolderError {
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// Its file system does not write past the page cache.
+    #[error("the file system of {} takes no direct I/O, by which state is written; give --state-dir a folder on another", .path.display())]
+    NoDirectIo {
+        /// The folder.
+        path: PathBuf,
     },
     /// Another node has it.
     #[error("{} is in use by another node that runs; give each node a --state-dir of its own", .path.display())]
@@ -71,10 +80,27 @@ impl StateFolder {
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(&lock_path);
         let lock = lock.map_err(|source| unusable(&lock_path, source))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => {
+                let folder = Self { path: path.to_owned(), _lock: lock };
+                folder.try_direct_io()?;
+                Ok(folder)
+            }
             Err(TryLockError::WouldBlock) => Err(StateFolderError::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => Err(unusable(&lock_path, source)),
         }
+    }
+
+    /// Finds out at the start what would keep the end from saving. (In memory, glommio writes like anybody else.)
+    fn try_direct_io(&self) -> Result<(), StateFolderError> {
+        let path = self.path.join(TRIAL);
+        let flags = if is_in_memory(&self.path) { 0 } else { libc::O_DIRECT };
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(FILE_MODE).custom_flags(flags);
+        let tried = options.open(&path).and_then(|_| fs::remove_file(&path));
+        tried.map_err(|source| match source.raw_os_error() {
+            Some(libc::EINVAL) => StateFolderError::NoDirectIo { path: self.path.clone() },
+            _ => StateFolderError::Unusable { path, source },
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -104,6 +130,8 @@ impl StateFolder {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&new)?;
             file.write_all(&manifest.encode())?;
             file.sync_all()?;
+            // What it names is there before it is.
+            self.sync()?;
             fs::rename(&new, self.path.join(MANIFEST))?;
             self.sync()
         };
@@ -133,6 +161,17 @@ impl StateFolder {
     pub(super) fn sync(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
+}
+
+/// Whether a folder lies in memory rather than on a disk.
+fn is_in_memory(folder: &Path) -> bool {
+    let Ok(name) = CString::new(folder.as_os_str().as_bytes()) else { return false };
+    // SAFETY: all zeros are a valid `statfs`, which the call fills; the name ends with a zero and outlives the call.
+    let (result, status) = unsafe {
+        let mut status: libc::statfs = std::mem::zeroed();
+        (libc::statfs(name.as_ptr(), &raw mut status), status)
+    };
+    result == 0 && status.f_type == libc::TMPFS_MAGIC
 }
 
 /// The file of one core's items.
@@ -172,6 +211,15 @@ mod tests {
         assert!(second.contains("in use by another node"), "{second}");
         drop(folder);
         StateFolder::open(&scratch.0).expect("it is free again");
+    }
+
+    #[test]
+    fn a_folder_in_memory_will_do() {
+        let path = Path::new("/dev/shm").join(format!("quoit-folder-{}", std::process::id()));
+        let scratch = Scratch(path);
+        if Path::new("/dev/shm").exists() {
+            StateFolder::open(&scratch.0).expect("a folder");
+        }
     }
 
     #[test]

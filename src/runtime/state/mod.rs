@@ -139,6 +139,8 @@ impl NodeState {
         let state = Self { folder, identity, plan };
         if state.plan.load.is_none() {
             state.begin_serving()?;
+            // What a crash in the middle of saving has left.
+            state.remove_items();
         }
         Ok(state)
     }
@@ -175,7 +177,7 @@ impl NodeState {
     /// Gives back the disk that items of before take.
     pub(super) fn remove_items(&self) {
         if let Err(error) = self.folder.remove_items() {
-            tracing::warn!(%error, "can't remove the files of the state that was loaded");
+            tracing::warn!(%error, "can't remove the files of a state that is not needed any more");
         }
     }
 

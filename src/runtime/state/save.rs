@@ -12,6 +12,7 @@ use glommio::{GlommioError, Task, spawn_local};
 use super::folder::{FILE_MODE, items_path};
 use super::manifest::SavedFile;
 use super::{StatePlan, wall_clock};
+use crate::runtime::clock::Reading;
 use crate::runtime::core::Core;
 use crate::store::state::CHUNK_BYTES;
 
@@ -26,12 +27,15 @@ pub(in crate::runtime) struct SavedCore {
     pub file: SavedFile,
     /// When the items were as they are saved, by the wall clock.
     pub wall_ms: u64,
+    /// How long it took.
+    pub nanos: u64,
     /// Vnodes and the numbers of their last writes.
     pub sequences: Vec<(usize, u64)>,
 }
 
 /// Saves what the core holds. The file is on the disk when this is over; it counts for nothing until the manifest names it.
 pub(in crate::runtime) async fn save(core: &RefCell<Core>, plan: &StatePlan) -> io::Result<SavedCore> {
+    let start = Reading::now();
     let number = core.borrow().options.core;
     let path = items_path(&plan.folder, usize::from(number));
     let mut options = OpenOptions::new();
@@ -59,7 +63,8 @@ pub(in crate::runtime) async fn save(core: &RefCell<Core>, plan: &StatePlan) -> 
     file.close_rc().await?;
     let sequences = core.borrow().shard.sequences();
     let file = SavedFile { chunks: saver.chunks(), items: saver.items() };
-    Ok(SavedCore { core: number, file, wall_ms: clock.wall_ms, sequences })
+    let nanos = Reading::now().nanos_since(start);
+    Ok(SavedCore { core: number, file, wall_ms: clock.wall_ms, nanos, sequences })
 }
 
 async fn end_write(write: Option<Task<Result<usize, GlommioError<()>>>>, plan: &StatePlan) -> io::Result<()> {
