@@ -158,10 +158,13 @@ impl Core {
 
     /// One turn.
     pub(super) fn turn(&mut self) -> std::io::Result<Turn> {
-        self.now = Reading::now();
         let answered_before = self.counters.answered;
         let requests_before = self.requests_taken();
         self.ring.reap();
+        // After what is there was taken, never before: a core that is held up in between would carry out requests as of a
+        // time before they were sent, and their items would end early.
+        self.now = Reading::now();
+        let began = self.now;
         let mut is_busy = self.ring.has_completions() || !self.resume.is_empty();
         let mut completions: u32 = 0;
         while self.requests_taken() - requests_before < TURN_REQUESTS_MAX
@@ -192,7 +195,7 @@ impl Core {
             self.last_sweep = self.now;
             self.sweep();
         }
-        self.counters.turn(self.now, answered_before);
+        self.counters.turn(began, answered_before);
         if let Some(since) = self.draining_since {
             self.drain();
             let shared = self.mesh.shared();
