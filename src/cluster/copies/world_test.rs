@@ -713,14 +713,16 @@ fn acknowledged_writes_survive_reads_are_never_stale_and_copies_converge() {
     // More of them: QUOIT_WORLD_SEEDS=1..500 cargo test --lib copies::world_test
     let text = option_env!("QUOIT_WORLD_SEEDS").unwrap_or("1..13");
     let (first, end) = text.split_once("..").expect("QUOIT_WORLD_SEEDS is first..end");
-    let (mut failovers, mut moves, mut waited, mut acknowledged) = (0, 0, 0, 0);
+    let (mut failovers, mut moves, mut waited, mut acknowledged, mut reads) = (0, 0, 0, 0, 0);
     for seed in first.parse().expect("a number")..end.parse::<u64>().expect("a number") {
         let world = run_seed(seed);
-        assert!(world.acknowledged > 100 && world.reads > 500, "{}", world.place());
+        reads += world.reads;
         failovers += world.failovers;
         moves += world.moves;
         waited += world.waited;
         acknowledged += world.acknowledged;
     }
-    assert!(failovers > 10 && moves > 5 && waited > 1000 && acknowledged > 5000, "{failovers} {moves} {waited}");
+    // None of it was for want of anything to check.
+    assert!(failovers > 10 && moves > 5 && waited > 1000, "{failovers} {moves} {waited}");
+    assert!(acknowledged > 5000 && reads > 10_000, "{acknowledged} {reads}");
 }
