@@ -192,9 +192,11 @@ impl Leader {
         let next = match self.known.ring.clone() {
             Some(ring) => self.next_ring(now, &ring),
             None => self.found(now),
-        }?;
-        self.is_writing = true;
-        Some(next)
+        };
+        // Reports come one by one: they are looked at together.
+        self.next_write = now + WRITE_GAP;
+        self.is_writing = next.is_some();
+        next
     }
 
     /// Orders that are due, by the node that they are for.
@@ -228,8 +230,10 @@ impl Leader {
         let writes = Some(self.next_write.max(now)).filter(|_| self.is_stale && !self.is_writing);
         let orders = self.given.values().min().map(|given| *given + ORDER_REPEAT);
         let answers = Some(now).filter(|_| !self.answers.is_empty());
-        let deserted = self.failovers.values().filter_map(|failover| failover.deserted).min();
-        [writes, orders, answers, deserted.map(|since| since + LOST_WAIT)].into_iter().flatten().min()
+        // Past its time there is nobody to start it with: who comes is told to `handle_known`.
+        let over = self.failovers.values().filter_map(|failover| Some(failover.deserted? + LOST_WAIT));
+        let deserted = over.filter(|over| *over > now).min();
+        [writes, orders, answers, deserted].into_iter().flatten().min()
     }
 
     /// Takes a proposal in, or answers one that was settled before.
