@@ -1,7 +1,7 @@
 # The two commands: `make run` starts a node, `make test` proves the tree. Both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-memory bench-hits plots bench-programs setup bench-setup format lint docs
+.PHONY: help run cluster test bench bench-memory bench-hits plots bench-programs setup bench-setup format lint docs
 
 # Everything is built once, with the committed lock file.
 CARGO := cargo
@@ -11,6 +11,7 @@ ARGS ?=
 
 help:
 	@echo "make run     build, and start a node on 127.0.0.1:7400 (ARGS=\"--memory 1GiB\" passes options)"
+	@echo "make cluster start etcd and three nodes on loopback, show them, and end them (ARGS=600: after so many seconds)"
 	@echo "make test    format, lints, and every test"
 	@echo "make bench   measure Quoit beside the echo, memcached and redis, and write benches/README.md"
 	@echo "make bench-memory   the memory of an item, beside memcached and redis"
@@ -58,6 +59,10 @@ bench-memory: bench-programs
 
 bench-hits: bench-programs
 	target/release/quoit-loadgen hits --write benches/README.md $(ARGS)
+
+cluster: setup
+	$(CARGO) build $(LOCKED) --release --bin quoit
+	@exec deploy/cluster $(ARGS)
 
 test: setup format lint docs
 	@echo "== unit, model and integration tests, and the examples"

@@ -4,6 +4,7 @@
 //! A [`Config`] that exists is valid: every value is in range and fits the others and the machine. What is wrong is said
 //! all at once, each with the option, where its value came from, the value, and what would be right.
 
+mod cluster;
 mod key;
 mod sources;
 #[cfg(test)]
@@ -20,6 +21,8 @@ use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use quoit_wire::{limits, topology};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use self::cluster::ClusterFlags;
+pub use self::cluster::{ClusterConfig, EtcdConfig, OnEtcdLoss, Secret};
 pub use self::key::Key;
 pub use self::sources::{Origin, Setting, SourceError};
 use crate::runtime::limits::TimeLimits;
@@ -77,6 +80,8 @@ pub struct Config {
     pub vnode_bits: u8,
     /// Where items are kept while the node is down; `None`: nowhere.
     pub state_dir: Option<PathBuf>,
+    /// How the node takes part in a cluster; `None`: it is a cluster of one.
+    pub cluster: Option<ClusterConfig>,
     /// How the log is written.
     pub log: LogFormat,
     /// What the log tells.
@@ -133,6 +138,8 @@ pub struct ServeFlags {
     /// Folder in which SIGTERM saves all items, for the next start to go on with [default: none, a node starts empty]
     #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
     state_dir: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterFlags,
     /// Listen off loopback although there is no authentication: whoever reaches the port may read and write everything
     #[arg(long)]
     insecure: bool,
@@ -174,6 +181,7 @@ impl Config {
         let vnode_bits = reader.parse(Key::Vnodes, parse_vnodes);
         let state_dir = reader.parse(Key::StateDir, parse_folder);
         let insecure = reader.parse(Key::Insecure, parse_truth);
+        let cluster = cluster::read(&mut reader);
         let log = reader.parse(Key::Log, parse_log_format);
         let log_level = reader.parse(Key::LogLevel, parse_log_level);
 
@@ -203,6 +211,7 @@ impl Config {
                 connections_max: connections_max?,
                 vnode_bits: vnode_bits?,
                 state_dir: state_dir?,
+                cluster: cluster?,
                 log: log?,
                 log_level: log_level?,
             })
@@ -355,6 +364,33 @@ pub enum Invalid {
         /// How many executors there are to be.
         cores: usize,
     },
+    /// An option of the cluster's without a cluster.
+    #[error("it is about a cluster, and without --etcd there is none")]
+    NeedsEtcd,
+    /// A node of a cluster without a name.
+    #[error("a node of a cluster has a name, by which it is known after a restart too")]
+    NoName,
+    /// No name.
+    #[error("a name has 1 to 64 letters, digits, hyphens, underscores and dots")]
+    Name,
+    /// No URLs of etcd's members.
+    #[error("it is not a list of at most 16 URLs with ports")]
+    Endpoints,
+    /// One half of a pair.
+    #[error("it goes together with {other}: give both, or neither")]
+    Unpaired {
+        /// The other half.
+        other: Key,
+    },
+    /// Replication is drawn, and not built.
+    #[error("items are not replicated yet: a cluster is partitioned, and what a node that is lost had is lost")]
+    NoReplicationYet,
+    /// A write that would wait for copies which there are none of.
+    #[error("there is no replica to wait for: replicas is 0")]
+    NoReplicas,
+    /// No lease that etcd can keep.
+    #[error("a lease is whole seconds, from 1s to 60s")]
+    Lease,
     /// No log levels.
     #[error("it names no level")]
     LogLevel,
@@ -543,7 +579,7 @@ impl ServeFlags {
     /// The flags that were given.
     fn settings(&self) -> Vec<Setting> {
         let insecure = self.insecure.then(|| "true".to_owned());
-        let given = [
+        let own = [
             (Key::Listen, &self.listen),
             (Key::Advertise, &self.advertise),
             (Key::Admin, &self.admin),
@@ -560,9 +596,10 @@ impl ServeFlags {
             (Key::LogLevel, &self.log_level),
             (Key::Config, &self.config),
         ];
+        let given = own.into_iter().chain(self.cluster.given());
         let setting =
             |(key, text): (Key, &Option<String>)| text.clone().map(|text| Setting { key, text, origin: Origin::Flag });
-        given.into_iter().filter_map(setting).collect()
+        given.filter_map(setting).collect()
     }
 }
 

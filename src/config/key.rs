@@ -94,6 +94,76 @@ keys! {
         "state-dir", default: "", example: "/var/lib/quoit",
         expected: "the path of a folder that only this node uses, or nothing"
     }
+    /// etcd's members.
+    Etcd {
+        "etcd", default: "", example: "http://127.0.0.1:2379",
+        expected: "URLs such as http://10.0.0.1:2379,http://10.0.0.2:2379, or nothing for a node without a cluster"
+    }
+    /// The cluster's name.
+    Cluster {
+        "cluster", default: "quoit", example: "quoit",
+        expected: "a name of 1 to 64 letters, digits, hyphens, underscores and dots"
+    }
+    /// The node's name.
+    NodeId {
+        "node-id", default: "", example: "a",
+        expected: "a name of 1 to 64 letters, digits, hyphens, underscores and dots, unique in the cluster and the same over restarts"
+    }
+    /// Where the node's fate is shared.
+    Zone {
+        "zone", default: "", example: "rack-1",
+        expected: "a name of 1 to 64 letters, digits, hyphens, underscores and dots, or nothing"
+    }
+    /// The node's share.
+    Weight {
+        "weight", default: "1", example: "1",
+        expected: "a whole number from 1 to 1000"
+    }
+    /// Copies beside the primary.
+    Replicas {
+        "replicas", default: "0", example: "0",
+        expected: "a whole number from 0 to 3"
+    }
+    /// What a write waits for.
+    Write {
+        "write", default: "auto", example: "auto",
+        expected: "async, one or all, or one where there are replicas and else async: auto"
+    }
+    /// How long a silent node is waited for.
+    Lease {
+        "lease", default: "2s", example: "2s",
+        expected: "whole seconds, from 1s to 60s"
+    }
+    /// What a node does that has lost etcd.
+    OnEtcdLoss {
+        "on-etcd-loss", default: "serve", example: "serve",
+        expected: "serve or fence"
+    }
+    /// User at etcd.
+    EtcdUser {
+        "etcd-user", default: "", example: "quoit",
+        expected: "a user's name, with etcd-password beside it, or nothing"
+    }
+    /// Password at etcd.
+    EtcdPassword {
+        "etcd-password", default: "", example: "secret",
+        expected: "the password of etcd-user, or nothing"
+    }
+    /// The authority of etcd's certificate.
+    EtcdCa {
+        "etcd-ca", default: "", example: "ca.pem",
+        expected: "the path of a PEM file, or nothing"
+    }
+    /// The node's certificate for etcd.
+    EtcdCert {
+        "etcd-cert", default: "", example: "node.pem",
+        expected: "the path of a PEM file, with etcd-key beside it, or nothing"
+    }
+    /// The certificate's key.
+    EtcdKey {
+        "etcd-key", default: "", example: "node-key.pem",
+        expected: "the path of a PEM file, with etcd-cert beside it, or nothing"
+    }
     /// Consent to a listener that strangers may reach.
     Insecure {
         "insecure", default: "false", example: "true",

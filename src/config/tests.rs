@@ -20,7 +20,7 @@ fn flags(arguments: &[&str]) -> ServeFlags {
     ServeFlags::from_arg_matches(&matches).expect("flags clap knows")
 }
 
-fn load(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+pub(super) fn load(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let environment: HashMap<&str, &str> = environment.iter().copied().collect();
     Config::load(&flags(arguments), |name| environment.get(name).map(OsString::from), &machine())
 }
@@ -32,7 +32,7 @@ fn load_file(text: &str) -> Result<Config, ConfigErrors> {
     Config::check(&settings, &machine())
 }
 
-fn error_of(result: Result<Config, ConfigErrors>) -> String {
+pub(super) fn error_of(result: Result<Config, ConfigErrors>) -> String {
     result.expect_err("a bad option is refused").to_string()
 }
 

@@ -43,13 +43,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Admin {
     cores: Cores,
-    topology: Arc<Topology>,
+    topology: watch::Receiver<Arc<Topology>>,
     phase: Arc<SharedPhase>,
     process: process::Process,
 }
 
 impl Admin {
-    pub(super) fn new(cores: Cores, topology: Arc<Topology>, phase: Arc<SharedPhase>) -> Self {
+    pub(super) fn new(cores: Cores, topology: watch::Receiver<Arc<Topology>>, phase: Arc<SharedPhase>) -> Self {
         Self { cores, topology, phase, process: process::Process::started_now() }
     }
 
@@ -163,7 +163,7 @@ fn complaint(round: &Round) -> Option<String> {
 }
 
 async fn topology(State(admin): State<Arc<Admin>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], json::topology(&admin.topology).to_string()).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], json::topology(&admin.topology.borrow()).to_string()).into_response()
 }
 
 #[cfg(test)]
@@ -200,7 +200,7 @@ mod tests {
             let address = listener.local_addr().expect("bound");
             let phase = Arc::new(SharedPhase(AtomicU8::new(Phase::Serving as u8)));
             let cores = Cores::new(vec![CoreHandle { core: 0, cpu: 0, commands }]);
-            let admin = Arc::new(Admin::new(cores, Arc::new(standalone()), Arc::clone(&phase)));
+            let admin = Arc::new(Admin::new(cores, watch::channel(Arc::new(standalone())).1, Arc::clone(&phase)));
             let (stop, stopped) = watch::channel(false);
             let server = tokio::spawn(serve(listener, admin, stopped));
             Self { address, phase, stop, server, core }

@@ -4,7 +4,9 @@
 //! command channels only, never waits for one longer than a named time, and never touches a request.
 
 mod admin;
+pub mod cluster;
 mod cores;
+pub mod etcd;
 pub mod json;
 pub mod logs;
 mod metrics;
@@ -22,11 +24,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use self::admin::Admin;
+use self::cluster::{ClusterTask, Joining};
 use self::cores::Cores;
-use crate::runtime::CoreHandle;
+use crate::runtime::{CoreEvent, CoreHandle};
 
 /// Time between two looks whether every core still lives. A core that has failed is noticed after at most this.
 const CORE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time between two looks whether a node that waits for its place in its cluster is to stop.
+const JOIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the control thread is given.
 #[derive(Debug)]
@@ -35,10 +41,25 @@ pub struct ControlOptions {
     pub listener: TcpListener,
     /// How the cores are reached.
     pub cores: Vec<CoreHandle>,
-    /// What `/topology` shows.
+    /// What `/topology` shows, until there is a newer one.
     pub topology: Arc<Topology>,
+    /// The cluster that the node is to join, if it is to.
+    pub cluster: Option<ClusterControl>,
     /// The CPU to stay on; `None` where the cores leave none free, and the kernel places the thread as it likes.
     pub cpu: Option<usize>,
+}
+
+/// What the control thread needs to keep the node in its cluster.
+#[derive(Debug)]
+pub struct ClusterControl {
+    /// Which cluster, and who in it.
+    pub joining: Joining,
+    /// Where clients and other nodes reach the node.
+    pub address: String,
+    /// `--memory`.
+    pub memory_bytes: u64,
+    /// What the cores tell by themselves.
+    pub events: flume::Receiver<CoreEvent>,
 }
 
 /// The control thread, as the rest of the process sees it.
@@ -48,6 +69,8 @@ pub struct Control {
     phase: Arc<SharedPhase>,
     cores: Vec<CoreHandle>,
     stop_requests: flume::Receiver<StopSignal>,
+    /// Says when the node has its place in its cluster.
+    joined: flume::Receiver<()>,
     stop: watch::Sender<bool>,
     thread: thread::JoinHandle<()>,
 }
@@ -95,6 +118,7 @@ impl Control {
         let (stop, stopped) = watch::channel(false);
         let (stop_request_sender, stop_requests) = flume::bounded(1);
         let (started_sender, started) = flume::bounded(1);
+        let (joined_sender, joined) = flume::bounded(1);
 
         let thread_phase = Arc::clone(&phase);
         let cores = options.cores.clone();
@@ -112,10 +136,27 @@ impl Control {
                     Ok(prepared) => prepared,
                     Err(error) => return drop(started_sender.send(Err(error))),
                 };
-                let admin = Arc::new(Admin::new(Cores::new(options.cores), options.topology, thread_phase));
+                let (topology, shown_topology) = watch::channel(options.topology);
+                let cluster = options.cluster.map(|cluster| ClusterTask {
+                    joining: cluster.joining,
+                    address: cluster.address,
+                    memory_bytes: cluster.memory_bytes,
+                    cores: options.cores.clone(),
+                    events: cluster.events,
+                    topology,
+                    joined: joined_sender,
+                });
+                let admin = Arc::new(Admin::new(Cores::new(options.cores), shown_topology, thread_phase));
                 // The receiver waits below until this is sent.
                 drop(started_sender.send(Ok(())));
+                let stopped_cluster = stopped.clone();
+                let keep_in_cluster = async {
+                    if let Some(cluster) = cluster {
+                        cluster::run(cluster, stopped_cluster).await;
+                    }
+                };
                 tokio::join!(
+                    keep_in_cluster,
                     admin::serve(listener, admin, stopped.clone()),
                     signals.watch(stop_request_sender, stopped)
                 );
@@ -127,7 +168,7 @@ impl Control {
                 return Err(io::Error::other("the control thread ended at its start"));
             }
         }
-        Ok(Self { address, phase, cores, stop_requests, stop, thread })
+        Ok(Self { address, phase, cores, stop_requests, joined, stop, thread })
     }
 
     /// Where the admin HTTP listens.
@@ -138,6 +179,20 @@ impl Control {
     /// Whether somebody has asked the node to stop; [`Self::wait_for_stop`] tells who.
     pub fn is_asked_to_stop(&self) -> bool {
         !self.stop_requests.is_empty()
+    }
+
+    /// Waits until the node has its place in its cluster; false when it was asked to stop, or a core ended, before.
+    pub fn wait_for_place(&self) -> bool {
+        loop {
+            match self.joined.recv_timeout(JOIN_CHECK_INTERVAL) {
+                Ok(()) => return true,
+                Err(flume::RecvTimeoutError::Disconnected) => return false,
+                Err(flume::RecvTimeoutError::Timeout) => {}
+            }
+            if self.is_asked_to_stop() || self.cores.iter().any(|core| core.commands.is_disconnected()) {
+                return false;
+            }
+        }
     }
 
     /// The node takes requests now: `/readyz` says so.
@@ -249,6 +304,7 @@ mod tests {
             listener: TcpListener::bind("127.0.0.1:0").expect("a free port"),
             cores: vec![CoreHandle { core: 3, cpu: 0, commands }],
             topology: Arc::new(Topology::standalone(node, 0, 1, 1)),
+            cluster: None,
             cpu: None,
         });
         let control = control.expect("the control thread starts");

@@ -12,7 +12,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::{Control, ControlOptions, StopReason, logs};
+use super::cluster::{JoinError, Joining};
+use super::{ClusterControl, Control, ControlOptions, StopReason, logs};
 use crate::config::{Config, ConfigErrors, ServeFlags};
 use crate::runtime::limits::CONNECTIONS_MAX_DEFAULT;
 use crate::runtime::machine::{Machine, MachineError};
@@ -41,6 +42,8 @@ enum ServeError {
     Options(#[from] ConfigErrors),
     #[error("this machine is not ready:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Shortcomings(Vec<Shortcoming>),
+    #[error("the node can't join its cluster: {0}")]
+    Join(#[from] JoinError),
     #[error("the node does not start: {0}")]
     Start(#[from] StartError),
     #[error("the control thread does not start: {0}")]
@@ -68,7 +71,13 @@ fn serve(flags: &ServeFlags) -> Result<(), ServeError> {
     let admin_listener = TcpListener::bind(config.admin).map_err(|source| {
         ServeError::Shortcomings(vec![preflight::listen_shortcoming("admin", config.admin, source)])
     })?;
-    let options = config.runtime_options(connections_max);
+    let joining = config.cluster.as_ref().map(|cluster| Joining::begin(cluster, config.vnode_bits)).transpose()?;
+    let mut options = config.runtime_options(connections_max);
+    if let Some(joining) = &joining {
+        options.vnode_bits = joining.vnode_bits();
+        options.node_id = Some(joining.node_id());
+        options.cluster = Some(joining.place());
+    }
     let mut node = Node::start(&options).map_err(|error| match error {
         StartError::Listen { address, source } => {
             ServeError::Shortcomings(vec![preflight::listen_shortcoming("listen", address, source)])
@@ -80,6 +89,12 @@ fn serve(flags: &ServeFlags) -> Result<(), ServeError> {
         listener: admin_listener,
         cores: node.handles().to_vec(),
         topology: Arc::clone(node.topology()),
+        cluster: joining.map(|joining| ClusterControl {
+            joining,
+            address: node.topology().nodes[0].address.clone(),
+            memory_bytes: options.memory_bytes as u64,
+            events: node.events().clone(),
+        }),
         cpu: control_cpu,
     });
     let control = match control {
@@ -90,6 +105,8 @@ fn serve(flags: &ServeFlags) -> Result<(), ServeError> {
         }
     };
     match node.restore(|| control.is_asked_to_stop()) {
+        // A node of a cluster is ready when it has a place there.
+        Ok(true) if options.cluster.is_some() && !control.wait_for_place() => {}
         Ok(true) => {
             control.begin_serving();
             announce(&node, &control, &options, control_cpu);

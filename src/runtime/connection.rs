@@ -6,6 +6,7 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::clock::Reading;
+use super::peers::PeerEnd;
 use super::ring::Socket;
 use crate::shard::{LargeSet, Output};
 
@@ -16,6 +17,8 @@ pub(super) enum Phase {
     Hello,
     /// Requests are taken.
     Open,
+    /// A peer link: frames of another node's core are taken, or sent there.
+    Peer,
     /// The client has said all it will say, or all it may: what was asked is answered, then the connection ends.
     Draining,
     /// Everything is answered and our side of the stream has ended. What still arrives is thrown away: closing a socket
@@ -130,6 +133,8 @@ pub(super) struct Connection {
     pub inflight: u16,
     pub output: Output,
     pub sending: Sending,
+    /// Whose link it is, if it is a peer's.
+    pub peer: Option<Box<PeerEnd>>,
     /// When the hello was due from, or a reader last made progress.
     pub progress: Reading,
     /// When bytes last arrived.
@@ -163,6 +168,7 @@ impl Connection {
             inflight: 0,
             output: Output::default(),
             sending: Sending::default(),
+            peer: None,
             progress: now,
             heard: now,
             charged_bytes: 0,

@@ -20,6 +20,7 @@ use super::limits::{
 };
 use super::mesh::Mesh;
 use super::news::News;
+use super::peers::Peers;
 use super::report::Counters;
 use super::ring::{Completion, Purpose, Ring};
 use crate::shard::{ReplyLimits, Shard};
@@ -86,6 +87,7 @@ pub(super) struct Core {
     /// A slot's connection is out of its place while it is worked on (`take`, `put`).
     pub connections: Slab<Option<Box<Connection>>>,
     pub gathers: Slab<Gather>,
+    pub peers: Peers,
     pub next_generation: u32,
     pub now: Reading,
     pub counters: Counters,
@@ -125,7 +127,14 @@ const SPARE_BUFFER_BYTES: usize = 64 << 10;
 
 impl Core {
     /// A core that accepts nothing yet.
-    pub(super) fn new(options: CoreOptions, ring: Ring, mesh: Mesh, shard: Shard, listener: TcpListener) -> Self {
+    pub(super) fn new(
+        options: CoreOptions,
+        ring: Ring,
+        mesh: Mesh,
+        shard: Shard,
+        peers: Peers,
+        listener: TcpListener,
+    ) -> Self {
         let now = Reading::now();
         Self {
             options,
@@ -136,6 +145,7 @@ impl Core {
             is_accepting: false,
             connections: Slab::new(),
             gathers: Slab::new(),
+            peers,
             next_generation: 0,
             now,
             counters: Counters::new(),
@@ -227,6 +237,7 @@ impl Core {
             Purpose::Accept => self.on_accept(completion),
             Purpose::Receive => self.on_receive(completion),
             Purpose::Send => self.on_sent(completion.slot, completion.result),
+            Purpose::Connect => self.on_connected(completion),
             Purpose::Cancel => {}
         }
     }

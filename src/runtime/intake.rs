@@ -41,7 +41,15 @@ impl Core {
                 self.touch(slot);
                 return;
             }
-            (Phase::Hello, 0) => self.close(slot, &mut connection, CloseCause::Ended),
+            (Phase::Peer, 1..) => {
+                self.put(slot, connection);
+                match completion.buffer {
+                    Some(buffer) => self.on_peer_bytes(slot, buffer, self.received_bytes(&completion)),
+                    None => self.touch(slot),
+                }
+                return;
+            }
+            (Phase::Hello | Phase::Peer, 0) => self.close(slot, &mut connection, CloseCause::Ended),
             (Phase::Open | Phase::Draining, 0) => {
                 let is_cut_off =
                     connection.carry.len() > connection.scanned || matches!(connection.intake, Intake::Large(_));
@@ -110,7 +118,7 @@ impl Core {
     pub(super) fn scan_carry(&mut self, slot: u32) {
         loop {
             let Some(mut connection) = self.take(slot) else { return };
-            let is_over = matches!(connection.phase, Phase::Hello | Phase::Lingering | Phase::Closing);
+            let is_over = matches!(connection.phase, Phase::Hello | Phase::Peer | Phase::Lingering | Phase::Closing);
             if is_over || connection.scanned >= connection.carry.len() || connection.stall.is_some() {
                 self.put(slot, connection);
                 return;

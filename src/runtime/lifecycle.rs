@@ -9,7 +9,8 @@ use quoit_wire::{HelloParameters, HelloReply, Operation, Refusal, Reply, Request
 use super::connection::{CloseCause, Connection, GENERATION_MASK, Intake, Phase};
 use super::core::Core;
 use super::limits::{COMPLAINT_INTERVAL, KEEPALIVE_TIME, SHUTDOWN_INTAKE_MAX, SOCKET_BUFFER_BYTES, SWEEP_CONNECTIONS};
-use super::mesh::Adoption;
+use super::mesh::{Adoption, Greeting};
+use super::peers::{Side, is_peer};
 use super::ring::{Completion, Purpose};
 
 impl Core {
@@ -46,7 +47,7 @@ impl Core {
     }
 
     /// Opens a connection, or closes its socket when the core has as many as it may or is shutting down.
-    fn open(&mut self, socket: OwnedFd) -> Option<u32> {
+    pub(super) fn open(&mut self, socket: OwnedFd) -> Option<u32> {
         if self.connections.len() >= self.options.connections_max || self.draining_since.is_some() {
             self.counters.closed[CloseCause::Limit as usize] += 1;
             return None;
@@ -58,7 +59,7 @@ impl Core {
         Some(self.connections.insert(Some(connection)) as u32)
     }
 
-    fn receive_hello(&mut self, slot: u32) {
+    pub(super) fn receive_hello(&mut self, slot: u32) {
         let Some(mut connection) = self.take(slot) else { return };
         connection.is_receiving = true;
         self.ring.receive_once(connection.descriptor(), slot);
@@ -70,6 +71,10 @@ impl Core {
         if let Some(buffer) = completion.buffer {
             let bytes = self.received_bytes(&completion);
             connection.carry.extend_from_slice(self.ring.buffers.received(buffer, bytes));
+        }
+        if is_peer(&connection.carry) {
+            self.on_peer_hello(slot, connection);
+            return;
         }
         match read_hello(&connection.carry) {
             Hello::Unfinished => {
@@ -106,7 +111,7 @@ impl Core {
         self.forget(slot, &connection);
         self.counters.handed_over += 1;
         let Connection { socket, .. } = *connection;
-        let adoption = Box::new(Adoption { socket, hello_id: id, hello: parameters });
+        let adoption = Box::new(Adoption { socket, greeting: Greeting::Client { id, parameters } });
         if self.mesh.adopt(wanted, adoption).is_err() {
             // Dropped, and with it closed: the client connects again after its backoff.
             self.counters.closed[CloseCause::Limit as usize] += 1;
@@ -119,7 +124,10 @@ impl Core {
             && let Some(mut connection) = self.take(slot)
         {
             self.counters.adopted += 1;
-            self.answer_hello(slot, &mut connection, adoption.hello_id, adoption.hello);
+            match adoption.greeting {
+                Greeting::Client { id, parameters } => self.answer_hello(slot, &mut connection, id, parameters),
+                Greeting::Peer(hello) => self.welcome_peer(slot, &mut connection, &hello),
+            }
             self.put(slot, connection);
         }
     }
@@ -183,12 +191,18 @@ impl Core {
     }
 
     /// Ends a connection: its socket is shut down, so that what is under way completes; then the slot is freed.
-    pub(super) fn close(&mut self, _slot: u32, connection: &mut Connection, cause: CloseCause) {
+    pub(super) fn close(&mut self, slot: u32, connection: &mut Connection, cause: CloseCause) {
         if connection.phase == Phase::Closing {
             return;
         }
         let cause = if cause == CloseCause::Ended { connection.close_cause } else { cause };
         connection.phase = Phase::Closing;
+        if let Some(peer) = connection.peer.as_ref().filter(|peer| peer.side == Side::Outgoing) {
+            self.peers.on_closed(slot, peer.place, self.now);
+            if peer.is_connecting {
+                self.ring.cancel(Purpose::Connect, slot);
+            }
+        }
         connection.stall = None;
         self.counters.closed[cause as usize] += 1;
         let socket = socket2::SockRef::from(&connection.socket);
@@ -201,6 +215,7 @@ impl Core {
         let is_over = connection.phase == Phase::Closing
             && !connection.is_receiving
             && !connection.sending.is_active
+            && !connection.peer.as_ref().is_some_and(|peer| peer.is_connecting)
             && connection.ready == 0;
         if !is_over {
             self.put(slot, connection);
@@ -214,7 +229,7 @@ impl Core {
         self.forget(slot, &connection);
     }
 
-    fn forget(&mut self, slot: u32, connection: &Connection) {
+    pub(super) fn forget(&mut self, slot: u32, connection: &Connection) {
         if connection.is_registered {
             self.ring.unregister(slot);
         }
@@ -227,6 +242,7 @@ impl Core {
         if self.draining_since.is_none() {
             self.start_accepting();
         }
+        self.sweep_peers();
         let capacity = self.connections.capacity();
         for _ in 0..SWEEP_CONNECTIONS.min(capacity) {
             self.sweep_cursor = if self.sweep_cursor + 1 < capacity { self.sweep_cursor + 1 } else { 0 };
@@ -279,7 +295,7 @@ impl Core {
         for slot in 0..self.connections.capacity() as u32 {
             let Some(mut connection) = self.take(slot) else { continue };
             match connection.phase {
-                Phase::Hello => self.close(slot, &mut connection, CloseCause::Ended),
+                Phase::Hello | Phase::Peer => self.close(slot, &mut connection, CloseCause::Ended),
                 Phase::Open => connection.phase = Phase::Draining,
                 Phase::Draining if connection.is_answered() => self.finish(slot, &mut connection),
                 Phase::Lingering => self.end_lingering(slot, &mut connection),

@@ -108,6 +108,18 @@ impl Default for TimeLimits {
 
 /// An idle connection is probed after so long, so that a peer that is gone without a word does not hold its place.
 pub(super) const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+/// Bytes a peer link may have unsent; past it what is to be sent is refused, and whoever sends goes by its own backlog.
+pub(super) const PEER_OUTPUT_BYTES_MAX: usize = 4 << 20;
+/// First wait before a broken peer link is made again; doubles up to the longest, half of it random. A node that restarts is
+/// found soon, and a dead one is not knocked at by every core of every node.
+pub(super) const PEER_BACKOFF_FIRST: Duration = Duration::from_millis(10);
+/// The longest such wait.
+pub(super) const PEER_BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Time a peer link may take from its connect to the other side's hello.
+pub(super) const PEER_CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
+/// Messages from peers that may wait for the control thread.
+pub(super) const CORE_EVENTS_MAX: usize = 1024;
+
 /// Time between two looks at connections that may be over their time.
 pub(super) const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// Connections looked at in one sweep step.

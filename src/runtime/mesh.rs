@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use glommio::channels::spsc_queue::{self, Consumer, Producer};
 use quoit_wire::HelloParameters;
+use quoit_wire::peer::PeerHello;
 
 use super::clock::Reading;
 use super::limits::{
@@ -48,8 +49,13 @@ pub(super) struct Batch {
 /// A connection on its way to the core it asked for. Its hello is not answered yet, so nothing else is under way on it.
 pub(super) struct Adoption {
     pub socket: OwnedFd,
-    pub hello_id: u32,
-    pub hello: HelloParameters,
+    pub greeting: Greeting,
+}
+
+/// The hello of a connection that is handed over.
+pub(super) enum Greeting {
+    Client { id: u32, parameters: HelloParameters },
+    Peer(PeerHello),
 }
 
 /// What cores know of each other, shared.

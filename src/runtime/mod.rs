@@ -10,6 +10,7 @@
 //!                                              ├ egress.rs               replies → sends
 //!                                              ├ lifecycle.rs            accept, hello, hand-over, close, drain
 //!                                              ├ news.rs                 a topology that changes
+//!                                              ├ peers.rs                links to other nodes' cores
 //!                                              ├ park.rs, clock.rs       sleeping, time
 //!                                              ├ stages.rs, state/       warm restarts: before the turns, and after
 //!                                              └ report.rs               counters
@@ -32,6 +33,7 @@ mod mesh_serve;
 mod news;
 mod node;
 mod park;
+mod peers;
 pub mod preflight;
 mod ready;
 mod receiving;
@@ -43,6 +45,8 @@ mod state;
 #[cfg(test)]
 mod stepped;
 
+pub use clock::boot_time;
 pub use node::{ClusterPlace, Command, CoreFailure, CoreHandle, MemorySplit, Node, RuntimeOptions, StartError};
 pub use park::Idle;
+pub use peers::{CoreEvent, PeerAddress, PeerPlace, PeerSend};
 pub use state::StateFolderError;

@@ -16,20 +16,23 @@ use std::time::Duration;
 use glommio::timer::Timer;
 use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement};
 use quoit_wire::Version;
+use quoit_wire::peer::PeerMessage;
 use quoit_wire::topology::{Node as TopologyNode, Topology};
 
 use super::clock::Reading;
 use super::core::{Core, CoreOptions, Turn};
 use super::limits::{
-    BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, PREEMPT_NEVER, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, TimeLimits,
-    VISIT_INTERVAL,
+    BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, CORE_EVENTS_MAX, PREEMPT_NEVER, RECEIVE_BUFFER_BYTES,
+    RECEIVE_BUFFERS, TimeLimits, VISIT_INTERVAL,
 };
 use super::listen::listen;
 use super::mesh::{CoreShared, Mesh};
 use super::park::{Bell, Idle, Patience, new_eventfd};
+use super::peers::{CoreEvent, PeerAddress, PeerIdentity, PeerPlace, Peers};
 use super::ring::Ring;
 use super::stages::{CoreStages, Stages};
 use super::state::{NodeState, StateFolderError};
+use crate::cluster::NodeRef;
 use crate::samples::CoreSnapshot;
 use crate::shard::Shard;
 use crate::store::{PolicyKind, StoreError, StoreOptions};
@@ -70,6 +73,8 @@ pub struct RuntimeOptions {
 pub struct ClusterPlace {
     /// The cluster's name.
     pub name: String,
+    /// Drawn when the cluster was created; tells it from another one of its name.
+    pub cluster_id: u64,
     /// Seed of the cluster's key hash.
     pub seed: u64,
     /// Which life of the node this is.
@@ -182,6 +187,17 @@ pub enum Command {
     Snapshot(flume::Sender<CoreSnapshot>),
     /// Route by this topology from now on; one that is not newer is passed over.
     Topology(Arc<Topology>),
+    /// These nodes may be talked to, and no other.
+    Peers(Arc<[PeerAddress]>),
+    /// Send a message between the leader and the nodes. One that can't leave now is lost: it will be repeated.
+    SendControl {
+        /// Whom to.
+        to: PeerPlace,
+        /// The message.
+        bytes: Vec<u8>,
+    },
+    /// Say the core's number: it turns.
+    Alive(flume::Sender<u16>),
     /// Answer what was asked, close, and end.
     Shutdown,
 }
@@ -204,6 +220,7 @@ pub struct Node {
     memory: MemorySplit,
     handles: Vec<CoreHandle>,
     pub(super) stages: Stages,
+    events: flume::Receiver<CoreEvent>,
     executors: Vec<ExecutorJoinHandle<io::Result<()>>>,
 }
 
@@ -267,7 +284,8 @@ impl Node {
         let (started, starts) = flume::bounded(cores);
         let (stages, cores_stages) = Stages::new(cores, state);
         let (handles, executors) = (Vec::new(), Vec::new());
-        let mut node = Self { address, topology: topology.clone(), memory, handles, stages, executors };
+        let (events_sender, events) = flume::bounded(CORE_EVENTS_MAX);
+        let mut node = Self { address, topology: topology.clone(), memory, handles, stages, events, executors };
         let start_time = Reading::now();
         let meshes = Mesh::connect(&shared).into_iter().enumerate();
         for (((core, mesh), listener), stages) in meshes.zip(listeners).zip(cores_stages) {
@@ -291,13 +309,18 @@ impl Node {
                 vnode_bits: options.vnode_bits,
                 hash_seed: topology.seed,
             };
+            let identity = options.cluster.as_ref().map(|cluster| {
+                let node = NodeRef { id: topology.nodes[0].id, incarnation: cluster.incarnation };
+                PeerIdentity::new(cluster.cluster_id, PeerPlace { node, core })
+            });
+            let peers = Peers::new(identity, events_sender.clone());
             let (topology, started, idle) = (topology.clone(), started.clone(), options.idle);
             let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
                 .name(&format!("quoit-core-{core}"))
                 .io_memory(GLOMMIO_IO_BYTES)
                 .preempt_timer(PREEMPT_NEVER)
                 .spawn(move || async move {
-                    let made = make_core(core_options, store_options, topology, mesh, listener);
+                    let made = make_core(core_options, store_options, topology, mesh, peers, listener);
                     match made {
                         Ok((made, bell)) => {
                             let _ = started.send((core, Ok(())));
@@ -355,6 +378,11 @@ impl Node {
         &self.handles
     }
 
+    /// What the cores tell by themselves, in a bounded queue.
+    pub const fn events(&self) -> &flume::Receiver<CoreEvent> {
+        &self.events
+    }
+
     /// Asks every core to answer what it was asked, close its connections and end. [`Self::join`] waits for it.
     pub fn begin_shutdown(&self) {
         for handle in &self.handles {
@@ -390,7 +418,7 @@ fn first_topology(options: &RuntimeOptions, address: SocketAddr, state: Option<&
         weight: 1,
     };
     if let Some(cluster) = &options.cluster {
-        let ClusterPlace { name, seed, incarnation, zone, weight } = cluster.clone();
+        let ClusterPlace { name, seed, incarnation, zone, weight, .. } = cluster.clone();
         return Topology::unassigned(
             TopologyNode { incarnation, zone, weight, ..node },
             options.vnode_bits,
@@ -413,6 +441,7 @@ fn make_core(
     store_options: StoreOptions,
     topology: Arc<Topology>,
     mesh: Mesh,
+    peers: Peers,
     listener: TcpListener,
 ) -> Result<(Core, Bell), StartError> {
     let core = options.core;
@@ -421,7 +450,7 @@ fn make_core(
     let ring = Ring::new(eventfd, options.connections_max).map_err(refused)?;
     let bell = Bell::new(eventfd).map_err(refused)?;
     let shard = Shard::new(core, 0, topology, store_options).map_err(|source| StartError::Store { core, source })?;
-    Ok((Core::new(options, ring, mesh, shard, listener), bell))
+    Ok((Core::new(options, ring, mesh, shard, peers, listener), bell))
 }
 
 /// A core's life, beside which it serves control commands.
@@ -499,6 +528,12 @@ async fn serve_commands(core: Rc<RefCell<Core>>, inbox: flume::Receiver<Command>
             Command::Snapshot(answer) => drop(answer.try_send(core.snapshot())),
             Command::Topology(topology) => {
                 core.take_topology(topology);
+                core.mesh.own().wake();
+            }
+            Command::Alive(answer) => drop(answer.try_send(core.options.core)),
+            Command::Peers(peers) => core.set_peers(&peers),
+            Command::SendControl { to, bytes } => {
+                core.send_to_peer(to, |out| PeerMessage::push_control(&bytes, out));
                 core.mesh.own().wake();
             }
             Command::Shutdown => {

@@ -110,14 +110,14 @@ impl Core {
 
     fn keep_receiving(&mut self, slot: u32, connection: &mut Connection) {
         match connection.phase {
-            Phase::Open | Phase::Draining | Phase::Lingering if !connection.is_at_end => {}
+            Phase::Open | Phase::Peer | Phase::Draining | Phase::Lingering if !connection.is_at_end => {}
             Phase::Hello if !connection.is_receiving => {
                 // Its receive found no buffer. This turn's go back before the next one is submitted.
                 connection.is_receiving = true;
                 self.ring.receive_once(connection.descriptor(), slot);
                 return;
             }
-            Phase::Hello | Phase::Open | Phase::Draining | Phase::Lingering | Phase::Closing => return,
+            Phase::Hello | Phase::Open | Phase::Peer | Phase::Draining | Phase::Lingering | Phase::Closing => return,
         }
         let is_full = connection.stall.is_some() && connection.carry.len() > CONNECTION_STALLED_BYTES_MAX;
         if connection.is_receiving && is_full && !connection.is_cancelling {

@@ -224,9 +224,29 @@ impl Core {
             let help = "Items of the saved state by what became of them at the start.";
             counter("state_items_total", help, Some(("fate", fate)), items);
         }
+        let peers = &self.peers.counters;
+        counter("peer_links_made_total", "Links to other nodes' cores that were made.", None, peers.made);
+        counter("peer_links_accepted_total", "Links that other nodes' cores made to this one.", None, peers.accepted);
+        counter(
+            "peer_links_failed_total",
+            "Links to other nodes that broke, or could not be made.",
+            None,
+            peers.failed,
+        );
+        counter("peer_links_refused_total", "Links refused by their hello.", None, peers.refused);
+        counter("peer_garbage_total", "Links closed because of frames that don't hold together.", None, peers.garbage);
+        counter("peer_frames_sent_total", "Frames put on links to other nodes.", None, peers.sent);
+        counter("peer_frames_received_total", "Frames taken from other nodes.", None, peers.received);
+        for (reason, count) in
+            [("down", peers.dropped_down), ("full", peers.dropped_full), ("control_behind", peers.dropped_events)]
+        {
+            let help = "Frames to or from other nodes that were not passed on: they are repeated.";
+            counter("peer_frames_dropped_total", help, Some(("reason", reason)), count);
+        }
         let mut gauge = |name, help, value: usize| {
             out.push(Sample { name, help, kind: SampleKind::Gauge, label: None, value: value as u64 });
         };
+        gauge("peer_links", "Links to other nodes' cores that stand.", self.peers.up());
         gauge("connections", "Open connections.", self.connections.len());
         gauge("buffer_bytes", "Bytes of connections' buffers.", self.buffer_bytes);
         gauge("buffer_bytes_max", "Bytes that connections' buffers may have.", self.options.buffer_bytes_max);

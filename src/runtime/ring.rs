@@ -25,6 +25,8 @@ pub(super) enum Purpose {
     Send,
     /// A cancellation's own completion; nothing follows from it.
     Cancel,
+    /// A connection that this core makes stands, or does not.
+    Connect,
 }
 
 /// How a submission names a connection's socket.
@@ -104,6 +106,21 @@ impl Ring {
     pub(super) fn accept(&mut self, listener: RawFd) {
         let entry = opcode::AcceptMulti::new(Fd(listener)).flags(libc::SOCK_CLOEXEC).build();
         self.push(&entry.user_data(user_data(Purpose::Accept, 0)));
+    }
+
+    /// Connects a socket.
+    ///
+    /// # Safety
+    /// The address stays in place and unchanged until the submission's completion has been reaped.
+    pub(super) unsafe fn connect(
+        &mut self,
+        socket: RawFd,
+        slot: u32,
+        address: *const libc::sockaddr,
+        length: libc::socklen_t,
+    ) {
+        let entry = opcode::Connect::new(Fd(socket), address, length).build();
+        self.push(&entry.user_data(user_data(Purpose::Connect, slot)));
     }
 
     /// Receives once into a provided buffer.
@@ -230,7 +247,7 @@ impl Ring {
 }
 
 impl Purpose {
-    const ALL: [Self; 4] = [Self::Accept, Self::Receive, Self::Send, Self::Cancel];
+    const ALL: [Self; 5] = [Self::Accept, Self::Receive, Self::Send, Self::Cancel, Self::Connect];
 }
 
 const fn user_data(purpose: Purpose, slot: u32) -> u64 {

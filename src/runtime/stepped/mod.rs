@@ -6,6 +6,7 @@
 mod budget;
 mod flow;
 mod life;
+mod peers;
 mod topology;
 
 use std::collections::HashMap;
@@ -22,7 +23,9 @@ use super::core::{Core, CoreOptions};
 use super::limits::TimeLimits;
 use super::mesh::{CoreShared, Mesh};
 use super::park::new_eventfd;
+use super::peers::{CoreEvent, PeerIdentity, PeerPlace, Peers};
 use super::ring::Ring;
+use crate::cluster::NodeRef;
 use crate::shard::Shard;
 use crate::store::{PolicyKind, StoreOptions};
 
@@ -34,7 +37,11 @@ pub(super) struct Stepped {
     pub(super) cores: Vec<Core>,
     addresses: Vec<SocketAddr>,
     topology: Arc<Topology>,
+    events: flume::Receiver<CoreEvent>,
 }
+
+/// The id of the cluster that the stepped nodes are of.
+const CLUSTER: u64 = 77;
 
 /// The id and status of a reply, and its value.
 pub(super) type Answer = (u32, Status, Vec<u8>);
@@ -51,9 +58,16 @@ pub(super) struct Client {
 impl Stepped {
     /// `cores` cores that accept, each on a port of its own; `adjust` changes what is fixed for their lives.
     pub(super) fn new(cores: usize, adjust: impl Fn(&mut CoreOptions)) -> Self {
+        Self::with_id(7, cores, adjust)
+    }
+
+    /// The same, of a node with this id.
+    pub(super) fn with_id(id: u64, cores: usize, adjust: impl Fn(&mut CoreOptions)) -> Self {
         let value_bytes_max = 6 << 20;
+        let node_ref = NodeRef { id, incarnation: 1 };
+        let (events_sender, events) = flume::bounded(16);
         let node =
-            Node { id: 7, incarnation: 1, address: String::new(), zone: String::new(), cores: cores as u16, weight: 1 };
+            Node { id, incarnation: 1, address: String::new(), zone: String::new(), cores: cores as u16, weight: 1 };
         let topology = Arc::new(Topology::standalone(node, 6, 1, 1));
         let shared: Arc<[CoreShared]> = (0..cores).map(|_| CoreShared::new(new_eventfd().unwrap())).collect();
         let mut addresses = Vec::new();
@@ -64,7 +78,7 @@ impl Stepped {
                 core: core as u16,
                 cores: cores as u16,
                 cpu: 0,
-                node_id: 7,
+                node_id: id,
                 value_bytes_max,
                 connections_max: 1000,
                 buffer_bytes_max: 8 << 20,
@@ -81,12 +95,14 @@ impl Stepped {
             };
             let ring = Ring::new(mesh.own().eventfd(), options.connections_max).unwrap();
             let shard = Shard::new(core as u16, 0, topology.clone(), store).unwrap();
-            let mut core = Core::new(options, ring, mesh, shard, listener);
+            let identity = PeerIdentity::new(CLUSTER, PeerPlace { node: node_ref, core: core as u16 });
+            let peers = Peers::new(Some(identity), events_sender.clone());
+            let mut core = Core::new(options, ring, mesh, shard, peers, listener);
             core.start_accepting();
             core
         });
         let cores = cores.collect();
-        Self { cores, addresses, topology }
+        Self { cores, addresses, topology, events }
     }
 
     /// One turn of every core.
