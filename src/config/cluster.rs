@@ -85,13 +85,13 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Cluster")]
 pub(super) struct ClusterFlags {
-    /// etcd's members, with commas between them: http://10.0.0.1:2379; with this the node joins a cluster
+    /// etcd's members, with commas between them: http://10.0.0.1:2379; with this the node joins a cluster [default: none]
     #[arg(long, value_name = "URLS")]
     etcd: Option<String>,
     /// Name of the cluster [default: quoit]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// Name of this node, unique in its cluster and the same over restarts
+    /// Name of this node, unique in its cluster and the same over restarts [default: none, and a cluster needs one]
     #[arg(long, value_name = "NAME")]
     node_id: Option<String>,
     /// Where this node's fate is shared, such as a rack: copies of one item go to different zones [default: none]
