@@ -480,6 +480,33 @@ fn a_node_that_comes_or_goes_costs_hardly_more_copies_than_its_share() {
     assert!(total.0 as f64 <= COPIES_RATIO_MAX * total.1 as f64, "{} copies, not {}", total.0, total.1);
 }
 
+/// Node 0 has seven copies and node 2 five, but whatever node 0 could give, node 2 has: one replica can't even that out.
+#[test]
+fn a_chain_of_replicas_moves_where_a_single_one_can_not() {
+    let mut cluster = world((0..8).map(|id| node(id, "", 1, 1)).collect(), 4, 2);
+    let seat = |node: usize| Seat { node: node as u16, core: 0 };
+    let mut have = [2; 8];
+    for (vnode, placement) in cluster.placements.iter_mut().enumerate() {
+        let primary = vnode / 2;
+        let mut replicas: Vec<usize> = match vnode {
+            2 | 6 | 8 => vec![0, 2],
+            4 | 5 => vec![0],
+            _ => Vec::new(),
+        };
+        while replicas.len() < 2 {
+            let others = [1, 3, 4, 5, 6, 7].into_iter().filter(|it| *it != primary && !replicas.contains(it));
+            replicas.push(others.min_by_key(|&it| have[it]).unwrap());
+        }
+        replicas.iter().for_each(|&replica| have[replica] += 1);
+        placement.primary = seat(primary);
+        placement.replicas = [seat(replicas[0]), seat(replicas[1]), Seat::NOWHERE];
+    }
+    assert_eq!((have[0], have[2]), (7, 5));
+    let placements = cluster.assign().unwrap();
+    assert_eq!(count(8, placements.iter().flat_map(copies)), [6; 8]);
+    assert!(new_copies(&cluster, &placements).0 <= 3);
+}
+
 #[test]
 fn a_lost_primary_is_followed_by_a_holder_that_has_room() {
     let nodes = (0..10).map(|id| node(id, "", 2, 1)).collect();
