@@ -9,6 +9,7 @@ mod clock;
 mod pauses;
 mod ratio;
 mod speed;
+mod state;
 mod workload;
 
 use std::process::ExitCode;
@@ -21,7 +22,8 @@ const PARTS: &str = "parts:
   expiry                        a million items that end over ten seconds
   cap [secs]                    mixed and changing sizes at the cap (60 s a phase)
   overwrite [secs]              overwrites with 85 % of the arena alive (60 s a row)
-  density                       resident bytes per item";
+  density                       resident bytes per item
+  state [items]                 saving and loading, without a disk (4 million items)";
 
 fn main() -> ExitCode {
     // Cargo passes `--bench` along.
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Some("cap") => churn::cap(number(1, 60)),
         Some("overwrite") => churn::overwrite(number(1, 60)),
         Some("density") => churn::density(),
+        Some("state") => state::state(number(1, 4_000_000)),
         _ => println!("{PARTS}"),
     }
     ExitCode::SUCCESS

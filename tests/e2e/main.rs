@@ -1,7 +1,7 @@
 //! The end-to-end proof: the real `quoit` and the real `quoit-loadgen` against each other, as processes.
 //!
 //! `verify` puts verified traffic on a node over two cores and looks at its memory, `life` ends and restarts nodes under
-//! load, `replay` plays traces. Short runs are part of `make test`; `make soak` runs the ignored ones, which take minutes.
+//! load, `replay` plays traces, `warm` restarts nodes that keep what they had. Short runs are part of `make test`; `make soak` runs the ignored ones, which take minutes.
 //! One test at a time has the machine: each keeps every CPU of a small one busy.
 
 #![expect(clippy::print_stdout, reason = "the figures of a soak; without --nocapture cargo keeps them to itself")]
@@ -12,6 +12,7 @@ mod life;
 mod node_process;
 mod replay;
 mod verify;
+mod warm;
 #[path = "../wire_client/mod.rs"]
 mod wire_client;
 

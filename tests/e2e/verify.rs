@@ -11,8 +11,8 @@ use crate::{two_cores, whole_machine};
 /// What a node may have resident beyond `--memory`: the program, its heap, the admin HTTP; and for each core its stack, its
 /// rings and histograms, and the empty buffers it keeps for reuse, up to 16 MiB. README.md states it to users.
 /// Measured with two cores, full: 4 MiB over with this traffic, 28 MiB with values of 16 KiB on average over the mesh.
-const BESIDE_MEMORY_BYTES: u64 = 8 << 20;
-const BESIDE_MEMORY_BYTES_PER_CORE: u64 = 24 << 20;
+pub(crate) const BESIDE_MEMORY_BYTES: u64 = 8 << 20;
+pub(crate) const BESIDE_MEMORY_BYTES_PER_CORE: u64 = 24 << 20;
 const CORES: u64 = 2;
 
 /// How long the short runs last, in requests: on a busy machine they take longer, and prove the same.

@@ -60,13 +60,14 @@ impl NodeProcess {
         assert_eq!(sent, 0, "the node lives");
     }
 
-    /// Waits for a line of the log that holds `text`.
-    pub(crate) fn await_log(&mut self, text: &str) {
+    /// Waits for a line of the log that holds `text`; the line.
+    pub(crate) fn await_log(&mut self, text: &str) -> String {
         let mut line = String::new();
         while !line.contains(text) {
             line.clear();
             assert_ne!(self.log.read_line(&mut line).expect("text"), 0, "the log ends without \"{text}\"");
         }
+        line
     }
 
     /// Waits for the node's end; exit code, and the rest of the log.
