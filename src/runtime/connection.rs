@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use super::budget::Charge;
 use super::clock::Reading;
 use super::peers::PeerEnd;
 use super::ring::Socket;
@@ -48,6 +49,8 @@ pub(super) enum Stall {
     Inflight,
     /// No credit to this core.
     Credit(usize),
+    /// No room in the core's buffers.
+    Budget,
 }
 
 /// Why a connection was closed; each has its counter.
@@ -65,7 +68,7 @@ pub(super) enum CloseCause {
     SlowReader,
     /// The writer stopped in the middle of a frame for too long.
     SlowWriter,
-    /// A limit on connections or buffers was reached.
+    /// A limit on connections was reached.
     Limit,
 }
 
@@ -121,8 +124,12 @@ pub(super) struct Connection {
     pub is_cancelling: bool,
     /// The client has ended its side of the stream: nothing will ever arrive.
     pub is_at_end: bool,
+    /// In the list of connections that wait for a receive buffer.
+    pub is_starved: bool,
     /// In the list of connections whose stall has ended.
     pub is_resuming: bool,
+    /// It has waited for room, and it is its turn: it stands behind nobody.
+    pub has_turn: bool,
     /// In the turn's list of connections to tidy up.
     pub is_touched: bool,
     /// In the list of connections with output to send.
@@ -139,8 +146,10 @@ pub(super) struct Connection {
     pub progress: Reading,
     /// When bytes last arrived.
     pub heard: Reading,
-    /// Bytes of buffers this connection was charged for.
-    pub charged_bytes: usize,
+    /// The carry has room for all of the frame that it begins with, whose end is to come.
+    pub is_promised: bool,
+    /// What this connection was charged for.
+    pub charged: Charge,
     pub close_cause: CloseCause,
 }
 
@@ -161,7 +170,9 @@ impl Connection {
             is_receiving: false,
             is_cancelling: false,
             is_at_end: false,
+            is_starved: false,
             is_resuming: false,
+            has_turn: false,
             is_touched: false,
             is_dirty: false,
             wants_news: false,
@@ -171,7 +182,8 @@ impl Connection {
             peer: None,
             progress: now,
             heard: now,
-            charged_bytes: 0,
+            is_promised: false,
+            charged: Charge::default(),
             close_cause: CloseCause::Ended,
         }
     }
@@ -200,21 +212,31 @@ impl Connection {
             && !self.is_resuming
     }
 
-    /// Whether the rest of a frame is to come.
+    /// Whether the rest of a frame is to come, and would be read.
     pub(super) fn is_within_frame(&self) -> bool {
         let is_unfinished = !matches!(self.intake, Intake::Frames) || self.carry.len() > self.scanned;
         matches!(self.phase, Phase::Open | Phase::Draining)
             && self.stall.is_none()
             && !self.is_resuming
+            && !self.is_starved
             && is_unfinished
     }
 
+    /// Appends bytes to the carry, which takes the room they need and no more.
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        if self.carry.capacity() - self.carry.len() < bytes.len() {
+            self.carry.reserve_exact(bytes.len());
+        }
+        self.carry.extend_from_slice(bytes);
+    }
+
     /// Heap bytes of its buffers. Pieces lie in the arena and are the store's to count.
-    pub(super) const fn buffer_bytes(&self) -> usize {
-        self.carry.capacity()
-            + self.deferred.capacity()
-            + self.output.bytes.capacity()
-            + self.sending.output.bytes.capacity()
+    pub(super) const fn charge(&self) -> Charge {
+        let received_bytes = self.carry.capacity() + self.deferred.capacity();
+        Charge {
+            bytes: received_bytes + self.output.bytes.capacity() + self.sending.output.bytes.capacity(),
+            received_bytes: if self.is_promised { 0 } else { received_bytes },
+        }
     }
 }
 

@@ -4,25 +4,29 @@
 //! serve the mesh, send, enter the kernel once, then a bounded slice of background work. Nothing in a turn waits.
 //! The parts of a turn are in files of their own; the picture of them is in `mod.rs`.
 
+use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;
 
 use slab::Slab;
 
+use super::budget::{Budget, Waiter, Want};
 use super::clock::Reading;
-use super::connection::Connection;
+use super::connection::{Connection, Stall};
 use super::egress::Vectored;
 use super::gather::Gather;
 use super::limits::{
     CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_HIGH, CONNECTION_OUTPUT_BYTES_LOW, OUTPUT_SHARE,
-    OVERLOADED_RETRY_MS, PIN_BYTES_MIN, READY_MAX, RECEIVE_BUFFER_BYTES, SHUTDOWN_TIME_MAX, SWEEP_INTERVAL,
-    TURN_REQUESTS_MAX, TURN_TIME_MAX, TimeLimits, UNFINISHED_LEAVE,
+    OVERLOADED_RETRY_MS, PIN_BYTES_MIN, READY_MAX, RECEIVE_BUFFER_BYTES, REPLY_ROOM_BYTES, SHUTDOWN_TIME_MAX,
+    SPARE_SHARE, SWEEP_INTERVAL, TURN_REQUESTS_MAX, TURN_TIME_MAX, TimeLimits,
 };
 use super::mesh::Mesh;
 use super::news::News;
 use super::peers::Peers;
 use super::report::Counters;
 use super::ring::{Completion, Purpose, Ring};
+use super::scan::stall_on;
+use super::spare::Spare;
 use crate::shard::{ReplyLimits, Shard};
 use crate::store::Progress;
 
@@ -91,8 +95,10 @@ pub(super) struct Core {
     pub next_generation: u32,
     pub now: Reading,
     pub counters: Counters,
-    /// Bytes of all connections' buffers.
-    pub buffer_bytes: usize,
+    /// The account of all buffers.
+    pub budget: Budget,
+    /// Connections of which the kernel is sending something.
+    pub active_sends: usize,
     pub sweep_cursor: usize,
     pub last_sweep: Reading,
     pub draining_since: Option<Reading>,
@@ -100,17 +106,21 @@ pub(super) struct Core {
 
     // Lists of one turn, kept for their memory.
     pub ready: Vec<Ready>,
+    /// Receive buffers that the turn has reaped, and those that are kept from the kernel while there is no room for what it
+    /// would put into them.
     pub held_buffers: Vec<u16>,
     pub touched: Vec<u32>,
     pub dirty: Vec<u32>,
     pub resume: Vec<u32>,
     pub rearm: Vec<u32>,
-    pub spare_bytes: Vec<Vec<u8>>,
     #[expect(
         clippy::vec_box,
         reason = "the kernel reads a vector where it lies, so it goes from hand to hand in its box"
     )]
     pub spare_vectors: Vec<Box<Vectored>>,
+    /// Connections that wait for a receive buffer, first come first served.
+    pub starved: VecDeque<Waiter>,
+    pub spare: Spare,
     /// A frame, or the front of one, copied out of its buffer while the core works on it.
     pub scratch: Vec<u8>,
 }
@@ -121,8 +131,7 @@ const COMPLETIONS_PER_CLOCK: u32 = 8;
 /// Steps of background work in a turn that had requests, and in one that had none.
 const WORK_STEPS_BUSY: usize = 4;
 const WORK_STEPS_IDLE: usize = 32;
-/// Byte buffers kept for reuse, and the largest of them.
-const SPARE_BUFFERS: usize = 256;
+/// The largest buffer of a connection that is kept for reuse.
 const SPARE_BUFFER_BYTES: usize = 64 << 10;
 
 impl Core {
@@ -136,6 +145,8 @@ impl Core {
         listener: TcpListener,
     ) -> Self {
         let now = Reading::now();
+        let budget = Budget::new(options.buffer_bytes_max);
+        let spare = Spare::new(options.buffer_bytes_max / SPARE_SHARE, SPARE_BUFFER_BYTES);
         Self {
             options,
             ring,
@@ -149,7 +160,8 @@ impl Core {
             next_generation: 0,
             now,
             counters: Counters::new(),
-            buffer_bytes: 0,
+            budget,
+            active_sends: 0,
             sweep_cursor: 0,
             last_sweep: now,
             draining_since: None,
@@ -160,8 +172,9 @@ impl Core {
             dirty: Vec::new(),
             resume: Vec::new(),
             rearm: Vec::new(),
-            spare_bytes: Vec::new(),
             spare_vectors: Vec::new(),
+            starved: VecDeque::new(),
+            spare,
             scratch: Vec::new(),
         }
     }
@@ -170,12 +183,13 @@ impl Core {
     pub(super) fn turn(&mut self) -> std::io::Result<Turn> {
         let answered_before = self.counters.answered;
         let requests_before = self.requests_taken();
+        self.budget.set_elsewhere(self.elsewhere_bytes());
         self.ring.reap();
         // After what is there was taken, never before: a core that is held up in between would carry out requests as of a
         // time before they were sent, and their items would end early.
         self.now = Reading::now();
         let began = self.now;
-        let mut is_busy = self.ring.has_completions() || !self.resume.is_empty();
+        let mut is_busy = self.ring.has_completions() || !self.resume.is_empty() || self.feeds_starved();
         let mut completions: u32 = 0;
         while self.requests_taken() - requests_before < TURN_REQUESTS_MAX
             && !((completions + 1).is_multiple_of(COMPLETIONS_PER_CLOCK) && self.is_turn_over())
@@ -194,7 +208,9 @@ impl Core {
         self.tidy_touched();
         self.mesh.flush();
         self.send_dirty();
-        self.held_buffers.drain(..).for_each(|id| self.ring.buffers.put_back(id));
+        self.budget.set_elsewhere(self.elsewhere_bytes());
+        self.resume_waiting();
+        self.return_buffers();
         self.rearm_receives();
         self.ring.enter()?;
         is_busy |= self.ring.has_completions();
@@ -247,26 +263,51 @@ impl Core {
         usize::try_from(completion.result).unwrap_or(0).min(RECEIVE_BUFFER_BYTES)
     }
 
-    /// How replies may be built now. Small values are always copied: what a connection has unsent bounds those, and so who
-    /// fills the buffers does not take everybody's hits away.
+    /// How replies may be built now.
     pub(super) fn reply_limits(&self) -> ReplyLimits {
-        let left_bytes = self.options.buffer_bytes_max.saturating_sub(self.buffer_bytes);
         ReplyLimits {
             pin_bytes_min: PIN_BYTES_MIN,
-            copy_bytes_max: left_bytes.max(PIN_BYTES_MIN),
+            copy_bytes_max: self.budget.left_bytes().max(PIN_BYTES_MIN),
             retry_after_ms: OVERLOADED_RETRY_MS,
         }
     }
 
     /// Unsent reply bytes of a connection past which its further requests wait: the less buffers are left, the fewer.
     pub(super) fn output_bytes_high(&self) -> usize {
-        let left_bytes = self.options.buffer_bytes_max.saturating_sub(self.buffer_bytes);
-        (left_bytes / OUTPUT_SHARE).clamp(CONNECTION_OUTPUT_BYTES_LOW, CONNECTION_OUTPUT_BYTES_HIGH)
+        (self.budget.left_bytes() / OUTPUT_SHARE).clamp(CONNECTION_OUTPUT_BYTES_LOW, CONNECTION_OUTPUT_BYTES_HIGH)
     }
 
-    /// Bytes of buffers up to which something more may be begun that is not a reply yet.
-    pub(super) fn unfinished_bytes_max(&self) -> usize {
-        self.options.buffer_bytes_max - self.options.buffer_bytes_max / UNFINISHED_LEAVE
+    /// Whether there is room for the reply to one more request of a connection, and nobody before it who waits for that.
+    pub(super) fn has_reply_room(&self, connection: &Connection) -> bool {
+        if connection.has_turn {
+            return true;
+        }
+        self.budget.has_reply_room(connection.unsent_bytes(), REPLY_ROOM_BYTES) && !self.budget.has_waiting(Want::Reply)
+    }
+
+    /// Whether nothing is being sent, so that no room will come of it: then one reply goes on without room, or all might wait
+    /// for each other.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.active_sends == 0 && self.dirty.is_empty()
+    }
+
+    /// Lets a connection wait until there is room for what it wants.
+    pub(super) fn wait_for_room(&mut self, slot: u32, connection: &mut Connection, want: Want) {
+        connection.has_turn = false;
+        stall_on(self, slot, connection, Stall::Budget);
+        self.budget.wait(Waiter { slot, generation: connection.generation }, want);
+    }
+
+    /// Bytes of buffers that are no connection's: in the mesh, and kept for reuse.
+    fn elsewhere_bytes(&self) -> usize {
+        self.mesh.bytes() + self.spare.bytes()
+    }
+
+    /// Frees what is kept for reuse, for who needs the room.
+    pub(super) fn drop_spares(&mut self) {
+        self.spare.clear();
+        self.mesh.drop_spares();
+        self.budget.set_elsewhere(self.elsewhere_bytes());
     }
 
     /// Takes a connection out of its slot to work on it.
@@ -279,24 +320,11 @@ impl Core {
         self.connections[slot as usize] = Some(connection);
     }
 
-    /// Brings the account of buffer bytes up to date with a connection's.
+    /// Brings the account of the buffers up to date with a connection's.
     pub(super) fn recharge(&mut self, connection: &mut Connection) {
-        let bytes = connection.buffer_bytes();
-        self.buffer_bytes = self.buffer_bytes + bytes - connection.charged_bytes;
-        connection.charged_bytes = bytes;
-    }
-
-    /// An empty byte buffer, used before where there is one.
-    pub(super) fn spare_bytes(&mut self) -> Vec<u8> {
-        self.spare_bytes.pop().unwrap_or_default()
-    }
-
-    /// Keeps a byte buffer for reuse.
-    pub(super) fn recycle_bytes(&mut self, mut bytes: Vec<u8>) {
-        if bytes.capacity() > 0 && bytes.capacity() <= SPARE_BUFFER_BYTES && self.spare_bytes.len() < SPARE_BUFFERS {
-            bytes.clear();
-            self.spare_bytes.push(bytes);
-        }
+        let charge = connection.charge();
+        self.budget.recharge(connection.charged, charge);
+        connection.charged = charge;
     }
 
     /// Requests a connection may have unanswered, as the hello says.

@@ -5,7 +5,7 @@
 
 use super::connection::{CloseCause, Connection, Phase, Stall};
 use super::core::Core;
-use super::limits::{SEND_BYTES_MAX, SEND_PIECES_MAX};
+use super::limits::{CONNECTION_OUTPUT_BYTES_LOW, REPLY_ROOM_BYTES, SEND_BYTES_MAX, SEND_PIECES_MAX};
 use crate::shard::Output;
 
 /// The memory of a vectored send, which the kernel reads until its completion.
@@ -100,6 +100,7 @@ impl Core {
         std::mem::swap(&mut connection.output, &mut connection.sending.output);
         connection.sending.sent = 0;
         connection.sending.is_active = true;
+        self.active_sends += 1;
         connection.progress = self.now;
         self.submit_send(slot, connection);
     }
@@ -139,6 +140,7 @@ impl Core {
             self.submit_send(slot, &mut connection);
         } else {
             connection.sending.is_active = false;
+            self.active_sends -= 1;
             self.shard.unpin(&mut connection.sending.output.pins);
             self.close(slot, &mut connection, CloseCause::Failed);
         }
@@ -148,6 +150,7 @@ impl Core {
     fn sent_all(&mut self, slot: u32, connection: &mut Connection) {
         let sending = &mut connection.sending;
         sending.is_active = false;
+        self.active_sends -= 1;
         sending.sent = 0;
         self.shard.unpin(&mut sending.output.pins);
         sending.output.pieces.clear();
@@ -157,7 +160,7 @@ impl Core {
         {
             self.spare_vectors.push(vector);
         }
-        self.recycle_bytes(std::mem::take(&mut sending.output.bytes));
+        self.spare.give(std::mem::take(&mut sending.output.bytes));
         if !connection.output.is_empty() {
             self.mark_dirty(slot, connection);
         } else if connection.phase == Phase::Draining && connection.is_answered() {
@@ -169,8 +172,14 @@ impl Core {
         self.recharge(connection);
     }
 
-    /// Whether replies have waited too long for a connection's reader.
+    /// Whether replies have waited too long for a connection's reader: sooner while everybody waits for what it holds.
     pub(super) fn is_slow_reader(&self, connection: &Connection) -> bool {
-        connection.sending.is_active && self.now.is_past(connection.progress, self.options.time_limits.reader_stall_max)
+        let unsent_bytes = connection.unsent_bytes();
+        let times = self.options.time_limits;
+        let holds_others_up =
+            unsent_bytes > CONNECTION_OUTPUT_BYTES_LOW && !self.budget.has_reply_room(unsent_bytes, REPLY_ROOM_BYTES);
+        let time_max =
+            if holds_others_up { times.reader_stall_short.min(times.reader_stall_max) } else { times.reader_stall_max };
+        connection.sending.is_active && self.now.is_past(connection.progress, time_max)
     }
 }

@@ -89,10 +89,7 @@ impl Core {
             }
             if connection.stall.is_some() || connection.carry.len() > connection.scanned {
                 // What came before is unfinished or waits: this joins it.
-                if connection.carry.capacity() == 0 {
-                    connection.carry = self.spare_bytes.pop().unwrap_or_default();
-                }
-                connection.carry.extend_from_slice(received);
+                connection.keep(received);
                 self.put(slot, connection);
                 self.scan_carry(slot);
                 return;
@@ -101,10 +98,10 @@ impl Core {
             offset += scanned;
             let is_over = self.after_scan(slot, connection, stop, |core, connection| {
                 let rest = &core.ring.buffers.received(buffer, bytes)[offset..];
-                if connection.carry.capacity() == 0 && !rest.is_empty() {
-                    connection.carry = core.spare_bytes.pop().unwrap_or_default();
+                if connection.carry.capacity() == 0 && !rest.is_empty() && !core.budget.is_short() {
+                    connection.carry = core.spare.take();
                 }
-                connection.carry.extend_from_slice(rest);
+                connection.keep(rest);
             });
             match is_over {
                 After::Over => return,

@@ -6,9 +6,13 @@ use std::sync::atomic::Ordering;
 
 use quoit_wire::{HelloParameters, HelloReply, Operation, Refusal, Reply, Request, RequestBody, Status, request_head};
 
+use super::budget::Charge;
 use super::connection::{CloseCause, Connection, GENERATION_MASK, Intake, Phase};
 use super::core::Core;
-use super::limits::{COMPLAINT_INTERVAL, KEEPALIVE_TIME, SHUTDOWN_INTAKE_MAX, SOCKET_BUFFER_BYTES, SWEEP_CONNECTIONS};
+use super::limits::{
+    COMPLAINT_INTERVAL, KEEPALIVE_TIME, RECEIVE_BUFFER_BYTES, SHUTDOWN_INTAKE_MAX, SOCKET_BUFFER_BYTES,
+    SWEEP_CONNECTIONS,
+};
 use super::mesh::{Adoption, Greeting};
 use super::peers::{Side, is_peer};
 use super::ring::{Completion, Purpose};
@@ -62,7 +66,7 @@ impl Core {
     pub(super) fn receive_hello(&mut self, slot: u32) {
         let Some(mut connection) = self.take(slot) else { return };
         connection.is_receiving = true;
-        self.ring.receive_once(connection.descriptor(), slot);
+        self.ring.receive_once(connection.descriptor(), slot, RECEIVE_BUFFER_BYTES);
         self.put(slot, connection);
     }
 
@@ -109,12 +113,12 @@ impl Core {
         }
         // Nothing is under way on the socket: its one receive has completed, and the client waits for the answer.
         self.forget(slot, &connection);
-        self.counters.handed_over += 1;
         let Connection { socket, .. } = *connection;
         let adoption = Box::new(Adoption { socket, greeting: Greeting::Client { id, parameters } });
-        if self.mesh.adopt(wanted, adoption).is_err() {
+        match self.mesh.adopt(wanted, adoption) {
+            Ok(()) => self.counters.handed_over += 1,
             // Dropped, and with it closed: the client connects again after its backoff.
-            self.counters.closed[CloseCause::Limit as usize] += 1;
+            Err(_) => self.counters.closed[CloseCause::Limit as usize] += 1,
         }
     }
 
@@ -233,7 +237,7 @@ impl Core {
         if connection.is_registered {
             self.ring.unregister(slot);
         }
-        self.buffer_bytes -= connection.charged_bytes;
+        self.budget.recharge(connection.charged, Charge::default());
         self.connections.remove(slot as usize);
     }
 

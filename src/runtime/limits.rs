@@ -12,6 +12,9 @@ pub(super) const FILES_MAX: u32 = 1 << 20;
 
 /// Bytes of one provided receive buffer. Larger: more memory per waiting message; smaller: more completions per value.
 pub(super) const RECEIVE_BUFFER_BYTES: usize = 8 << 10;
+/// Receive buffers of a core beside those, for connections that hold something which their next bytes finish: a promised
+/// frame, a large set, a hello. They are read though no other is.
+pub(super) const RESERVED_BUFFERS: u16 = 64;
 /// Provided receive buffers of a core (4 MiB). All return at the end of a turn; too few end multishot receives early.
 pub(super) const RECEIVE_BUFFERS: u16 = 512;
 
@@ -46,6 +49,19 @@ pub const BUFFER_SHARE: usize = 16;
 pub const BUFFER_BYTES_MIN: usize = 8 << 20;
 /// Unfinished frames and gathers leave one part in this many of a core's buffers to replies.
 pub(super) const UNFINISHED_LEAVE: usize = 8;
+/// Bytes are received as long as all that is held leaves one part in this many of a core's buffers to replies ...
+pub(super) const RECEIVE_LEAVE: usize = 16;
+/// ... and as long as received bytes that wait have less than one part in this many: the rest is for what they wait for.
+pub(super) const RECEIVED_SHARE: usize = 2;
+/// Room is short when less than one part in this many may be received: then who is stalled is not read any more. Larger: a
+/// stall ends with more to go on with; smaller: there is more room for those that are not stalled.
+pub(super) const SHORT_SHARE: usize = 8;
+/// Room there must be for a request to be executed: a value of so many bytes that can't be pinned is copied. Larger: fewer
+/// requests go on when buffers are short; smaller: hits are answered `Overloaded` that need not be.
+pub(super) const REPLY_ROOM_BYTES: usize = 64 << 10;
+/// Buffers kept for reuse take at most one part in this many of a core's buffers: those of connections, and those of the
+/// mesh.
+pub(super) const SPARE_SHARE: usize = 16;
 /// Kernel socket buffers of a connection, each direction. The kernel doubles it for its own bookkeeping.
 pub(super) const SOCKET_BUFFER_BYTES: usize = 256 << 10;
 
@@ -55,8 +71,13 @@ pub(super) const MESH_INFLIGHT_MAX: usize = 1024;
 pub(super) const MESH_INFLIGHT_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one batch past which it is pushed and a new one begun.
 pub(super) const MESH_BATCH_BYTES: usize = 64 << 10;
-/// Reply bytes that may wait for one core at another; past it reads are answered `Overloaded`.
-pub(super) const MESH_REPLY_BYTES_MAX: usize = 32 << 20;
+/// Reply bytes that may wait for one core at another; past it that core's requests wait. What a core has waiting for all
+/// others is at most one part in [`MESH_REPLY_SHARE`] of its buffers.
+pub(super) const MESH_REPLY_BYTES_MAX: usize = 4 << 20;
+/// See there. Larger: less is in flight between cores that are busy; smaller: less is left to their own connections.
+pub(super) const MESH_REPLY_SHARE: usize = 8;
+/// The same where there are many cores: less would make each batch wait for the last one.
+pub(super) const MESH_REPLY_BYTES_MIN: usize = 64 << 10;
 /// Connections that may be on their way from one core to another.
 pub(super) const MESH_ADOPTIONS_MAX: usize = 64;
 /// Multi-core requests (multi-get over cores, flush, stats) of one core at a time.
@@ -92,6 +113,8 @@ pub struct TimeLimits {
     pub hello_max: Duration,
     /// A reader may make no progress for so long while replies wait for it.
     pub reader_stall_max: Duration,
+    /// The same while buffers are short, for a reader that has more than its share of them waiting.
+    pub reader_stall_short: Duration,
     /// A writer may send nothing for so long in the middle of a frame, which holds buffers or arena space.
     pub frame_stall_max: Duration,
 }
@@ -101,6 +124,7 @@ impl Default for TimeLimits {
         Self {
             hello_max: Duration::from_secs(10),
             reader_stall_max: Duration::from_secs(30),
+            reader_stall_short: Duration::from_secs(10),
             frame_stall_max: Duration::from_secs(30),
         }
     }

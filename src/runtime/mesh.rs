@@ -10,6 +10,7 @@
 //! reply to every request that may come the other way, and for [`MESH_ADOPTIONS_MAX`] connections. So replies always fit.
 //! Requests of one core for one key go through one queue in order, and so do their replies.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
@@ -21,7 +22,9 @@ use quoit_wire::peer::PeerHello;
 use super::clock::Reading;
 use super::limits::{
     MESH_ADOPTIONS_MAX, MESH_BATCH_BYTES, MESH_INFLIGHT_BYTES_MAX, MESH_INFLIGHT_MAX, MESH_REPLY_BYTES_MAX,
+    MESH_REPLY_BYTES_MIN, MESH_REPLY_SHARE, SPARE_SHARE,
 };
+use super::spare::Spare;
 
 const QUEUE_MESSAGES: usize = 2 * MESH_INFLIGHT_MAX + MESH_ADOPTIONS_MAX;
 /// Bytes before the frame of a request's entry: the token.
@@ -44,6 +47,12 @@ pub(super) struct Batch {
     pub entries: usize,
     /// When the requests were sent, by the asking core's clock; comes back with the replies.
     pub sent: Reading,
+}
+
+/// What is left of a batch: its entries from `offset` on.
+pub(super) struct Part {
+    pub batch: Batch,
+    pub offset: usize,
 }
 
 /// A connection on its way to the core it asked for. Its hello is not answered yet, so nothing else is under way on it.
@@ -120,6 +129,13 @@ pub(super) struct Peer {
     replies_out: Arc<AtomicUsize>,
     /// The same the other way.
     replies_in: Arc<AtomicUsize>,
+    /// Connections on their way to the peer, and from it.
+    adoptions_out: Arc<AtomicUsize>,
+    adoptions_in: Arc<AtomicUsize>,
+    /// Requests of the peer that wait here to be executed. Its credits bound them.
+    requests_in: VecDeque<Part>,
+    /// Replies of the peer that wait here to be delivered. What it may have waiting bounds them.
+    replies_kept: VecDeque<Part>,
     /// Connections that wait for a credit to this peer.
     pub waiting: Vec<u32>,
 }
@@ -129,26 +145,32 @@ pub(super) struct Mesh {
     core: usize,
     peers: Vec<Option<Peer>>,
     shared: Arc<[CoreShared]>,
-    spare: Vec<Vec<u8>>,
+    spare: Spare,
+    /// Reply bytes that may wait for one core before its further requests wait.
+    reply_bytes_max: usize,
 }
 
-/// Batches whose buffers are kept for reuse.
-const SPARE_BATCHES: usize = 64;
-
 impl Mesh {
-    /// Makes the mesh of a node: one view per core of `shared`.
-    pub(super) fn connect(shared: &Arc<[CoreShared]>) -> Vec<Self> {
+    /// Makes the mesh of a node: one view per core of `shared`, whose buffers may have `buffer_bytes` each.
+    pub(super) fn connect(shared: &Arc<[CoreShared]>, buffer_bytes: usize) -> Vec<Self> {
         let cores = shared.len();
         let mut views: Vec<Vec<Option<Peer>>> = (0..cores).map(|_| (0..cores).map(|_| None).collect()).collect();
         for (low, high) in (0..cores).flat_map(|low| (low + 1..cores).map(move |high| (low, high))) {
             let (to_high, from_low) = spsc_queue::make(QUEUE_MESSAGES);
             let (to_low, from_high) = spsc_queue::make(QUEUE_MESSAGES);
-            let low_to_high = Arc::new(AtomicUsize::new(0));
-            let high_to_low = Arc::new(AtomicUsize::new(0));
+            let low_to_high = Counts::default();
+            let high_to_low = Counts::default();
             views[low][high] = Some(Peer::new(to_high, from_high, low_to_high.clone(), high_to_low.clone()));
             views[high][low] = Some(Peer::new(to_low, from_low, high_to_low, low_to_high));
         }
-        let view = |(core, peers)| Self { core, peers, shared: shared.clone(), spare: Vec::new() };
+        let reply_bytes = buffer_bytes / MESH_REPLY_SHARE / cores.saturating_sub(1).max(1);
+        let view = |(core, peers)| Self {
+            core,
+            peers,
+            shared: shared.clone(),
+            spare: Spare::new(buffer_bytes / SPARE_SHARE, 2 * MESH_BATCH_BYTES),
+            reply_bytes_max: reply_bytes.clamp(MESH_REPLY_BYTES_MIN, MESH_REPLY_BYTES_MAX),
+        };
         views.into_iter().enumerate().map(view).collect()
     }
 
@@ -180,7 +202,7 @@ impl Mesh {
         let spare = &mut self.spare;
         let peer = Self::peer_mut(&mut self.peers, core);
         if peer.requests.bytes.capacity() == 0 {
-            peer.requests.bytes = spare.pop().unwrap_or_default();
+            peer.requests.bytes = spare.take();
         }
         peer.inflight += 1;
         peer.inflight_bytes += frame.len();
@@ -213,10 +235,21 @@ impl Mesh {
         self.push(core, Message::Replies(batch));
     }
 
-    /// Reply bytes that may still be sent to `core` before reads must be answered `Overloaded`.
-    pub(super) fn reply_bytes_left(&self, core: usize, batch: &Batch) -> usize {
-        let waiting = self.peer(core).replies_out.load(Ordering::Relaxed) + batch.bytes.len();
-        MESH_REPLY_BYTES_MAX.saturating_sub(waiting)
+    /// Whether another request of `core` may be executed: what is on its way to that core, and in `batch`, is not too much.
+    pub(super) fn has_reply_window(&self, core: usize, batch: &Batch) -> bool {
+        self.peer(core).replies_out.load(Ordering::Relaxed) + batch.bytes.len() < self.reply_bytes_max
+    }
+
+    /// Bytes of this core's buffers that are in the mesh: its requests until they are answered, its replies until they are
+    /// taken, and what is kept for reuse.
+    pub(super) fn bytes(&self) -> usize {
+        let of_peer = |peer: &Peer| peer.inflight_bytes + peer.replies_out.load(Ordering::Relaxed);
+        self.peers.iter().flatten().map(of_peer).sum::<usize>() + self.spare.bytes()
+    }
+
+    /// Frees what is kept for reuse.
+    pub(super) fn drop_spares(&mut self) {
+        self.spare.clear();
     }
 
     /// Reply bytes this core has sent that other cores have not taken.
@@ -227,9 +260,11 @@ impl Mesh {
 
     /// Hands a connection over; gives it back when too many are on their way already.
     pub(super) fn adopt(&mut self, core: usize, adoption: Box<Adoption>) -> Result<(), Box<Adoption>> {
-        if self.peer(core).outlet.free_space() <= 2 * MESH_INFLIGHT_MAX {
+        let adoptions = &self.peer(core).adoptions_out;
+        if adoptions.load(Ordering::Relaxed) >= MESH_ADOPTIONS_MAX {
             return Err(adoption);
         }
+        adoptions.fetch_add(1, Ordering::Relaxed);
         self.push(core, Message::Adopt(adoption));
         Ok(())
     }
@@ -244,10 +279,50 @@ impl Mesh {
     pub(super) fn next(&mut self, core: usize) -> Option<Message> {
         let peer = self.peer(core);
         let message = peer.inlet.try_pop()?;
-        if let Message::Replies(batch) = &message {
-            peer.replies_in.fetch_sub(batch.bytes.len(), Ordering::Relaxed);
+        if matches!(message, Message::Adopt(_)) {
+            peer.adoptions_in.fetch_sub(1, Ordering::Relaxed);
         }
         Some(message)
+    }
+
+    /// Keeps batches of `core` until it is their turn, behind those that are here.
+    pub(super) fn keep(&mut self, core: usize, message: Message) {
+        let peer = Self::peer_mut(&mut self.peers, core);
+        match message {
+            Message::Requests(batch) => peer.requests_in.push_back(Part { batch, offset: 0 }),
+            Message::Replies(batch) => peer.replies_kept.push_back(Part { batch, offset: 0 }),
+            Message::Adopt(_) => unreachable!("a connection is no batch"),
+        }
+    }
+
+    /// The next requests of `core`, where their replies may be sent.
+    pub(super) fn next_requests(&mut self, core: usize) -> Option<Part> {
+        if !self.has_reply_window(core, &Batch::default()) {
+            return None;
+        }
+        Self::peer_mut(&mut self.peers, core).requests_in.pop_front()
+    }
+
+    /// The next replies of `core`.
+    pub(super) fn next_replies(&mut self, core: usize) -> Option<Part> {
+        Self::peer_mut(&mut self.peers, core).replies_kept.pop_front()
+    }
+
+    /// Keeps what is left of the requests that came next.
+    pub(super) fn keep_requests(&mut self, core: usize, part: Part) {
+        Self::peer_mut(&mut self.peers, core).requests_in.push_front(part);
+    }
+
+    /// Keeps what is left of the replies that came next.
+    pub(super) fn keep_replies(&mut self, core: usize, part: Part) {
+        Self::peer_mut(&mut self.peers, core).replies_kept.push_front(part);
+    }
+
+    /// All replies of a batch are delivered: `core` may send more, and is woken if it waits to.
+    pub(super) fn replies_delivered(&mut self, core: usize, batch: Batch) {
+        self.peer(core).replies_in.fetch_sub(batch.bytes.len(), Ordering::Relaxed);
+        self.recycle(batch);
+        self.shared[core].wake_if_sleeping();
     }
 
     /// Takes a reply's credit back.
@@ -274,15 +349,12 @@ impl Mesh {
 
     /// A batch with a buffer that was used before, where there is one.
     pub(super) fn spare_batch(&mut self, sent: Reading) -> Batch {
-        Batch { bytes: self.spare.pop().unwrap_or_default(), entries: 0, sent }
+        Batch { bytes: self.spare.take(), entries: 0, sent }
     }
 
     /// Keeps a batch's buffer for reuse.
-    pub(super) fn recycle(&mut self, mut batch: Batch) {
-        if self.spare.len() < SPARE_BATCHES && batch.bytes.capacity() <= 2 * MESH_BATCH_BYTES {
-            batch.bytes.clear();
-            self.spare.push(batch.bytes);
-        }
+    pub(super) fn recycle(&mut self, batch: Batch) {
+        self.spare.give(batch.bytes);
     }
 
     fn peer(&self, core: usize) -> &Peer {
@@ -294,15 +366,29 @@ impl Mesh {
     }
 }
 
+/// What is on its way from one core to another.
+#[derive(Clone, Default)]
+struct Counts {
+    reply_bytes: Arc<AtomicUsize>,
+    adoptions: Arc<AtomicUsize>,
+}
+
 impl Peer {
-    fn new(
-        outlet: Producer<Message>,
-        inlet: Consumer<Message>,
-        replies_out: Arc<AtomicUsize>,
-        replies_in: Arc<AtomicUsize>,
-    ) -> Self {
-        let requests = Batch::default();
-        Self { outlet, inlet, requests, inflight: 0, inflight_bytes: 0, replies_out, replies_in, waiting: Vec::new() }
+    fn new(outlet: Producer<Message>, inlet: Consumer<Message>, out: Counts, coming: Counts) -> Self {
+        Self {
+            outlet,
+            inlet,
+            requests: Batch::default(),
+            inflight: 0,
+            inflight_bytes: 0,
+            replies_out: out.reply_bytes,
+            replies_in: coming.reply_bytes,
+            adoptions_out: out.adoptions,
+            adoptions_in: coming.adoptions,
+            requests_in: VecDeque::new(),
+            replies_kept: VecDeque::new(),
+            waiting: Vec::new(),
+        }
     }
 }
 

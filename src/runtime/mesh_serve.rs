@@ -2,58 +2,85 @@
 
 use quoit_wire::topology::CORES_MAX;
 use quoit_wire::{
-    Items, Keys, Operation, Reply, Request, RequestBody, RequestHead, RequestOptions, Status, request_head,
+    Items, Keys, Operation, Reply, ReplyHeader, Request, RequestBody, RequestHead, RequestOptions, Status, request_head,
 };
 
+use super::budget::Charge;
 use super::clock::Reading;
 use super::connection::{Connection, Stall, Token};
 use super::core::Core;
-use super::gather::{Gather, Part};
+use super::gather::{Gather, Part as GatherPart};
 use super::limits::{
     CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_MAX, GATHERS_MAX, MESH_BATCH_BYTES, MESH_BATCHES_PER_TURN,
-    OVERLOADED_RETRY_MS, PIN_BYTES_MIN, PREFETCH_WINDOW, TURN_TIME_MAX,
+    MESH_REPLY_BYTES_MAX, OVERLOADED_RETRY_MS, PREFETCH_WINDOW, REPLY_ROOM_BYTES, TURN_TIME_MAX,
 };
-use super::mesh::{Batch, Message};
+use super::mesh::{Message, Part};
 use super::scan::multi_body;
 use crate::shard::{Output, ReplyLimits, Route};
 use crate::time::Instant;
 
 impl Core {
-    /// Takes what other cores have sent, a bounded number of batches each; whether there was anything.
+    /// Serves the other cores, a bounded number of batches each; whether there was anything to do.
     pub(super) fn serve_mesh(&mut self) -> bool {
+        let others = self.mesh.others();
+        others.map(|other| self.serve_peer(other)).fold(false, |one, next| one | next)
+    }
+
+    /// Replies first: they give back what requests need. Replies that find no room, and requests whose replies would be too
+    /// many on their way, stay here until there is.
+    fn serve_peer(&mut self, other: usize) -> bool {
         let mut had_any = false;
-        for other in self.mesh.others() {
-            // Each neighbour has a time of its own: what the connections took of the turn must not starve the mesh. It
-            // begins with the neighbour's first message, so that looking at an empty inlet costs no clock.
-            let mut start = None;
-            for _ in 0..MESH_BATCHES_PER_TURN {
-                let Some(message) = self.mesh.next(other) else { break };
+        while let Some(message) = self.mesh.next(other) {
+            had_any = true;
+            self.counters.mesh_messages += 1;
+            if let Message::Adopt(adoption) = message {
+                self.on_adopt(*adoption);
+            } else {
+                self.mesh.keep(other, message);
+            }
+        }
+        // Each neighbour has a time of its own: what the connections took of the turn must not starve the mesh. It begins
+        // with the neighbour's first batch, so that looking at an empty inlet costs no clock.
+        let mut start = None;
+        let mut is_held = false;
+        for _ in 0..MESH_BATCHES_PER_TURN {
+            if !is_held && let Some(part) = self.mesh.next_replies(other) {
+                self.now = Reading::now();
+                start.get_or_insert(self.now);
+                let offset = part.offset;
+                let delivered = self.deliver_batch(other, part);
+                is_held = delivered.is_held;
+                had_any |= delivered.offset > offset;
+            } else if let Some(part) = self.mesh.next_requests(other) {
                 // The time of what was asked by another core is not before it was asked.
                 self.now = Reading::now();
-                let start = *start.get_or_insert(self.now);
+                start.get_or_insert(self.now);
                 had_any = true;
-                self.counters.mesh_messages += 1;
-                match message {
-                    Message::Requests(batch) => self.execute_batch(other, batch),
-                    Message::Replies(batch) => self.deliver_batch(other, batch),
-                    Message::Adopt(adoption) => self.on_adopt(*adoption),
-                }
-                if self.now.is_past(start, TURN_TIME_MAX) {
-                    break;
-                }
+                self.execute_batch(other, part);
+            } else {
+                break;
+            }
+            if start.is_some_and(|start| Reading::now().is_past(start, TURN_TIME_MAX)) {
+                break;
             }
         }
         had_any
     }
 
-    fn execute_batch(&mut self, origin: usize, batch: Batch) {
+    /// Executes requests of another core until their replies are as many as may be on their way.
+    fn execute_batch(&mut self, origin: usize, part: Part) {
         let now = self.now.instant();
         let value_bytes_max = self.options.value_bytes_max;
+        let limits = ReplyLimits {
+            pin_bytes_min: usize::MAX,
+            copy_bytes_max: value_bytes_max.max(MESH_REPLY_BYTES_MAX),
+            retry_after_ms: OVERLOADED_RETRY_MS,
+        };
+        let Part { batch, mut offset } = part;
         let mut replies = self.mesh.spare_batch(batch.sent);
-        let mut offset = 0;
-        let mut scanned = 0;
+        let mut scanned = offset;
         let mut hashes = [0; PREFETCH_WINDOW];
-        loop {
+        while offset < batch.bytes.len() && self.mesh.has_reply_window(origin, &replies) {
             // A window at a time, as with this core's own requests: fetched, then executed.
             let mut count = 0;
             while count < PREFETCH_WINDOW
@@ -65,19 +92,14 @@ impl Core {
                 hashes[count] = if head.operation.has_key() { self.shard.hash(head.key(frame)) } else { 0 };
                 (count, scanned) = (count + 1, next);
             }
-            if count == 0 {
-                break;
-            }
             self.shard.prefetch(hashes[..count].iter().copied());
             for &hash in &hashes[..count] {
                 let Some((token, frame, next)) = batch.request_at(offset) else { break };
+                if !self.mesh.has_reply_window(origin, &replies) {
+                    break;
+                }
                 offset = next;
                 replies.open_reply(token, frame.len());
-                let limits = ReplyLimits {
-                    pin_bytes_min: usize::MAX,
-                    copy_bytes_max: self.mesh.reply_bytes_left(origin, &replies),
-                    retry_after_ms: OVERLOADED_RETRY_MS,
-                };
                 let mut output = Output { bytes: std::mem::take(&mut replies.bytes), ..Output::default() };
                 self.execute_for_peer(now, frame, hash, limits, &mut output);
                 replies.bytes = output.bytes;
@@ -90,7 +112,11 @@ impl Core {
         if replies.entries > 0 {
             self.mesh.reply(origin, replies);
         }
-        self.mesh.recycle(batch);
+        if offset < batch.bytes.len() {
+            self.mesh.keep_requests(origin, Part { batch, offset });
+        } else {
+            self.mesh.recycle(batch);
+        }
     }
 
     /// Executes one request that another core was asked, its key's hash being `hash`.
@@ -109,21 +135,32 @@ impl Core {
         self.counters.answered += 1;
     }
 
-    fn deliver_batch(&mut self, origin: usize, batch: Batch) {
+    /// Delivers replies until one finds no room.
+    fn deliver_batch(&mut self, origin: usize, part: Part) -> Delivered {
+        let Part { batch, mut offset } = part;
         let hop_nanos = self.now.nanos_since(batch.sent);
-        let mut offset = 0;
         let mut entries = 0;
+        let mut is_held = false;
         while let Some((token, request_bytes, frame, next)) = batch.reply_at(offset) {
+            let token = Token::from_u64(token);
+            if !self.may_deliver(token, frame) {
+                is_held = true;
+                break;
+            }
             offset = next;
             entries += 1;
             self.mesh.credit(origin, request_bytes);
-            match Token::from_u64(token) {
+            match token {
                 Token::Connection { slot, generation } => self.deliver(slot, generation, frame),
                 Token::Gather(key) => self.deliver_part(key, origin, frame),
             }
         }
         self.counters.hops(hop_nanos, entries);
-        self.mesh.recycle(batch);
+        if is_held {
+            self.mesh.keep_replies(origin, Part { batch, offset });
+        } else {
+            self.mesh.replies_delivered(origin, batch);
+        }
         for slot in self.mesh.take_waiting(origin) {
             if let Some(mut connection) = self.take(slot) {
                 if connection.stall == Some(Stall::Credit(origin)) {
@@ -132,6 +169,19 @@ impl Core {
                 self.put(slot, connection);
             }
         }
+        Delivered { offset, is_held }
+    }
+
+    /// Whether a reply is delivered now, or waits for room with all behind it. Nobody waits for a reader who takes nothing,
+    /// for a large value, or for a part that is put together with others: those are refused where there is no room.
+    fn may_deliver(&self, token: Token, frame: &[u8]) -> bool {
+        let Token::Connection { slot, generation } = token else { return true };
+        let connection = self.connections.get(slot as usize).and_then(Option::as_ref);
+        let Some(connection) = connection.filter(|connection| connection.generation == generation) else { return true };
+        let is_deaf = connection.sending.is_active
+            && self.now.is_past(connection.progress, self.options.time_limits.reader_stall_short);
+        let waits = (ALWAYS_TOLD_FRAME_BYTES + 1..=REPLY_ROOM_BYTES).contains(&frame.len());
+        !waits || is_deaf || self.is_stuck() || self.budget.has_reply_room(connection.unsent_bytes(), frame.len())
     }
 
     /// Appends a reply that another core made to its connection's output, if the connection is still there.
@@ -147,12 +197,15 @@ impl Core {
     }
 
     fn append_frame(&mut self, connection: &mut Connection, frame: &[u8]) {
-        // As on its own core: a small reply to who reads its replies is never refused.
-        let is_small = frame.len() < PIN_BYTES_MIN && connection.unsent_bytes() <= self.output_bytes_high();
-        let fits = connection.unsent_bytes() + frame.len() <= CONNECTION_OUTPUT_BYTES_MAX
-            && (is_small || self.buffer_bytes + frame.len() <= self.unfinished_bytes_max());
+        let unsent_bytes = connection.unsent_bytes();
+        let has_room = if frame.len() <= REPLY_ROOM_BYTES {
+            self.is_stuck() || self.budget.has_reply_room(unsent_bytes, frame.len())
+        } else {
+            self.budget.has_frame_room(frame.len())
+        };
+        let fits = has_room && unsent_bytes + frame.len() <= CONNECTION_OUTPUT_BYTES_MAX;
         if connection.output.bytes.capacity() == 0 {
-            connection.output.bytes = self.spare_bytes();
+            connection.output.bytes = self.spare.take();
         }
         match Reply::decode(frame) {
             // Only a read carries a large value: it was not answered, and nothing was changed.
@@ -222,7 +275,7 @@ impl Core {
             id: head.id,
             operation: head.operation,
             order: parts.order,
-            parts: parts.frames.iter().map(|(core, _)| Part { core: *core, reply: None }).collect(),
+            parts: parts.frames.iter().map(|(core, _)| GatherPart { core: *core, reply: None }).collect(),
             part_bytes: 0,
         }) as u32;
         for (core, frame) in &parts.frames {
@@ -285,7 +338,7 @@ impl Core {
     /// Keeps one core's part, on account. Where the buffers have no room for what was read, the part's keys are
     /// `Overloaded`; what was written is always told.
     fn answer_gather(&mut self, key: u32, core: u16, frame: &[u8]) {
-        let fits = self.buffer_bytes + frame.len() <= self.unfinished_bytes_max();
+        let fits = self.budget.has_frame_room(frame.len());
         let Some(gather) = self.gathers.get_mut(key as usize) else { return };
         let before = gather.part_bytes;
         if gather.operation == Operation::MultiGet && !fits {
@@ -295,12 +348,12 @@ impl Core {
         } else {
             gather.answer(core, frame);
         }
-        self.buffer_bytes += gather.part_bytes - before;
+        self.budget.recharge(part_charge(before), part_charge(gather.part_bytes));
     }
 
     fn remove_gather(&mut self, key: u32) -> Gather {
         let gather = self.gathers.remove(key as usize);
-        self.buffer_bytes -= gather.part_bytes;
+        self.budget.recharge(part_charge(gather.part_bytes), Charge::default());
         gather
     }
 
@@ -366,6 +419,20 @@ impl Core {
 
 /// Replies with at most this many bytes of value are never replaced by `Overloaded`: a write's result must arrive.
 const OVERLOADED_VALUE_BYTES: usize = 64;
+/// Bytes of such a reply's frame.
+const ALWAYS_TOLD_FRAME_BYTES: usize = ReplyHeader::FRAME_BYTES + OVERLOADED_VALUE_BYTES;
+
+/// What the parts of a gather take of the buffers.
+const fn part_charge(bytes: usize) -> Charge {
+    Charge { bytes, received_bytes: 0 }
+}
+
+/// How far the delivery of a batch has come.
+struct Delivered {
+    offset: usize,
+    /// The next reply waits for room.
+    is_held: bool,
+}
 
 /// A spanning request, cut.
 struct Parts {

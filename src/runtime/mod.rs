@@ -6,6 +6,7 @@
 //!                                              ├ intake.rs, scan.rs      bytes → frames → their way
 //!                                              ├ ready.rs                this core's requests → the shard
 //!                                              ├ receiving.rs            who is read, who waits
+//!                                              ├ budget.rs, spare.rs     the account of the buffers
 //!                                              ├ mesh.rs, mesh_serve.rs  other cores' requests and replies, gather.rs
 //!                                              ├ egress.rs               replies → sends
 //!                                              ├ lifecycle.rs            accept, hello, hand-over, close, drain
@@ -17,6 +18,7 @@
 //! ```
 //! Every limit stands in `limits.rs`.
 
+mod budget;
 mod buffers;
 mod clock;
 mod connection;
@@ -40,6 +42,7 @@ mod receiving;
 mod report;
 mod ring;
 mod scan;
+mod spare;
 mod stages;
 mod state;
 #[cfg(test)]

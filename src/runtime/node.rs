@@ -23,7 +23,7 @@ use super::clock::Reading;
 use super::core::{Core, CoreOptions, Turn};
 use super::limits::{
     BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, CORE_EVENTS_MAX, PREEMPT_NEVER, RECEIVE_BUFFER_BYTES,
-    RECEIVE_BUFFERS, TimeLimits, VISIT_INTERVAL,
+    RECEIVE_BUFFERS, RESERVED_BUFFERS, TimeLimits, VISIT_INTERVAL,
 };
 use super::listen::listen;
 use super::mesh::{CoreShared, Mesh};
@@ -225,7 +225,7 @@ pub struct Node {
 }
 
 /// A core's receive buffers, rings and descriptors: what is spent whatever the traffic.
-const CORE_FIXED_BYTES: usize = RECEIVE_BUFFER_BYTES * RECEIVE_BUFFERS as usize + (1 << 20);
+const CORE_FIXED_BYTES: usize = RECEIVE_BUFFER_BYTES * (RECEIVE_BUFFERS + RESERVED_BUFFERS) as usize + (1 << 20);
 /// Least bytes of a core's store: a few hundred segments, so that eviction has something to choose from.
 const STORE_BYTES_MIN: usize = 16 << 20;
 /// Bytes glommio registers for direct I/O on each executor: its minimum. Only a state is read and written so, in chunks
@@ -287,7 +287,7 @@ impl Node {
         let (events_sender, events) = flume::bounded(CORE_EVENTS_MAX);
         let mut node = Self { address, topology: topology.clone(), memory, handles, stages, events, executors };
         let start_time = Reading::now();
-        let meshes = Mesh::connect(&shared).into_iter().enumerate();
+        let meshes = Mesh::connect(&shared, memory.buffer_bytes).into_iter().enumerate();
         for (((core, mesh), listener), stages) in meshes.zip(listeners).zip(cores_stages) {
             let (commands, inbox) = flume::bounded(COMMANDS_MAX);
             let (core, cpu) = (core as u16, options.cpus[core]);
@@ -511,11 +511,12 @@ async fn take_turns(core: &RefCell<Core>, bell: &Bell, idle: Idle) -> io::Result
             }
             Turn::Idle => std::hint::spin_loop(),
         }
-        if now.is_past(last_visit, VISIT_INTERVAL) {
+        // The clock is read again: a turn may take longer than the interval, and there must not be another before the visit.
+        if Reading::now().is_past(last_visit, VISIT_INTERVAL) {
             core.borrow_mut().counters.visits += 1;
             core.borrow().mesh.own().wake();
             bell.rung().await?;
-            last_visit = now;
+            last_visit = Reading::now();
         }
     }
 }

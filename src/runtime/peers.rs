@@ -420,7 +420,7 @@ impl Core {
         let Some(mut connection) = self.take(slot) else { return };
         let mut carry = std::mem::take(&mut connection.carry);
         if carry.capacity() == 0 {
-            carry = self.spare_bytes();
+            carry = self.spare.take();
         }
         carry.extend_from_slice(self.ring.buffers.received(buffer, bytes));
         let mut at = 0;
@@ -442,7 +442,7 @@ impl Core {
         };
         carry.drain(..at);
         if carry.is_empty() {
-            self.recycle_bytes(carry);
+            self.spare.give(carry);
         } else {
             connection.carry = carry;
         }

@@ -5,9 +5,11 @@
 
 use quoit_wire::request_head;
 
+use super::budget::Want;
 use super::connection::Stall;
 use super::core::{Core, Ready, Source};
-use super::limits::{PREFETCH_WINDOW, RECEIVE_BUFFER_BYTES};
+use super::limits::{PREFETCH_WINDOW, RECEIVE_BUFFER_BYTES, REPLY_ROOM_BYTES};
+use super::scan::stall_on;
 
 impl Core {
     /// Executes everything in the ready list, in order.
@@ -28,10 +30,12 @@ impl Core {
         connection.ready -= run.len();
         let mut output = std::mem::take(&mut connection.output);
         if output.bytes.capacity() == 0 {
-            output.bytes = self.spare_bytes.pop().unwrap_or_default();
+            output.bytes = self.spare.take();
         }
         let sending_bytes = connection.sending.output.len() - connection.sending.sent;
         let output_bytes_high = self.output_bytes_high();
+        // Its output may become so large that there is still room for another reply.
+        let room_bytes = (output.bytes.capacity() + self.budget.left_bytes()).saturating_sub(REPLY_ROOM_BYTES);
         let limits = self.reply_limits();
         let now = self.now.instant();
         let value_bytes_max = self.options.value_bytes_max;
@@ -45,16 +49,24 @@ impl Core {
                 unreachable!("the scan has read this head, and its bytes are as they were");
             };
             let frame = &bytes[..head.frame_bytes];
-            if !connection.deferred.is_empty() || output.len() + sending_bytes > output_bytes_high {
+            let unsent_bytes = output.len() + sending_bytes;
+            let is_over = unsent_bytes > output_bytes_high;
+            // Whose turn it is gets one reply in any case: it was given room, or nobody has any.
+            let has_room = output.bytes.capacity() <= room_bytes || std::mem::take(&mut connection.has_turn);
+            if !connection.deferred.is_empty() || is_over || !has_room {
                 connection.deferred.extend_from_slice(frame);
-                connection.stall = Some(Stall::Output);
-                self.counters.stalls_output += 1;
+                if connection.stall.is_none() && is_over {
+                    stall_on(self, slot, &mut connection, Stall::Output);
+                } else if connection.stall.is_none() {
+                    self.wait_for_room(slot, &mut connection, Want::Reply);
+                }
                 continue;
             }
             self.shard.execute_frame(now, head, frame, ready.hash, limits, &mut output);
             self.counters.answered += 1;
         }
         connection.output = output;
+        self.recharge(&mut connection);
         self.mark_dirty(slot, &mut connection);
         self.touch_taken(slot, &mut connection);
         self.put_or_free(slot, connection);

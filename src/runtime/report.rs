@@ -32,6 +32,7 @@ pub(super) struct Counters {
     pub stalls_output: u64,
     pub stalls_inflight: u64,
     pub stalls_credit: u64,
+    pub stalls_budget: u64,
     pub news: u64,
     pub turns: u64,
     pub parks: u64,
@@ -69,6 +70,7 @@ impl Counters {
             stalls_output: 0,
             stalls_inflight: 0,
             stalls_credit: 0,
+            stalls_budget: 0,
             news: 0,
             turns: 0,
             parks: 0,
@@ -187,6 +189,7 @@ impl Core {
             ("output", counters.stalls_output),
             ("inflight", counters.stalls_inflight),
             ("credit", counters.stalls_credit),
+            ("budget", counters.stalls_budget),
         ] {
             counter(
                 "connection_stalls_total",
@@ -248,8 +251,23 @@ impl Core {
         };
         gauge("peer_links", "Links to other nodes' cores that stand.", self.peers.up());
         gauge("connections", "Open connections.", self.connections.len());
-        gauge("buffer_bytes", "Bytes of connections' buffers.", self.buffer_bytes);
-        gauge("buffer_bytes_max", "Bytes that connections' buffers may have.", self.options.buffer_bytes_max);
+        gauge(
+            "buffer_bytes",
+            "Bytes of connections' buffers, with what is promised to frames that are to arrive.",
+            self.budget.held_bytes(),
+        );
+        gauge(
+            "mesh_bytes",
+            "Bytes of requests and replies between cores, on their sender's account, with buffers kept for reuse.",
+            self.mesh.bytes(),
+        );
+        gauge("spare_buffer_bytes", "Bytes of connections' buffers kept for reuse.", self.spare.bytes());
+        gauge("buffer_bytes_max", "Bytes that all these buffers may have.", self.budget.bytes_max());
+        gauge(
+            "receive_buffers_withheld",
+            "Receive buffers kept from the kernel, since there is no room for what it would put into them.",
+            self.held_buffers.len(),
+        );
         gauge("mesh_inflight", "Requests unanswered at other cores.", self.mesh.inflight());
         gauge("gathers", "Requests that span cores and wait for a part.", self.gathers.len());
     }

@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 use io_uring::types::{CancelBuilder, Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::buffers::{BUFFER_GROUP, ReceiveBuffers};
+use super::buffers::{BUFFER_GROUP, RESERVED_GROUP, ReceiveBuffers};
 use super::limits::{COMPLETIONS_MAX, FILES_MAX, SUBMISSIONS_MAX};
 use super::machine::{Limit, Resource};
 
@@ -123,9 +123,9 @@ impl Ring {
         self.push(&entry.user_data(user_data(Purpose::Connect, slot)));
     }
 
-    /// Receives once into a provided buffer.
-    pub(super) fn receive_once(&mut self, socket: RawFd, slot: u32) {
-        let entry = opcode::Recv::new(Fd(socket), std::ptr::null_mut(), 0).buf_group(BUFFER_GROUP).build();
+    /// Receives once, at most `bytes` bytes, into a reserved buffer.
+    pub(super) fn receive_once(&mut self, socket: RawFd, slot: u32, bytes: usize) {
+        let entry = opcode::Recv::new(Fd(socket), std::ptr::null_mut(), bytes as u32).buf_group(RESERVED_GROUP).build();
         let entry = entry.flags(squeue::Flags::BUFFER_SELECT);
         self.push(&entry.user_data(user_data(Purpose::Receive, slot)));
     }
@@ -200,11 +200,15 @@ impl Ring {
     pub(super) fn reap(&mut self) {
         for entry in self.uring.completion() {
             let (purpose, slot) = from_user_data(entry.user_data());
+            let buffer = cqueue::buffer_select(entry.flags());
+            if let Some(id) = buffer {
+                self.buffers.took(id);
+            }
             self.reaped.push_back(Completion {
                 purpose,
                 slot,
                 result: entry.result(),
-                buffer: cqueue::buffer_select(entry.flags()),
+                buffer,
                 more: cqueue::more(entry.flags()),
             });
         }

@@ -6,6 +6,7 @@
 
 use quoit_wire::{Operation, Refusal, Request, RequestBody, RequestHead, Status, request_head};
 
+use super::budget::{Admission, Want};
 use super::connection::{Connection, Intake, Stall, Token};
 use super::core::{Core, Ready, Source};
 use super::limits::{CONNECTION_INFLIGHT_MAX, OVERLOADED_RETRY_MS, RECEIVE_BUFFER_BYTES, RESERVE_BYTES_MIN};
@@ -37,6 +38,7 @@ pub(super) fn scan(
 ) -> (usize, Stop) {
     let mut offset = start;
     let output_bytes_high = core.output_bytes_high();
+    connection.is_promised = false;
     loop {
         if offset == end {
             return (offset - start, Stop::End);
@@ -52,6 +54,10 @@ pub(super) fn scan(
         }
         if connection.unsent_bytes() > output_bytes_high {
             stall_on(core, slot, connection, Stall::Output);
+            return (offset - start, Stop::Stalled);
+        }
+        if !core.has_reply_room(connection) {
+            core.wait_for_room(slot, connection, Want::Reply);
             return (offset - start, Stop::Stalled);
         }
         let rest = match source {
@@ -179,20 +185,38 @@ fn unfinished(
             return Stop::Large(head, hash);
         }
     }
-    if head.frame_bytes <= RECEIVE_BUFFER_BYTES {
+    if head.frame_bytes <= RECEIVE_BUFFER_BYTES && !core.budget.is_short() {
         return Stop::End;
     }
-    // The carry takes the rest of the frame: it gets its whole room now, on account, or nothing.
+    // The carry takes the rest of the frame: it gets its whole room now, on account, or waits for it.
     let held = match source {
         Source::Buffer(_) => 0,
         Source::Carry => end - offset,
     };
     let room = connection.carry.capacity() - connection.carry.len();
     let missing_bytes = (head.frame_bytes - held).saturating_sub(room);
-    if missing_bytes <= core.unfinished_bytes_max().saturating_sub(core.buffer_bytes) {
-        connection.carry.reserve_exact(head.frame_bytes - held);
-        core.recharge(connection);
-        return Stop::End;
+    let want = Want::Frame(missing_bytes);
+    if core.budget.admit_frame(missing_bytes) != Admission::Admitted {
+        core.drop_spares();
+    }
+    let admission = match core.budget.admit_frame(missing_bytes) {
+        Admission::Admitted if missing_bytes > 0 && !connection.has_turn && core.budget.has_waiting(want) => {
+            Admission::Wait
+        }
+        admission => admission,
+    };
+    match admission {
+        Admission::Admitted => {
+            connection.carry.reserve_exact(head.frame_bytes - held);
+            connection.is_promised = true;
+            core.recharge(connection);
+            return Stop::End;
+        }
+        Admission::Wait => {
+            core.wait_for_room(slot, connection, want);
+            return Stop::Stalled;
+        }
+        Admission::Refused => {}
     }
     if connection.ready == 0 {
         connection.output.overloaded(head.id, OVERLOADED_RETRY_MS);
@@ -204,7 +228,7 @@ fn unfinished(
     Stop::Barrier
 }
 
-fn stall_on(core: &mut Core, slot: u32, connection: &mut Connection, stall: Stall) {
+pub(super) fn stall_on(core: &mut Core, slot: u32, connection: &mut Connection, stall: Stall) {
     connection.stall = Some(stall);
     match stall {
         Stall::Output => core.counters.stalls_output += 1,
@@ -213,6 +237,7 @@ fn stall_on(core: &mut Core, slot: u32, connection: &mut Connection, stall: Stal
             core.counters.stalls_credit += 1;
             core.mesh.wait(peer, slot);
         }
+        Stall::Budget => core.counters.stalls_budget += 1,
     }
 }
 

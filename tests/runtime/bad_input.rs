@@ -151,8 +151,8 @@ fn damaged_streams_get_what_the_specification_says_and_nobody_else_notices() {
             waiting.swap_remove(at.unwrap_or_else(|| panic!("round {round}: {} is {:?}", answer.id, answer.status)));
         }
         expected.retain(|_, waiting| !waiting.is_empty());
-        // A stream that is broken off while we still write ends in a reset, which may overtake the last replies.
-        assert!(oracle.is_broken || expected.is_empty(), "round {round}: never answered: {expected:?}");
+        // A stream that the node breaks with while we still write, too: it goes on reading until its replies are taken.
+        assert!(expected.is_empty(), "round {round}: never answered: {expected:?}, broken: {}", oracle.is_broken);
         let (bystander, key) = (&mut bystanders[round % 3], &own[round % 3]);
         assert_eq!(&bystander.call(&RequestBody::Get { key }).value, key, "round {round}");
     }

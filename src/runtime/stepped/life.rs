@@ -133,7 +133,8 @@ fn what_is_no_good_hello_gets_what_the_specification_says() {
 fn who_stops_at_the_wrong_place_is_closed_after_its_time() {
     let mut node = Stepped::new(2, |options| {
         let soon = std::time::Duration::from_millis(50);
-        options.time_limits = TimeLimits { hello_max: soon, reader_stall_max: soon, frame_stall_max: soon };
+        options.time_limits =
+            TimeLimits { hello_max: soon, reader_stall_max: soon, reader_stall_short: soon, frame_stall_max: soon };
     });
     let (here, there) = (node.key(0, 0), node.key(1, 0));
     let mut patient = node.client(0);

@@ -6,6 +6,7 @@
 mod budget;
 mod flow;
 mod life;
+mod limits;
 mod peers;
 mod topology;
 
@@ -31,6 +32,9 @@ use crate::store::{PolicyKind, StoreOptions};
 
 /// What a test waits for comes within this time, or the test has failed. It never decides how long something takes.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Bytes of a core's buffers.
+pub(super) const BUFFER_BYTES: usize = 8 << 20;
 
 /// Cores of one node in one thread.
 pub(super) struct Stepped {
@@ -71,7 +75,7 @@ impl Stepped {
         let topology = Arc::new(Topology::standalone(node, 6, 1, 1));
         let shared: Arc<[CoreShared]> = (0..cores).map(|_| CoreShared::new(new_eventfd().unwrap())).collect();
         let mut addresses = Vec::new();
-        let cores = Mesh::connect(&shared).into_iter().enumerate().map(|(core, mesh)| {
+        let cores = Mesh::connect(&shared, BUFFER_BYTES).into_iter().enumerate().map(|(core, mesh)| {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             addresses.push(listener.local_addr().unwrap());
             let mut options = CoreOptions {
@@ -81,7 +85,7 @@ impl Stepped {
                 node_id: id,
                 value_bytes_max,
                 connections_max: 1000,
-                buffer_bytes_max: 8 << 20,
+                buffer_bytes_max: BUFFER_BYTES,
                 time_limits: TimeLimits::default(),
                 started: Reading::now(),
             };
@@ -157,7 +161,7 @@ impl Stepped {
             node.cores.iter().all(|core| core.connections.is_empty() && core.mesh.inflight() == 0).then_some(())
         });
         for core in &self.cores {
-            assert_eq!((core.buffer_bytes, core.gathers.len()), (0, 0), "core {}", core.options.core);
+            assert_eq!((core.budget.held_bytes(), core.gathers.len()), (0, 0), "core {}", core.options.core);
         }
     }
 }
@@ -216,6 +220,36 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Lets its kernel take little of what it has not read.
+    pub(super) fn narrow(&self) {
+        socket2::SockRef::from(&self.stream).set_recv_buffer_size(128 << 10).unwrap();
+    }
+
+    /// The next reply; `None` when the connection has ended, in good order or by a reset.
+    pub(super) fn answer_or_end(&mut self, node: &mut Stepped) -> Option<Answer> {
+        node.until("an answer or the end", |_| {
+            if let Some(answer) = self.decode() {
+                return Some(Some(answer));
+            }
+            let mut buffer = [0; 4096];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => Some(None),
+                Ok(bytes) => {
+                    self.received.extend_from_slice(&buffer[..bytes]);
+                    None
+                }
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(None),
+                Err(_) => None,
+            }
+        })
+    }
+
+    /// The replies that are there now.
+    pub(super) fn received_now(&mut self) -> Vec<Answer> {
+        self.read();
+        std::iter::from_fn(|| self.decode()).collect()
     }
 
     /// The next `count` replies by id.
