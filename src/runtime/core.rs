@@ -263,11 +263,11 @@ impl Core {
         usize::try_from(completion.result).unwrap_or(0).min(RECEIVE_BUFFER_BYTES)
     }
 
-    /// How replies may be built now.
+    /// How replies may be built now. What is executed has been given the room of one reply, which others may have used since.
     pub(super) fn reply_limits(&self) -> ReplyLimits {
         ReplyLimits {
             pin_bytes_min: PIN_BYTES_MIN,
-            copy_bytes_max: self.budget.left_bytes().max(PIN_BYTES_MIN),
+            copy_bytes_max: self.budget.left_bytes().max(REPLY_ROOM_BYTES),
             retry_after_ms: OVERLOADED_RETRY_MS,
         }
     }
