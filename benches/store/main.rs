@@ -6,6 +6,7 @@
 
 mod churn;
 mod clock;
+mod exact;
 mod pauses;
 mod ratio;
 mod speed;

@@ -6,6 +6,7 @@ use quoit::samples::Sample;
 use quoit::store::{PolicyKind, SetOutcome, Store, Write};
 use quoit::time::Instant;
 
+use crate::exact;
 use crate::workload::{self, Request};
 
 const MIB: usize = 1 << 20;
@@ -58,12 +59,23 @@ pub(crate) fn trace(path: &str) -> io::Result<()> {
 /// Prints hit ratios on synthetic workloads.
 pub(crate) fn synthetic() {
     let sizes = [16 * MIB, 64 * MIB];
-    println!("hit ratios at 16 and 64 MiB of memory");
+    println!(
+        "hit ratios at 16 and 64 MiB of memory; in brackets exact queues of single objects with as many live bytes"
+    );
     for (name, requests) in workload::synthetic() {
         print!("{name:<20}");
         for policy in PolicyKind::ALL.iter().filter(|policy| **policy != PolicyKind::None) {
-            let [small, large] = sizes.map(|bytes| 1.0 - replay(*policy, bytes, &requests).miss_ratio);
-            print!("  {} {small:.4} {large:.4}", policy.name());
+            print!("  {}", policy.name());
+            for replayed in sizes.map(|bytes| replay(*policy, bytes, &requests)) {
+                print!(" {:.4}", 1.0 - replayed.miss_ratio);
+                let exact = match policy {
+                    PolicyKind::S3Fifo => exact::s3_fifo,
+                    PolicyKind::Lru => exact::lru,
+                    _ => continue,
+                };
+                let misses = exact(&requests, replayed.live_bytes as u64);
+                print!(" ({:.4})", 1.0 - misses as f64 / requests.len() as f64);
+            }
         }
         println!();
     }
