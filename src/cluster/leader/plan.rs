@@ -87,10 +87,14 @@ impl Leader {
         }
     }
 
-    /// What `proposal` makes of the roles: what it names counts, as far as it is a copy that lives; the others don't.
+    /// What `proposal` makes of the roles: what it names counts, as far as it lives; the others don't. One that names what is
+    /// no copy any more was made for another ring and changes nothing: its primary proposes anew.
     pub(super) fn accept(&self, ring: &Ring, roles: &Roles, proposal: &Proposal) -> Roles {
         let alive = self.alive(ring);
         let mut accepted = *roles;
+        if proposal.in_sync.iter().any(|seat| roles.state(*seat).is_none()) {
+            return accepted;
+        }
         for copy in roles.copies() {
             let is_named = proposal.in_sync.contains(&copy.seat);
             match copy.state {

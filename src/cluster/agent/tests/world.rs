@@ -426,10 +426,11 @@ impl World {
             if copy.proposal.is_none() && node.settled_at.get(&(vnode, seat)).is_none_or(|epoch| ring.epoch >= *epoch) {
                 let mut in_sync: Vec<Seat> = Vec::new();
                 for it in roles.copies() {
-                    let since = *copy.silent_since.entry(it.seat).or_insert(self.now);
+                    let since = copy.silent_since.entry(it.seat).or_insert(self.now);
                     if hears(it.seat) {
-                        copy.silent_since.insert(it.seat, self.now);
+                        *since = self.now;
                     }
+                    let since = *since;
                     let counts = match it.state {
                         CopyState::InSync => self.now.since(since) < SILENCE && !copy.retired.contains(&it.seat),
                         CopyState::CatchingUp => {
