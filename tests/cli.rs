@@ -66,7 +66,7 @@ fn bad_options_from_every_source_are_refused_together() {
     assert!(error.contains("memory = \"lots\" (command line)"), "{error}");
     assert!(error.contains("idle = \"never\" (environment)"), "{error}");
     assert!(error.contains(&format!("eviction = \"newest\" ({file}:2)")), "{error}");
-    assert!(error.contains("to mend:  QUOIT_IDLE=park"), "{error}");
+    assert!(error.contains("to mend:  QUOIT_IDLE=adaptive"), "{error}");
 }
 
 #[test]

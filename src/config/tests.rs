@@ -139,7 +139,7 @@ fn bad_values_are_refused_with_what_was_expected() {
         ("memory", "12q", "there is no unit \"q\""),
         ("memory", "0%", "a whole percentage"),
         ("memory", "101%", "a whole percentage"),
-        ("memory", "64MiB", "3 cores need at least 87MiB together"),
+        ("memory", "64MiB", "3 cores need at least 89MiB together"),
         ("memory", "8.5GiB", "this process may use 8GiB"),
         ("eviction", "fifo", "there are s3-fifo, lru, "),
         ("idle", "sleep", "none of the words"),

@@ -244,7 +244,8 @@ impl RuntimeOptions {
         }
         let core_bytes = self.memory_bytes / cores;
         let buffer_share_bytes = (core_bytes / BUFFER_SHARE).max(BUFFER_BYTES_MIN);
-        let needed_bytes = (CORE_FIXED_BYTES + BUFFER_BYTES_MIN + STORE_BYTES_MIN) * cores;
+        // Whole MiB: it is told to people.
+        let needed_bytes = ((CORE_FIXED_BYTES + BUFFER_BYTES_MIN + STORE_BYTES_MIN) * cores).next_multiple_of(1 << 20);
         if self.memory_bytes < needed_bytes {
             return Err(StartError::Memory { given_bytes: self.memory_bytes, cores, needed_bytes });
         }
