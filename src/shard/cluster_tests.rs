@@ -296,6 +296,17 @@ fn a_copy_that_catches_up_does_not_count() {
 }
 
 #[test]
+fn reports_are_for_whoever_leads_now_also_before_it_has_ordered_anything() {
+    let mut world = World::new(2);
+    world.shards[0].copies().unwrap().0.handle_election(9);
+    // The copy is silent for too long.
+    world.now = world.now + Duration::from_millis(600);
+    world.shards[0].turn_cluster(world.now);
+    let report = world.shards[0].copies().unwrap().0.poll_report();
+    assert!(matches!(report, Some((9, Report::InSync { .. }))), "{report:?}");
+}
+
+#[test]
 fn a_late_slice_brings_nothing_back_that_was_deleted() {
     let mut world = catching_up();
     for number in 0..50u32 {

@@ -162,6 +162,11 @@ impl Copies {
         self.lease_until = self.lease_until.max(until);
     }
 
+    /// Somebody else leads the cluster: reports are for that leader from now on, also before it has ordered anything.
+    pub fn handle_election(&mut self, election: Election) {
+        self.election = self.election.max(election);
+    }
+
     /// A message has come from `from`. An error is a reason to close the link; nothing of the rest was carried out.
     pub fn handle_message(
         &mut self,

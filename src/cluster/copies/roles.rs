@@ -43,7 +43,7 @@ impl Copies {
         if election < self.election {
             return;
         }
-        self.election = election;
+        self.handle_election(election);
         let Ok(vnode) = u16::try_from(order.vnode()) else { return };
         match *order {
             Order::Seal { term, .. } => self.seal(now, vnode, term),
