@@ -47,7 +47,7 @@ pub mod tokio;
 pub use answer::{Answer, Counter, Hit, Outcome, SetOutcome};
 pub use error::{Error, Fault, ProtocolError};
 pub use options::Options;
-pub use quoit_wire::{Item, Operation, ReplyError, Status, TraceContext, Version, stats, topology};
+pub use quoit_wire::{Item, Operation, ReplyError, Status, TraceContext, Version, WriteMode, stats, topology};
 pub use request::{Condition, IncrementOptions, Request, SetOptions};
 pub use time::Instant;
 

@@ -50,12 +50,18 @@ pub(crate) const REDIRECT_WAIT_MAX: Duration = Duration::from_millis(100);
 pub(crate) const TOPOLOGY_JITTER_MAX: Duration = Duration::from_millis(50);
 /// Wait before a topology is asked for again that did not come, or was not yet the one announced.
 pub(crate) const TOPOLOGY_RETRY: Duration = Duration::from_millis(50);
-/// Retries that may be made at once. One connection's worth of unanswered requests survives the connection; a server that
-/// dies of what it is sent gets no more than that again.
-pub(crate) const RETRY_BURST_MAX: u32 = 1024;
-/// Requests that earn one retry: in the long run at most a tenth of the load is repeats.
+/// First wait before a vnode that refuses is asked again; doubles with every refusal in a row, half of it random. What the
+/// server asks for counts where it is longer.
+pub(crate) const REFUSAL_WAIT_FIRST: Duration = Duration::from_millis(10);
+/// Longest such wait. Longer: a vnode that serves again waits for its clients. Shorter: a node in trouble is asked more often,
+/// by one request of each vnode.
+pub(crate) const REFUSAL_WAIT_MAX: Duration = Duration::from_millis(100);
+/// Repeats that may be made at once, or [`Options::requests_max`] where that is more: all that a client has under way survives
+/// the loss of its connections, and a server that dies of what it is sent gets no more than that again.
+pub(crate) const RETRY_BURST_MIN: usize = 1024;
+/// Requests that earn one repeat after a lost connection: in the long run at most a tenth of the load is repeats.
 pub(crate) const REQUESTS_PER_RETRY: u32 = 10;
-/// Retries that time alone earns, so that a quiet client may retry too.
+/// Repeats that time alone earns, so that a quiet client may repeat too.
 pub(crate) const RETRIES_PER_SEC: u32 = 10;
 /// Bytes that are put together for one write. Fewer: more system calls. More: the first request of a batch waits while the
 /// last is copied, and out of cache.

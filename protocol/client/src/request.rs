@@ -10,7 +10,7 @@ use std::time::Duration;
 use quoit_wire::limits::{KEY_BYTES_MAX, MULTI_KEYS_MAX, PING_BYTES_MAX, VALUE_BYTES_MAX};
 use quoit_wire::{
     IncrementParameters, Item, Items, Keys, Operation, RequestBody, RequestFlags, RequestHeader, RequestOptions,
-    RetryToken, SetCondition, SetParameters, Status, TraceContext, Version,
+    RetryToken, SetCondition, SetParameters, Status, TraceContext, Version, WriteMode,
 };
 
 use crate::error::Error;
@@ -86,6 +86,8 @@ pub(crate) struct Frame {
     pub(crate) operation: Operation,
     /// Whether a repeat must be recognised: the write is not idempotent.
     pub(crate) wants_token: bool,
+    /// Flags other than those for the trace and the token.
+    flags: RequestFlags,
     trace: Option<TraceContext>,
     key: Range<usize>,
     /// The frame as [`RequestBody::encode`] made it; its head is replaced when it is sent.
@@ -96,6 +98,7 @@ pub(crate) struct Frame {
 #[derive(Clone, Debug)]
 pub(crate) struct Entries {
     pub(crate) operation: Operation,
+    pub(crate) flags: RequestFlags,
     pub(crate) count: usize,
     pub(crate) bytes: Vec<u8>,
 }
@@ -241,6 +244,22 @@ impl Request {
         self
     }
 
+    /// The same write with this many copies to wait for; it does nothing to a read.
+    #[must_use]
+    pub fn with_write_mode(mut self, mode: WriteMode) -> Self {
+        let change = |operation: Operation, flags: &mut RequestFlags| {
+            if operation.is_write() {
+                *flags = flags.with_write_mode(mode);
+            }
+        };
+        match &mut self.0 {
+            Ask::Owner(frame) | Ask::Anyone(frame) | Ask::EachNode(frame) => change(frame.operation, &mut frame.flags),
+            Ask::Entries(all) => all.iter_mut().for_each(|entries| change(entries.operation, &mut entries.flags)),
+            Ask::Refused(_) => {}
+        }
+        self
+    }
+
     fn owner(body: &RequestBody<'_>) -> Self {
         let key = body.key().unwrap_or_default();
         let value = match body {
@@ -278,7 +297,14 @@ impl Frame {
             RequestBody::Set { condition, .. } => *condition != SetCondition::Always,
             _ => false,
         };
-        Self { operation: body.operation(), wants_token, trace: None, key: key_end - key_bytes..key_end, bytes }
+        Self {
+            operation: body.operation(),
+            wants_token,
+            flags: RequestFlags::default(),
+            trace: None,
+            key: key_end - key_bytes..key_end,
+            bytes,
+        }
     }
 
     /// The key; empty where the operation has none.
@@ -291,11 +317,18 @@ impl Frame {
         self.bytes.len() + if self.trace.is_some() { TraceContext::BYTES } else { 0 }
     }
 
+    /// The same frame with these flags.
+    #[must_use]
+    pub(crate) const fn with_flags(mut self, flags: RequestFlags) -> Self {
+        self.flags = flags;
+        self
+    }
+
     /// Appends the frame with its head as it is sent now.
     pub(crate) fn put(&self, head: Head, out: &mut Vec<u8>) {
         let tail = &self.bytes[RequestHeader::FRAME_BYTES..];
         let trace = self.trace.filter(|_| head.takes_trace);
-        let mut flags = RequestFlags::default();
+        let mut flags = self.flags;
         let mut length = RequestHeader::BYTES + tail.len();
         if trace.is_some() {
             flags = flags.with(RequestFlags::TRACE);
@@ -324,8 +357,13 @@ impl Frame {
 
 impl Entries {
     /// No entries yet.
-    pub(crate) const fn new(operation: Operation) -> Self {
-        Self { operation, count: 0, bytes: Vec::new() }
+    pub(crate) fn new(operation: Operation) -> Self {
+        Self { operation, flags: RequestFlags::default(), count: 0, bytes: Vec::new() }
+    }
+
+    /// No entries yet, of the same operation and flags as these.
+    pub(crate) const fn like(&self) -> Self {
+        Self { operation: self.operation, flags: self.flags, count: 0, bytes: Vec::new() }
     }
 
     /// The last of `all`, or a new one behind it where that is full.
@@ -338,7 +376,7 @@ impl Entries {
 
     /// Appends the entries as one frame.
     pub(crate) fn put(&self, head: Head, out: &mut Vec<u8>) {
-        let options = RequestOptions { epoch: head.epoch, ..RequestOptions::default() };
+        let options = RequestOptions { epoch: head.epoch, flags: self.flags, ..RequestOptions::default() };
         match self.operation {
             Operation::MultiSet => RequestBody::MultiSet(self.items()).encode(head.id, options, out),
             _ => RequestBody::MultiGet(self.keys()).encode(head.id, options, out),
@@ -401,6 +439,26 @@ mod tests {
             assert_eq!(request.trace, takes_trace.then_some(trace));
             assert_eq!(request.body, RequestBody::Append { key: b"key", value: b"value" });
         }
+    }
+
+    #[test]
+    fn a_write_says_its_mode_and_a_read_does_not() {
+        let head = Head { id: 1, epoch: 2, token: None, is_repeat: false, takes_trace: false };
+        let mode = |request: Request| {
+            let mut bytes = Vec::new();
+            match request.with_write_mode(WriteMode::All).0 {
+                Ask::Owner(frame) => frame.put(head, &mut bytes),
+                Ask::Entries(all) => all[0].put(head, &mut bytes),
+                _ => panic!("one of the two"),
+            }
+            decoded(&bytes).head.flags.write_mode()
+        };
+        assert_eq!(mode(Request::set("k", "v", SetOptions::default())), WriteMode::All);
+        assert_eq!(mode(Request::increment("k", 1, IncrementOptions::default())), WriteMode::All);
+        let item = Item { key: b"k", value: b"v", ttl_ms: 0, client_flags: 0 };
+        assert_eq!(mode(Request::multi_set([item])), WriteMode::All);
+        assert_eq!(mode(Request::get("k")), WriteMode::ClusterDefault);
+        assert_eq!(mode(Request::multi_get(["k"])), WriteMode::ClusterDefault);
     }
 
     #[test]

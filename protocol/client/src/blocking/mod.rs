@@ -2,21 +2,25 @@
 //!
 //! A [`Client`] belongs to one thread at a time. While a call runs, the client drives all its connections; between calls
 //! nothing happens. So a thread that wants throughput hands in many requests at once ([`Client::run`], [`Client::multi_get`]):
-//! they leave in one write per core and their answers are taken as they come. A connection is made while the call that needs
-//! it waits, for at most [`Options::connect_limit`] per address of the server's name.
+//! they leave in one write per core and their answers are taken as they come. A caller that never wants to wait for one
+//! request alone keeps a [`Pipeline`]. Connections are made beside everything else; only looking a host's name up blocks.
 
+mod pipeline;
 mod poll;
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket as NewSocket, Type};
 
 use quoit_wire::stats::Stats;
 use quoit_wire::topology::Topology;
 use quoit_wire::{Item, Version};
 
+pub use self::pipeline::Pipeline;
 use self::poll::{Interest, PollSet};
 use crate::answer::{Answer, Counter, Hit, Outcome, SetOutcome};
 use crate::error::{Error, Fault};
@@ -44,7 +48,8 @@ pub struct Client {
     session: Session<usize>,
     /// By [`LinkId::index`].
     sockets: Vec<Option<Socket>>,
-    connect_limit: Duration,
+    /// Connections begun so far: a name with several addresses is tried at each in turn.
+    connects: usize,
     started: std::time::Instant,
     buffer: Box<[u8]>,
     poll_set: PollSet,
@@ -54,6 +59,8 @@ pub struct Client {
 struct Socket {
     link: LinkId,
     stream: TcpStream,
+    /// The connection does not stand yet.
+    is_connecting: bool,
     /// The kernel would take no more: poll for room.
     is_full: bool,
 }
@@ -63,19 +70,18 @@ impl Client {
     ///
     /// Fails when none of them answers; later losses are mended behind the calls, within each call's deadline.
     pub fn connect<S: Into<String>>(servers: impl IntoIterator<Item = S>, options: Options) -> Result<Self, Error> {
-        let connect_limit = options.connect_limit;
         let servers = servers.into_iter().map(Into::into).collect();
         let session = Session::new(servers, options, rand::random(), Instant::ORIGIN)?;
         #[expect(clippy::disallowed_methods, reason = "a front reads the clock so that the session need not")]
         let started = std::time::Instant::now();
         let buffer = vec![0; READ_BYTES].into_boxed_slice();
         let poll_set = PollSet::default();
-        let mut client = Self { session, sockets: Vec::new(), connect_limit, started, buffer, poll_set };
+        let mut client = Self { session, sockets: Vec::new(), connects: 0, started, buffer, poll_set };
         while client.session.topology().is_none() {
             if let Some(error) = client.session.startup_error() {
                 return Err(error.clone());
             }
-            client.turn();
+            client.turn(Duration::MAX);
         }
         Ok(client)
     }
@@ -223,7 +229,7 @@ impl Client {
                 (0, None) => return outcomes.into_iter().flatten().collect(),
                 // All that was handed in has ended at once: there may be room for more.
                 (0, Some(_)) => {}
-                _ => self.turn(),
+                _ => self.turn(Duration::MAX),
             }
         }
     }
@@ -239,12 +245,12 @@ impl Client {
             if let Some((_, outcome)) = self.session.poll_completion() {
                 return outcome;
             }
-            self.turn();
+            self.turn(Duration::MAX);
         }
     }
 
-    /// One turn: does what the session asks, writes what it has, waits, reads, and tells it the time.
-    fn turn(&mut self) {
+    /// One turn: does what the session asks, writes what it has, waits (at most `wait_max`), reads, and tells it the time.
+    fn turn(&mut self, wait_max: Duration) {
         while let Some(action) = self.session.poll_action() {
             match action {
                 Action::Connect { link, address } => self.open(link, &address),
@@ -252,23 +258,24 @@ impl Client {
             }
         }
         self.write();
-        self.wait_and_read();
+        self.wait_and_read(wait_max);
         let now = self.now();
         self.session.handle_timeout(now);
     }
 
     fn open(&mut self, link: LinkId, address: &str) {
-        let connected = connect(address, self.connect_limit);
-        let now = self.now();
-        match connected {
+        self.connects = self.connects.wrapping_add(1);
+        match begin_connect(address, self.connects) {
             Ok(stream) => {
                 if self.sockets.len() <= link.index() {
                     self.sockets.resize_with(link.index() + 1, || None);
                 }
-                self.sockets[link.index()] = Some(Socket { link, stream, is_full: false });
-                self.session.handle_connected(link, now);
+                self.sockets[link.index()] = Some(Socket { link, stream, is_connecting: true, is_full: false });
             }
-            Err(error) => self.session.handle_lost(link, io_fault(error), now),
+            Err(error) => {
+                let now = self.now();
+                self.session.handle_lost(link, io_fault(error), now);
+            }
         }
     }
 
@@ -281,7 +288,7 @@ impl Client {
     fn write(&mut self) {
         let now = self.now();
         for place in &mut self.sockets {
-            let Some(socket) = place else { continue };
+            let Some(socket) = place.as_mut().filter(|socket| !socket.is_connecting) else { continue };
             let link = socket.link;
             socket.is_full = false;
             let fault = loop {
@@ -306,26 +313,40 @@ impl Client {
         }
     }
 
-    fn wait_and_read(&mut self) {
+    fn wait_and_read(&mut self, wait_max: Duration) {
         self.poll_set.clear();
         for (index, socket) in self.sockets.iter().enumerate() {
             if let Some(socket) = socket {
-                let interest = if socket.is_full { Interest::ReadAndWrite } else { Interest::Read };
+                let interest = match socket {
+                    Socket { is_connecting: true, .. } => Interest::Write,
+                    Socket { is_full: true, .. } => Interest::ReadAndWrite,
+                    _ => Interest::Read,
+                };
                 self.poll_set.add(index, socket.stream.as_raw_fd(), interest);
             }
         }
         let now = self.now();
         let timeout = match self.session.poll_timeout() {
             // Writing may have ended requests: one that no server takes, for one.
-            _ if self.session.is_awaited() => Some(Duration::ZERO),
-            at => at.map(|at| at.since(now)),
+            _ if self.session.is_awaited() => Duration::ZERO,
+            at => at.map_or(wait_max, |at| at.since(now).min(wait_max)),
         };
         self.poll_set.wait(timeout);
         let now = self.now();
-        for index in self.poll_set.readable() {
+        for index in self.poll_set.ready() {
             let place = &mut self.sockets[index];
             let Some(socket) = place else { continue };
             let link = socket.link;
+            if std::mem::take(&mut socket.is_connecting) {
+                match socket.stream.take_error() {
+                    Ok(None) => self.session.handle_connected(link, now),
+                    Ok(Some(error)) | Err(error) => {
+                        *place = None;
+                        self.session.handle_lost(link, io_fault(error), now);
+                    }
+                }
+                continue;
+            }
             if let Err(fault) = read(socket, &mut self.buffer, |bytes| self.session.handle_bytes(link, bytes, now)) {
                 *place = None;
                 self.session.handle_lost(link, fault, now);
@@ -357,21 +378,21 @@ fn read(socket: &mut Socket, buffer: &mut [u8], mut take: impl FnMut(&[u8])) -> 
     Ok(())
 }
 
-/// Connects to the first of the name's addresses that answers.
-fn connect(address: &str, limit: Duration) -> io::Result<TcpStream> {
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for resolved in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&resolved, limit) {
-            Ok(stream) => {
-                // Requests are written in batches already; waiting for more would only delay them.
-                stream.set_nodelay(true)?;
-                stream.set_nonblocking(true)?;
-                return Ok(stream);
-            }
-            Err(error) => failure = error,
-        }
+/// Begins to connect to an address of the name: attempt `n` to the n-th, and so on around.
+fn begin_connect(name: &str, attempt: usize) -> io::Result<TcpStream> {
+    let addresses: Vec<SocketAddr> = name.to_socket_addrs()?.collect();
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     }
-    Err(failure)
+    let address = addresses[attempt % addresses.len()];
+    let socket = NewSocket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // Requests are written in batches already; waiting for more would only delay them.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::from(address)) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket.into()),
+    }
 }
 
 fn io_fault(error: io::Error) -> Fault {

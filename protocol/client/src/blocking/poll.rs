@@ -8,6 +8,8 @@ use std::time::Duration;
 pub(super) enum Interest {
     Read,
     ReadAndWrite,
+    /// A connection that is being made: it can be written when it stands, and when it failed.
+    Write,
 }
 
 /// The sockets waited for, each with the caller's index.
@@ -27,16 +29,16 @@ impl PollSet {
         let events = match interest {
             Interest::Read => libc::POLLIN,
             Interest::ReadAndWrite => libc::POLLIN | libc::POLLOUT,
+            Interest::Write => libc::POLLOUT,
         };
         self.places.push(libc::pollfd { fd: socket, events, revents: 0 });
         self.indexes.push(index);
     }
 
-    /// Waits until a socket is ready or `timeout` is over; without a timeout until a socket is ready. May return early.
-    pub(super) fn wait(&mut self, timeout: Option<Duration>) {
+    /// Waits until a socket is ready or `timeout` is over. May return early.
+    pub(super) fn wait(&mut self, timeout: Duration) {
         // Rounded up: waking before the time is due would only mean waiting again.
-        let round_up = |timeout: Duration| timeout.as_micros().div_ceil(1000).try_into().unwrap_or(libc::c_int::MAX);
-        let timeout_ms = timeout.map_or(-1, round_up);
+        let timeout_ms = timeout.as_micros().div_ceil(1000).try_into().unwrap_or(libc::c_int::MAX);
         // SAFETY: `places` holds `places.len()` initialised structs that nothing else touches during the call.
         let ready = unsafe { libc::poll(self.places.as_mut_ptr(), self.places.len() as libc::nfds_t, timeout_ms) };
         if ready < 0 {
@@ -45,9 +47,13 @@ impl PollSet {
         }
     }
 
-    /// The indexes of the sockets that have bytes, or an end, to be read.
-    pub(super) fn readable(&self) -> impl Iterator<Item = usize> {
-        let ready = self.places.iter().zip(&self.indexes).filter(|(place, _)| place.revents & !libc::POLLOUT != 0);
+    /// The indexes of the sockets that have bytes, or an end, to be read, and of connections that stand now or have failed.
+    pub(super) fn ready(&self) -> impl Iterator<Item = usize> {
+        let is_ready = |place: &libc::pollfd| {
+            let says_more = place.revents & !libc::POLLOUT != 0;
+            says_more || place.events == libc::POLLOUT && place.revents != 0
+        };
+        let ready = self.places.iter().zip(&self.indexes).filter(move |(place, _)| is_ready(place));
         ready.map(|(_, index)| *index)
     }
 }

@@ -1,21 +1,20 @@
 //! What becomes of replies: answers for callers, parts for gathers, and the refusals that are tried again.
 //!
-//! `Moved`, `Overloaded` and `ShuttingDown` say that nothing was changed. A write that was only ever refused gives its token
+//! `Moved` and refusals say that nothing was changed. A write that was only ever refused gives its token
 //! back and gets a fresh one; one that an earlier attempt may have carried out keeps it until it ends.
-
-use std::time::Duration;
 
 use quoit_wire::{RequestBody, Status};
 
-use super::budget::{backoff, jitter};
+use super::budget::backoff;
 use super::connection::Replied;
 use super::gather::{PartResults, pick, read_results};
+use super::holds::Refusal;
 use super::link::LinkState;
 use super::slab::Key;
 use super::{Entry, Origin, Session, Work};
 use crate::answer::{Answer, Outcome};
 use crate::error::{Error, Fault, ProtocolError, message_text};
-use crate::options::{BACKOFF_FIRST, BACKOFF_MAX, REDIRECT_WAIT_FIRST, REDIRECT_WAIT_MAX};
+use crate::options::{REDIRECT_WAIT_FIRST, REDIRECT_WAIT_MAX};
 use crate::request::{Entries, Frame};
 use crate::time::Instant;
 
@@ -41,34 +40,41 @@ impl<T> Session<T> {
                 }
             };
         }
+        let refusal = Refusal { status: replied.status, retry_after_ms: replied.retry_after_ms };
         match replied.status {
+            Status::Moved => {
+                let epoch = replied.version.as_u64();
+                self.move_hold(key, epoch, now);
+                return self.redirect(key, epoch, now);
+            }
+            Status::Overloaded | Status::ShuttingDown | Status::NotEnoughCopies if self.may_pass(replied.status) => {
+                return self.refuse(key, refusal, now);
+            }
+            Status::OutcomeUnknown if self.may_pass(replied.status) && self.asks_again_how_it_ended(key) => {
+                return self.refuse(key, refusal, now);
+            }
+            _ => {}
+        }
+        self.end_hold(key, now);
+        let result = match replied.status {
             Status::Ok | Status::Miss | Status::ConditionFailed => {
                 let Replied { status, version, client_flags, value, .. } = replied;
-                self.conclude(key, Ok(Answer { operation, status, version, client_flags, value }), now);
-            }
-            Status::Moved => self.redirect(key, replied.version.as_u64(), now),
-            Status::Overloaded => {
-                let wait = Duration::from_millis(replied.retry_after_ms.into());
-                let error = Error::from_status(Status::Overloaded, replied.retry_after_ms, &[]);
-                self.try_later(key, wait, error, now);
-            }
-            // While a copy is being restored; where there is nobody to hold one, waiting helps nothing.
-            Status::NotEnoughCopies if self.has_other_nodes() => {
-                let setbacks = self.entries.get(key).map_or(0, |entry| entry.setbacks.into());
-                let wait = backoff(BACKOFF_FIRST, BACKOFF_MAX, setbacks, &mut self.rng);
-                self.try_later(key, wait, Error::from_status(Status::NotEnoughCopies, 0, &replied.value), now);
-            }
-            Status::ShuttingDown => {
-                let setbacks = self.entries.get(key).map_or(0, |entry| entry.setbacks.into());
-                let wait = backoff(BACKOFF_FIRST, BACKOFF_MAX, setbacks, &mut self.rng);
-                self.try_later(key, wait, Error::from_status(Status::ShuttingDown, 0, &replied.value), now);
+                Ok(Answer { operation, status, version, client_flags, value })
             }
             Status::TopologyChanged => {
-                let error = ProtocolError::Status { operation: operation.name(), status: replied.status };
-                self.conclude(key, Err(error.into()), now);
+                Err(ProtocolError::Status { operation: operation.name(), status: replied.status }.into())
             }
-            status => self.conclude(key, Err(Error::from_status(status, 0, &replied.value)), now),
-        }
+            status => Err(Error::from_status(status, 0, &replied.value)),
+        };
+        self.conclude(key, result, now);
+    }
+
+    /// The primary has lost its role before the write was safe. Where a repeat does no harm, or is recognised by its token,
+    /// whoever leads now can tell how it ends; but who has forgotten a token will not remember it the second time.
+    fn asks_again_how_it_ended(&mut self, key: Key) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else { return false };
+        entry.uncertain = true;
+        !std::mem::replace(&mut entry.was_unknown, true) || !entry.work.wants_token()
     }
 
     /// Marks what a broken connection left unanswered; returns what shall be sent again, in the same order.
@@ -82,6 +88,7 @@ impl<T> Session<T> {
                 self.release(key);
                 self.on_topology_missed(now);
             } else if self.budget.spend(now) {
+                self.counters.repeats += 1;
                 again.push(key);
             } else {
                 let maybe_applied = entry.maybe_applied();
@@ -94,6 +101,7 @@ impl<T> Session<T> {
 
     /// Ends a request.
     pub(super) fn conclude(&mut self, key: Key, result: Result<Answer, Error>, now: Instant) {
+        self.pass_probe_on(key, now);
         let Some(entry) = self.release(key) else { return };
         match entry.origin {
             Origin::Caller(tag) => self.completions.push_back((tag, Outcome::One(result))),
@@ -124,8 +132,8 @@ impl<T> Session<T> {
         if entry.in_flight || entry.uncertain {
             return Error::Deadline { limit, maybe_applied: entry.maybe_applied() };
         }
-        if entry.was_moved {
-            return Error::from_status(Status::Moved, 0, &[]);
+        if let Some(refusal) = entry.refusal {
+            return refusal.to_error();
         }
         let waits_for = match (&self.map.topology, &entry.work) {
             (None, _) => self.map.scout,
@@ -145,10 +153,11 @@ impl<T> Session<T> {
 
     /// The core does not own the key: asks the owner, as soon as the topology says who that is. While a cluster changes
     /// nobody may own a key for a while, so this goes on until the request's time is up.
-    fn redirect(&mut self, key: Key, epoch: u64, now: Instant) {
+    pub(super) fn redirect(&mut self, key: Key, epoch: u64, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
+        self.counters.redirects += 1;
         entry.refused();
-        entry.was_moved = true;
+        entry.refusal = Some(Refusal { status: Status::Moved, retry_after_ms: 0 });
         let wait = backoff(REDIRECT_WAIT_FIRST, REDIRECT_WAIT_MAX, entry.setbacks.into(), &mut self.rng);
         entry.waits_for_topology = true;
         // The node knows of nothing newer, and yet the key is not its own: somebody else may know.
@@ -161,22 +170,11 @@ impl<T> Session<T> {
         self.fetch_if_due(now);
     }
 
-    fn has_other_nodes(&self) -> bool {
-        self.map.topology.as_ref().is_some_and(|topology| topology.nodes.len() > 1)
-    }
-
-    /// A limit or a stop refused the request: tries again after `wait` if time and budget allow, else ends it with `error`.
-    fn try_later(&mut self, key: Key, wait: Duration, error: Error, now: Instant) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        entry.refused();
-        let at = now + wait + jitter(wait / 2 + Duration::from_millis(1), &mut self.rng);
-        if at < entry.deadline && self.budget.spend(now) {
-            self.delayed.insert((at, key));
-        } else {
-            // This attempt changed nothing; an earlier one that was not answered may have.
-            let error = if entry.maybe_applied() { self.deadline_error(key) } else { error };
-            self.conclude(key, Err(error), now);
-        }
+    /// Whether waiting may help against a refusal: a copy that is missing is restored, and a new primary knows how a write
+    /// ended, only where there are other nodes.
+    fn may_pass(&self, refusal: Status) -> bool {
+        matches!(refusal, Status::Overloaded | Status::ShuttingDown)
+            || self.map.topology.as_ref().is_some_and(|topology| topology.nodes.len() > 1)
     }
 
     /// Gives the results of a part to its gather; those that are no answers yet are asked for again.
@@ -195,15 +193,17 @@ impl<T> Session<T> {
             let key = self.hold(again(&results.moved));
             self.redirect(key, results.moved_epoch, now);
         }
-        if !results.overloaded.is_empty() {
-            let key = self.hold(again(&results.overloaded));
-            let wait = Duration::from_millis(results.retry_after_ms.into());
-            let error = Error::from_status(Status::Overloaded, results.retry_after_ms, &[]);
-            self.try_later(key, wait, error, now);
+        if let Some(refusal) = results.refusal {
+            let key = self.hold(again(&results.refused));
+            if self.may_pass(refusal.status) {
+                self.refuse(key, refusal, now);
+            } else {
+                self.conclude(key, Err(refusal.to_error()), now);
+            }
         }
         for position in results.too_large {
             let Some(key) = part.entries.keys().iter().nth(position) else { continue };
-            let work = Work::Owner(Frame::new(&RequestBody::Get { key }));
+            let work = Work::Owner(Frame::new(&RequestBody::Get { key }).with_flags(part.entries.flags));
             let origin = Origin::Part { gather: part.gather, indexes: vec![part.indexes[position]] };
             let entry = self.hold(Entry::new(work, origin, part.deadline, sequence));
             self.route(entry, now);
@@ -229,7 +229,7 @@ struct Part<'a> {
 
 impl<T> Entry<T> {
     /// Notes a refusal: nothing was changed by this attempt.
-    const fn refused(&mut self) {
+    pub(super) const fn refused(&mut self) {
         self.setbacks = self.setbacks.saturating_add(1);
         if !self.uncertain {
             self.token = None;

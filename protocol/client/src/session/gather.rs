@@ -9,6 +9,7 @@ use quoit_wire::limits::MULTI_KEYS_MAX;
 use quoit_wire::topology::{Seat, Topology};
 use quoit_wire::{Items, Keys, MultiResult, Operation, RequestBody, SetCondition, SetParameters, Status};
 
+use super::holds::Refusal;
 use crate::answer::Answer;
 use crate::error::{Error, ProtocolError};
 use crate::options::MULTI_BODY_BYTES_TARGET;
@@ -70,7 +71,7 @@ pub(super) fn cut(entries: &Entries, indexes: &[u32], topology: &Topology, body_
             parts.push(Part { seat, what: PartWork::Alone(alone()), indexes: vec![index] });
             return;
         }
-        let new_part = || Part { seat, what: PartWork::Entries(Entries::new(entries.operation)), indexes: Vec::new() };
+        let new_part = || Part { seat, what: PartWork::Entries(entries.like()), indexes: Vec::new() };
         let part = open.entry(seat).or_insert_with(new_part);
         let PartWork::Entries(share) = &mut part.what else { return };
         if share.count == MULTI_KEYS_MAX || share.bytes.len() + bytes > body_bytes_max {
@@ -86,14 +87,16 @@ pub(super) fn cut(entries: &Entries, indexes: &[u32], topology: &Topology, body_
             for (item, index) in entries.items().iter().zip(indexes) {
                 let bytes = quoit_wire::ItemEntry::BYTES + item.key.len() + item.value.len();
                 let push = |body: &mut Vec<u8>| Items::push(item, body);
-                add(topology.owner(item.key), *index, bytes, &push, &|| set_alone(item));
+                add(topology.owner(item.key), *index, bytes, &push, &|| set_alone(item).with_flags(entries.flags));
             }
         }
         _ => {
             for (key, index) in entries.keys().iter().zip(indexes) {
                 let bytes = quoit_wire::KeyEntry::BYTES + key.len();
                 let push = |body: &mut Vec<u8>| Keys::push(key, body);
-                add(topology.owner(key), *index, bytes, &push, &|| Frame::new(&RequestBody::Get { key }));
+                add(topology.owner(key), *index, bytes, &push, &|| {
+                    Frame::new(&RequestBody::Get { key }).with_flags(entries.flags)
+                });
             }
         }
     }
@@ -113,10 +116,10 @@ pub(super) struct PartResults {
     pub(super) moved: Vec<usize>,
     /// The newest epoch a moved entry named.
     pub(super) moved_epoch: u64,
-    /// Refused at a limit; positions within the part.
-    pub(super) overloaded: Vec<usize>,
-    /// The longest wait an overloaded entry asked for.
-    pub(super) retry_after_ms: u16,
+    /// Refused for now; positions within the part.
+    pub(super) refused: Vec<usize>,
+    /// One of those refusals, with the longest wait that any of them asked for.
+    pub(super) refusal: Option<Refusal>,
     /// Values that did not fit the reply; positions within the part, to be asked for alone.
     pub(super) too_large: Vec<usize>,
 }
@@ -132,9 +135,11 @@ pub(super) fn read_results(operation: Operation, indexes: &[u32], mut body: &[u8
                 results.moved.push(position);
                 results.moved_epoch = results.moved_epoch.max(result.version.as_u64());
             }
-            Status::Overloaded => {
-                results.overloaded.push(position);
-                results.retry_after_ms = results.retry_after_ms.max(result.retry_after_ms);
+            // Entries are idempotent: one whose outcome is unknown is tried again like one that was refused.
+            Status::Overloaded | Status::NotEnoughCopies | Status::OutcomeUnknown => {
+                results.refused.push(position);
+                let longest_ms = results.refusal.map_or(0, |refusal| refusal.retry_after_ms).max(result.retry_after_ms);
+                results.refusal = Some(Refusal { status: result.status, retry_after_ms: longest_ms });
             }
             Status::TooLarge if operation == Operation::MultiGet => results.too_large.push(position),
             status => results.ended.push((*index, single_answer(operation, status, &result))),
@@ -145,7 +150,7 @@ pub(super) fn read_results(operation: Operation, indexes: &[u32], mut body: &[u8
 
 /// The entries at `positions` alone, with their indexes.
 pub(super) fn pick(entries: &Entries, indexes: &[u32], positions: &[usize]) -> (Entries, Vec<u32>) {
-    let mut picked = Entries { count: positions.len(), ..Entries::new(entries.operation) };
+    let mut picked = Entries { count: positions.len(), ..entries.like() };
     let is_picked = |position: &usize| positions.binary_search(position).is_ok();
     match entries.operation {
         Operation::MultiSet => {

@@ -7,8 +7,9 @@
 //! ```text
 //!  submit ──► unrouted ──► link.queue ──► connection ──► poll_output
 //!               ▲  (no topology yet)         │ replies ◄── handle_bytes
-//!               └── delayed ◄── Moved, Overloaded ──┤
-//!                                            └──► completions ──► poll_completion
+//!               ├── delayed ◄── Moved ──────┤
+//!               └── holds ◄──── Overloaded ─┤
+//!                                           └──► completions ──► poll_completion
 //! ```
 //! Invariants: a request is in exactly one of those places until it ends, and it ends once. A token of a write that may
 //! have been applied stays with the write until it ends, whichever connection it travels on. After `handle_timeout(now)`,
@@ -18,11 +19,12 @@ mod answers;
 mod budget;
 mod connection;
 mod gather;
+mod holds;
 mod link;
 mod routing;
 mod slab;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use quoit_wire::topology::Topology;
@@ -33,11 +35,12 @@ use rand::rngs::StdRng;
 use self::budget::RetryBudget;
 use self::connection::{Connection, Event};
 use self::gather::Gather;
+use self::holds::{Hold, HoldKey, Refusal};
 use self::link::{Link, LinkState};
 use self::slab::{Key, Slab};
 use crate::answer::Outcome;
 use crate::error::{Error, Fault};
-use crate::options::{DEADLINE_MAX, OUTPUT_BYTES_TARGET, Options};
+use crate::options::{DEADLINE_MAX, OUTPUT_BYTES_TARGET, Options, RETRY_BURST_MIN};
 use crate::request::{Ask, Entries, Frame, Head, Request};
 use crate::time::Instant;
 
@@ -53,6 +56,8 @@ pub struct Session<T> {
     deadlines: VecDeque<(Instant, Key)>,
     /// Entries that wait for a moment to be routed again.
     delayed: BTreeSet<(Instant, Key)>,
+    /// Entries whose vnode refuses for now.
+    holds: BTreeMap<HoldKey, Hold>,
     /// Entries that wait for a topology.
     unrouted: VecDeque<Key>,
     links: Slab<Link>,
@@ -63,6 +68,22 @@ pub struct Session<T> {
     keys_held: usize,
     bytes_held: usize,
     submitted: u64,
+    counters: Counters,
+}
+
+/// What a session has met with since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests sent again because their connection ended before they were answered.
+    pub repeats: u64,
+    /// Answers `Moved`: the request was sent to the owner of an older topology.
+    pub redirects: u64,
+    /// Refusals after which a request is tried again: `Overloaded`, `NotEnoughCopies`, `ShuttingDown`, `OutcomeUnknown`.
+    pub refusals: u64,
+    /// Connections that ended, or could not be made.
+    pub losses: u64,
+    /// Topologies taken, the first among them.
+    pub topologies: u64,
 }
 
 /// Places of ended entries that [`Session::deadlines`] may hold beside as many as are alive.
@@ -148,8 +169,10 @@ struct Entry<T> {
     uncertain: bool,
     /// Waits for a newer topology; one that arrives ends the wait early.
     waits_for_topology: bool,
-    /// Its last answer was `Moved`, and it was not sent again since.
-    was_moved: bool,
+    /// Its last answer, if that was `Moved` or a refusal and it was not sent since; or that of the request it waits for.
+    refusal: Option<Refusal>,
+    /// The server has said once that it does not know how this write ended.
+    was_unknown: bool,
     /// `Moved` and refusals so far.
     setbacks: u8,
 }
@@ -202,13 +225,14 @@ impl<T> Session<T> {
             frame_bytes_max: usize::MAX,
         };
         let mut session = Self {
-            options,
             rng: StdRng::seed_from_u64(seed),
-            budget: RetryBudget::new(now),
+            budget: RetryBudget::new(options.requests_max.max(RETRY_BURST_MIN), now),
+            options,
             entries: Slab::new(),
             gathers: Slab::new(),
             deadlines: VecDeque::new(),
             delayed: BTreeSet::new(),
+            holds: BTreeMap::new(),
             unrouted: VecDeque::new(),
             links: Slab::new(),
             map,
@@ -217,6 +241,7 @@ impl<T> Session<T> {
             keys_held: 0,
             bytes_held: 0,
             submitted: 0,
+            counters: Counters::default(),
         };
         session.send_scout(now);
         Ok(session)
@@ -230,6 +255,11 @@ impl<T> Session<T> {
     /// Why no server was found, once each was tried in vain and none was found ever.
     pub const fn startup_error(&self) -> Option<&Error> {
         self.map.startup_error.as_ref()
+    }
+
+    /// What the session has met with.
+    pub const fn counters(&self) -> Counters {
+        self.counters
     }
 
     /// Whether `request` would be taken now rather than end with [`Error::Busy`].
@@ -428,6 +458,7 @@ impl<T> Session<T> {
                 link.queue.retain(|key| entries.get(*key).is_some());
             }
         }
+        self.forget_ended_in_holds();
     }
 
     /// Moves what waits on the link to its connection, as far as both have room.
@@ -450,7 +481,7 @@ impl<T> Session<T> {
                 entry.token = Some(link.next_token(&mut self.rng));
             }
             entry.in_flight = true;
-            entry.was_moved = false;
+            entry.refusal = None;
             let epoch = self.map.topology.as_ref().map_or(0, |topology| topology.epoch);
             if let Some(connection) = link.connection() {
                 let takes_trace = connection.has_feature(HelloParameters::FEATURE_TRACE);
@@ -475,7 +506,8 @@ impl<T> Entry<T> {
             in_flight: false,
             uncertain: false,
             waits_for_topology: false,
-            was_moved: false,
+            refusal: None,
+            was_unknown: false,
             setbacks: 0,
         }
     }

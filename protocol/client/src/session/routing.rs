@@ -35,7 +35,10 @@ impl<T> Session<T> {
     pub(super) fn route(&mut self, key: Key, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.waits_for_topology = false;
-        let Some(topology) = &self.map.topology else {
+        if self.hold_back(key) {
+            return;
+        }
+        let (Some(topology), Some(entry)) = (&self.map.topology, self.entries.get(key)) else {
             self.unrouted.push_back(key);
             self.wake_scout(now);
             return;
@@ -296,6 +299,7 @@ impl<T> Session<T> {
         self.map.seats = topology.nodes.iter().map(|node| vec![None; usize::from(node.cores)]).collect();
         let keys: Vec<Key> = self.links.keys().collect();
         let mut waiting = std::mem::take(&mut self.unrouted);
+        waiting.extend(self.take_held());
         for key in keys {
             let Some(link) = self.links.get_mut(key) else { continue };
             waiting.extend(std::mem::take(&mut link.queue));
@@ -320,6 +324,7 @@ impl<T> Session<T> {
         waiting.extend(self.delayed.iter().map(|(_, key)| *key).filter(waits_for_this));
         self.delayed.retain(|(_, key)| !waits_for_this(key));
         self.map.topology = Some(Arc::new(topology));
+        self.counters.topologies += 1;
         self.map.others.clear();
         self.route_all(waiting, now);
         self.keep_two_nodes(now);
@@ -337,7 +342,7 @@ impl<T> Session<T> {
         self.map.met_at.clear();
         self.map.epoch_wanted = 0;
         self.map.fetch = Fetch::Idle;
-        let mut waiting = VecDeque::new();
+        let mut waiting: VecDeque<Key> = self.take_held().collect();
         let keys: Vec<Key> = self.links.keys().collect();
         for key in keys {
             if let Some(link) = self.links.get_mut(key) {
@@ -349,7 +354,7 @@ impl<T> Session<T> {
         self.route_all(waiting, now);
     }
 
-    fn route_all(&mut self, keys: VecDeque<Key>, now: Instant) {
+    pub(super) fn route_all(&mut self, keys: VecDeque<Key>, now: Instant) {
         let sequence = |key: Key| self.entries.get(key).map(|entry| (entry.sequence, key));
         let mut keys: Vec<_> = keys.into_iter().filter_map(sequence).collect();
         keys.sort_by_key(|(sequence, _)| *sequence);
@@ -467,6 +472,7 @@ impl<T> Session<T> {
         let Some(link) = self.links.get_mut(key) else { return };
         let address = link.address.clone();
         let retiring = link.retiring;
+        self.counters.losses += 1;
         let unanswered = link.fail(fault.clone(), now, &mut self.rng);
         let again = self.settle_unanswered(unanswered, &address, &fault, now);
         if retiring {

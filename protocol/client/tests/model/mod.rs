@@ -28,6 +28,10 @@ pub(crate) struct Cluster {
     pub(crate) repeats_recognised: u32,
     /// How often the whole topology was sent.
     pub(crate) topologies_told: u32,
+    /// Vnodes whose requests are answered with this status for now.
+    pub(crate) sealed: BTreeMap<usize, Seal>,
+    /// How often one was.
+    pub(crate) refusals: u32,
     sequence: u64,
     sessions: HashMap<u64, BTreeMap<u32, Kept>>,
 }
@@ -37,6 +41,15 @@ pub(crate) struct Item {
     pub(crate) value: Vec<u8>,
     pub(crate) version: Version,
     pub(crate) client_flags: u32,
+}
+
+/// What a vnode refuses, and how.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seal {
+    pub(crate) status: Status,
+    pub(crate) spares_reads: bool,
+    /// The write is carried out, and its reply lost.
+    pub(crate) applies: bool,
 }
 
 /// The result of a write, for its repeats.
@@ -101,6 +114,8 @@ impl Cluster {
             tokens_rise: false,
             repeats_recognised: 0,
             topologies_told: 0,
+            sealed: BTreeMap::new(),
+            refusals: 0,
             sequence: 0,
             sessions: HashMap::new(),
         }
@@ -166,6 +181,21 @@ impl Cluster {
         {
             return encode(&Reply { version: self.epoch(), ..Reply::status(id, Status::Moved) });
         }
+        let seal = request.body.key().and_then(|key| self.sealed.get(&self.topology.vnode(key))).copied();
+        if let Some(seal) = seal.filter(|seal| request.head.operation.is_write() || !seal.spares_reads) {
+            self.refusals += 1;
+            if seal.applies {
+                self.keep_to_tokens(end, request);
+            }
+            let retry_after_ms = if seal.status == Status::Overloaded { 20 } else { 0 };
+            return encode(&Reply { retry_after_ms, ..Reply::status(id, seal.status) });
+        }
+        let (status, version, client_flags, value) = self.keep_to_tokens(end, request);
+        encode(&Reply { version, client_flags, value: &value, ..Reply::status(id, status) })
+    }
+
+    /// Carries a request out, once for each token.
+    fn keep_to_tokens(&mut self, end: &mut ServerEnd, request: &Request<'_>) -> (Status, Version, u32, Vec<u8>) {
         if let Some(token) = request.retry {
             let is_repeat = request.head.flags.has(RequestFlags::REPEAT);
             let last = end.last_numbers.insert(token.session, token.number);
@@ -175,7 +205,7 @@ impl Cluster {
                 assert!(is_repeat, "a token that was used is a repeat's");
                 self.repeats_recognised += 1;
                 let Kept { status, version, value } = kept.clone();
-                return encode(&Reply { version, value: &value, ..Reply::status(id, status) });
+                return (status, version, 0, value);
             }
             let newest = kept.last_key_value().map_or(0, |(number, _)| *number);
             assert!(is_repeat || token.number > newest, "numbers rise in sending order");
@@ -185,7 +215,7 @@ impl Cluster {
             let kept = Kept { status, version, value: value.clone() };
             self.sessions.entry(token.session).or_default().insert(token.number, kept);
         }
-        encode(&Reply { version, client_flags, value: &value, ..Reply::status(id, status) })
+        (status, version, client_flags, value)
     }
 
     fn carry_out(&mut self, node: u64, body: &RequestBody<'_>) -> (Status, Version, u32, Vec<u8>) {
