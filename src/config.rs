@@ -22,7 +22,7 @@ use quoit_wire::{limits, topology};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use self::cluster::ClusterFlags;
-pub use self::cluster::{ClusterConfig, EtcdConfig, OnEtcdLoss, Secret};
+pub use self::cluster::{ClusterConfig, EtcdConfig, OnEtcdLoss, Secret, parse_name, parse_weight, write_mode_name};
 pub use self::key::Key;
 pub use self::sources::{Origin, Setting, SourceError};
 use crate::runtime::limits::TimeLimits;

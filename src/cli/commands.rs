@@ -9,7 +9,7 @@ use quoit_client::{Condition, Error, IncrementOptions, Options, Request, SetOpti
 use quoit_wire::limits::VALUE_BYTES_MAX;
 use serde_json::json;
 
-use super::{ClientCommand, CommandError, Common, Del, Ending, Get, Incr, Set, Touch, output, say};
+use super::{ClientCommand, CommandError, Common, Del, Ending, Get, Incr, Set, Touch, cluster, output, say};
 use crate::control::json;
 
 /// Carries a command out.
@@ -22,6 +22,7 @@ pub(super) fn run(command: &ClientCommand) -> Result<Ending, CommandError> {
         ClientCommand::Incr(incr) => run_incr(incr),
         ClientCommand::Ping(ping) => run_ping(&ping.common),
         ClientCommand::Stats(stats) => run_stats(&stats.common),
+        ClientCommand::Cluster(command) => cluster::run(command),
         ClientCommand::Topology(topology) => run_topology(&topology.common),
     }
 }
@@ -147,7 +148,7 @@ fn run_stats(common: &Common) -> Result<Ending, CommandError> {
 fn run_topology(common: &Common) -> Result<Ending, CommandError> {
     let topology = connect(common)?.topology()?;
     if common.json {
-        output::line(&json::topology(&topology))?;
+        output::line(&json::topology(&topology, &[]))?;
     } else {
         output::text_lines(&output::topology_table(&topology))?;
     }

@@ -3,8 +3,11 @@
 //! Made for people and for scripts alike. A value comes out on standard output byte for byte; everything said about it goes
 //! to standard error; the exit code tells a hit (0) from a miss or a condition that did not hold (1) and from an error (2).
 
+mod admin;
+mod cluster;
 mod commands;
 mod output;
+mod status;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -15,6 +18,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Subcommand};
 use quoit_client::{Error, Version};
 
+use self::admin::AdminError;
+pub use self::cluster::ClusterCommand;
 use crate::units::parse_duration;
 
 /// Where a node listens unless told otherwise, and so where the commands look.
@@ -72,6 +77,9 @@ pub enum ClientCommand {
         quoit topology\n  \
         quoit topology --json | jq '.nodes[].address'")]
     Topology(Topology),
+    /// Look at a cluster, and tell it what its nodes shall do.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
 }
 
 /// What every client command takes.
@@ -211,6 +219,10 @@ enum CommandError {
     InDoubt(Duration),
     #[error(transparent)]
     Client(Error),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error("{node} is {state} now, and was not drained: quoit cluster status shows more")]
+    NotDrained { node: String, state: String },
     #[error("--timeout must be longer than nothing, such as 1s")]
     Timeout,
     #[error("standard input can't be read: {0}")]

@@ -33,6 +33,14 @@ pub(super) fn text_lines(lines: &str) -> Result<(), CommandError> {
     output.write_all(lines.as_bytes()).and_then(|()| output.flush()).map_err(CommandError::Output)
 }
 
+/// Writes lines in place of the last ones on a terminal; elsewhere below them.
+pub(super) fn page(lines: &str) -> Result<(), CommandError> {
+    /// Clear the screen, and begin at its top (ECMA-48: ED, CUP).
+    const CLEAR: &str = "\x1b[2J\x1b[H";
+    let before = if io::stdout().is_terminal() { CLEAR } else { "" };
+    text_lines(&format!("{before}{lines}\n"))
+}
+
 /// A key as it is shown to a person.
 pub(super) fn shown(key: &[u8]) -> String {
     format!("\"{}\"", key.escape_ascii())
@@ -151,7 +159,8 @@ fn names(stats: &Stats) -> impl Iterator<Item = &str> {
     names.into_iter()
 }
 
-fn printable(text: &str) -> String {
+/// A text that a node sent, without what could steer a terminal.
+pub(super) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 

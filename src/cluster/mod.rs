@@ -10,6 +10,7 @@ pub mod copies;
 pub mod etcd;
 pub mod leader;
 pub mod messages;
+pub mod overview;
 pub mod records;
 pub mod retries;
 pub mod ring;

@@ -25,7 +25,7 @@ use super::bytes::{BytesError, Reader, put_seat, put_text};
 use super::ring::{COPIES_MAX, CopyState, Member, NodeRef, Registration, Ring, RingError, Roles};
 
 /// The version of every record's format, and of what nodes say to each other; a cluster has one.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 /// Keys over which the vnodes' roles are spread: one change of one vnode writes 1/64 of the ring.
 pub const CHUNKS_MAX: usize = 64;
 
@@ -205,6 +205,7 @@ impl Registration {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = vec![FORMAT];
         put_node(&mut out, self.node);
+        put_text(&mut out, &self.name);
         put_text(&mut out, &self.address);
         put_text(&mut out, &self.zone);
         out.extend_from_slice(&self.cores.to_le_bytes());
@@ -218,6 +219,7 @@ impl Registration {
         let mut reader = open(bytes)?;
         let registration = Self {
             node: node(&mut reader)?,
+            name: reader.text()?,
             address: reader.text()?,
             zone: reader.text()?,
             cores: reader.u16()?,
@@ -296,6 +298,7 @@ fn slots_to_bytes(slots: &[Option<Member>]) -> Vec<u8> {
         out.push(u8::from(slot.is_some()));
         let Some(member) = slot else { continue };
         put_node(&mut out, member.node);
+        put_text(&mut out, &member.name);
         put_text(&mut out, &member.address);
         put_text(&mut out, &member.zone);
         out.extend_from_slice(&member.cores.to_le_bytes());
@@ -322,6 +325,7 @@ fn slots_from_bytes(bytes: &[u8]) -> Result<Vec<Option<Member>>, RecordError> {
 fn member(reader: &mut Reader<'_>) -> Result<Member, RecordError> {
     Ok(Member {
         node: node(reader)?,
+        name: reader.text()?,
         address: reader.text()?,
         zone: reader.text()?,
         cores: reader.u16()?,

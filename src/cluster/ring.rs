@@ -4,7 +4,9 @@
 //! (one life of one node) and a core. Slots stay where they are while anything refers to them, so a change of one vnode is a
 //! change of that vnode's record alone. Clients see less: [`Ring::to_topology`].
 
-use quoit_wire::topology::{CORES_MAX, NODES_MAX, Node, Placement, REPLICAS_MAX, Seat, Topology, VNODE_BITS_MAX};
+use quoit_wire::topology::{
+    CORES_MAX, NODES_MAX, Node, Placement, REPLICAS_MAX, Seat, Topology, VNODE_BITS_MAX, key_hash,
+};
 use quoit_wire::{Version, WriteMode};
 
 /// Copies of a vnode beside its primary: the replicas, and one more while a vnode moves.
@@ -26,6 +28,8 @@ pub struct NodeRef {
 pub struct Registration {
     /// Who it is.
     pub node: NodeRef,
+    /// Its name, for people: `--node-id`.
+    pub name: String,
     /// `host:port`, for clients and peers.
     pub address: String,
     /// Where copies should not share fate; may be empty.
@@ -43,6 +47,8 @@ pub struct Registration {
 pub struct Member {
     /// Which life of which node.
     pub node: NodeRef,
+    /// Its name, for people: `--node-id`.
+    pub name: String,
     /// `host:port`, for clients and peers.
     pub address: String,
     /// Where copies should not share fate; may be empty.
@@ -121,6 +127,14 @@ pub enum RingError {
         /// What is wrong with it.
         what: &'static str,
     },
+}
+
+impl NodeRef {
+    /// The id of the node of this name. Names are for people; wire and ring have numbers. Two names of one number are as
+    /// unlikely as two equal random numbers, and would be refused as two nodes with one id.
+    pub fn id_of(name: &str) -> u64 {
+        key_hash(0, name.as_bytes()).max(1)
+    }
 }
 
 impl Roles {
@@ -217,8 +231,8 @@ impl Ring {
         for (slot, member) in self.slots.iter().enumerate() {
             let Some(member) = member else { continue };
             ensure((1..=CORES_MAX).contains(&usize::from(member.cores)), "a node with no core, or more than 1,024")?;
-            let longest = member.address.len().max(member.zone.len());
-            ensure(longest <= NAME_BYTES_MAX, "an address or zone of more than 255 bytes")?;
+            let longest = member.address.len().max(member.zone.len()).max(member.name.len());
+            ensure(longest <= NAME_BYTES_MAX, "a name, address or zone of more than 255 bytes")?;
             let twice = self.slots[..slot].iter().flatten().any(|other| other.node == member.node);
             ensure(!twice, "two slots for one life of a node")?;
         }
@@ -270,6 +284,7 @@ mod tests {
         let node = NodeRef { id, incarnation: 1 };
         Some(Member {
             node,
+            name: format!("node-{id}"),
             address: format!("node-{id}:7400"),
             zone: String::new(),
             cores: 2,

@@ -174,7 +174,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Option<ClusterConfig>> {
     let name = reader.parse(Key::Cluster, parse_name);
     let node = reader.parse(Key::NodeId, |text| optional(text, parse_name));
     let zone = reader.parse(Key::Zone, |text| optional(text, parse_name));
-    let weight = reader.parse(Key::Weight, |text| parse_number(text, 1, WEIGHT_MAX));
+    let weight = reader.parse(Key::Weight, parse_weight);
     let replicas = reader.parse(Key::Replicas, |text| parse_number(text, 0, REPLICAS_MAX as u64));
     let write_mode = reader.parse(Key::Write, parse_write_mode);
     let lease = reader.parse(Key::Lease, parse_lease);
@@ -224,7 +224,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Option<ClusterConfig>> {
         name: name?,
         node: node??,
         zone: zone?.unwrap_or_default(),
-        weight: weight? as u16,
+        weight: weight?,
         replicas,
         write_mode,
         lease: lease?,
@@ -248,7 +248,8 @@ fn parse_endpoints(text: &str) -> Result<Vec<String>, Invalid> {
     Ok(endpoints)
 }
 
-fn parse_name(text: &str) -> Result<String, Invalid> {
+/// Reads the name of a cluster, a node or a zone.
+pub fn parse_name(text: &str) -> Result<String, Invalid> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.chars().all(is_plain) {
         Ok(text.to_owned())
@@ -259,6 +260,21 @@ fn parse_name(text: &str) -> Result<String, Invalid> {
 
 fn optional<T>(text: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Result<Option<T>, Invalid> {
     if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
+}
+
+/// Reads a node's share.
+pub fn parse_weight(text: &str) -> Result<u16, Invalid> {
+    parse_number(text, 1, WEIGHT_MAX).map(|weight| weight as u16)
+}
+
+/// The word for a write mode.
+pub const fn write_mode_name(mode: WriteMode) -> &'static str {
+    match mode {
+        WriteMode::ClusterDefault => "auto",
+        WriteMode::Async => "async",
+        WriteMode::One => "one",
+        WriteMode::All => "all",
+    }
 }
 
 fn parse_write_mode(text: &str) -> Result<Option<WriteMode>, Invalid> {

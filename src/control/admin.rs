@@ -1,17 +1,18 @@
-//! The admin HTTP: `/metrics`, `/healthz`, `/readyz`, `/topology`. Read-only.
+//! The admin HTTP: `/metrics`, `/healthz`, `/readyz`, `/topology`, and `/cluster`, where operators also change something.
 //!
 //! Bounded on every side: connections, the size of a request's head, the time a client takes for it, the life of a
-//! connection. Request bodies are never read.
+//! connection. Request bodies are never read. What changes something is a PUT or a DELETE: no page that a browser shows can
+//! send one here without asking first, and that is not answered.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, put};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -21,8 +22,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::cluster::Joining;
 use super::cores::{Cores, Round};
+use super::operate::{Ask, Declined, Question};
+use super::status::ClusterStatus;
 use super::{Phase, SharedPhase, json, metrics, process};
+use crate::cluster::overview::Refusal;
+use crate::config::parse_weight;
+use crate::units::parse_duration;
 
 /// Connections at a time; further ones wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -36,6 +43,10 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(75);
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(300);
 /// Time for the answer under way when a connection's life, or the node's, ends.
 const LAST_ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
+/// Time for an answer about the cluster: an operator's change waits for etcd for five seconds.
+const CLUSTER_TIME_MAX: Duration = Duration::from_secs(6);
+/// Who follows the cluster's changes is answered after this long at the latest.
+const WAIT_TIME_MAX: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, which mostly means that there are no file descriptors: trying at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -43,14 +54,42 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Admin {
     cores: Cores,
-    topology: watch::Receiver<Arc<Topology>>,
+    topology: watch::Receiver<Shown>,
     phase: Arc<SharedPhase>,
     process: process::Process,
+    operators: Option<Operators>,
+}
+
+/// What `/topology` shows.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub topology: Arc<Topology>,
+    /// The nodes' names, in their order; none without a cluster.
+    pub names: Vec<String>,
+}
+
+/// The way from operators to their cluster.
+#[derive(Debug)]
+pub(super) struct Operators {
+    cluster: String,
+    own: String,
+    ask: flume::Sender<Question>,
+}
+
+impl Operators {
+    pub(super) fn new(joining: &Joining, ask: flume::Sender<Question>) -> Self {
+        Self { cluster: joining.cluster_name().to_owned(), own: joining.node_name().to_owned(), ask }
+    }
 }
 
 impl Admin {
-    pub(super) fn new(cores: Cores, topology: watch::Receiver<Arc<Topology>>, phase: Arc<SharedPhase>) -> Self {
-        Self { cores, topology, phase, process: process::Process::started_now() }
+    pub(super) fn new(
+        cores: Cores,
+        topology: watch::Receiver<Shown>,
+        phase: Arc<SharedPhase>,
+        operators: Option<Operators>,
+    ) -> Self {
+        Self { cores, topology, phase, process: process::Process::started_now(), operators }
     }
 
     fn router(self: Arc<Self>) -> Router {
@@ -60,6 +99,10 @@ impl Admin {
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/topology", get(topology))
+            .route("/cluster", get(cluster))
+            .route("/cluster/nodes/{name}/draining", put(drain).delete(undrain))
+            .route("/cluster/nodes/{name}/weight", axum::routing::delete(reset_weight))
+            .route("/cluster/nodes/{name}/weight/{weight}", put(set_weight))
             .with_state(self)
     }
 }
@@ -117,7 +160,7 @@ async fn serve_connection(stream: TcpStream, router: Router, mut stopped: watch:
 }
 
 async fn index() -> &'static str {
-    "quoit\n\n/metrics   Prometheus\n/healthz   200 while every core answers\n/readyz    200 while the node takes requests\n/topology  JSON\n"
+    "quoit\n\n/metrics   Prometheus\n/healthz   200 while every core answers\n/readyz    200 while the node takes requests\n/topology  JSON\n/cluster   JSON: who is in the cluster, what each node has; see quoit cluster --help\n"
 }
 
 async fn show_metrics(State(admin): State<Arc<Admin>>) -> Response {
@@ -163,7 +206,86 @@ fn complaint(round: &Round) -> Option<String> {
 }
 
 async fn topology(State(admin): State<Arc<Admin>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], json::topology(&admin.topology.borrow()).to_string()).into_response()
+    let shown = admin.topology.borrow();
+    json_answer(StatusCode::OK, json::topology(&shown.topology, &shown.names).to_string())
+}
+
+/// How the cluster stands; with `wait=DURATION`, when something has changed, or after that time.
+async fn cluster(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
+    let wait = query.as_deref().and_then(|query| query.strip_prefix("wait=")).map(parse_duration);
+    match wait {
+        Some(Ok(wait)) => {
+            let mut topology = admin.topology.clone();
+            topology.mark_unchanged();
+            // Either way: it has changed, or it is time.
+            let _ = timeout(wait.min(WAIT_TIME_MAX), topology.changed()).await;
+        }
+        Some(Err(error)) => return declined(StatusCode::BAD_REQUEST, &error.to_string()),
+        None => {}
+    }
+    ask(&admin, Ask::Status).await
+}
+
+async fn drain(State(admin): State<Arc<Admin>>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Response {
+    let fewer_copies = query.as_deref() == Some("fewer-copies");
+    ask(&admin, Ask::Drain { name, fewer_copies }).await
+}
+
+async fn undrain(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Response {
+    ask(&admin, Ask::Undrain { name }).await
+}
+
+async fn set_weight(State(admin): State<Arc<Admin>>, Path((name, weight)): Path<(String, String)>) -> Response {
+    match parse_weight(&weight) {
+        Ok(weight) => ask(&admin, Ask::Weigh { name, weight: Some(weight) }).await,
+        Err(error) => declined(StatusCode::BAD_REQUEST, &format!("weight \"{weight}\": {error}")),
+    }
+}
+
+async fn reset_weight(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Response {
+    ask(&admin, Ask::Weigh { name, weight: None }).await
+}
+
+/// Asks the cluster's task, and tells how the cluster stands with the answer.
+async fn ask(admin: &Admin, ask: Ask) -> Response {
+    let Some(operators) = &admin.operators else {
+        let why = "this node is in no cluster: it was started without --etcd";
+        return declined(StatusCode::SERVICE_UNAVAILABLE, why);
+    };
+    let (answer_sender, answer) = flume::bounded(1);
+    let is_asked = operators.ask.try_send(Question { ask, answer: answer_sender }).is_ok();
+    let answer = match timeout(CLUSTER_TIME_MAX, answer.recv_async()).await {
+        Ok(Ok(answer)) if is_asked => answer,
+        _ => {
+            let why = "this node is busy with its cluster, or has not reached etcd yet: ask again, or another node";
+            return declined(StatusCode::SERVICE_UNAVAILABLE, why);
+        }
+    };
+    match answer {
+        Ok(standing) => {
+            let status = ClusterStatus::new(&operators.cluster, &operators.own, &standing);
+            match serde_json::to_string(&status) {
+                Ok(status) => json_answer(StatusCode::OK, status),
+                Err(error) => declined(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+            }
+        }
+        Err(why) => {
+            let code = match &why {
+                Declined::Refused(Refusal::Unknown { .. }) => StatusCode::NOT_FOUND,
+                Declined::Refused(_) => StatusCode::CONFLICT,
+                Declined::Unanswered(_) => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            declined(code, &why.to_string())
+        }
+    }
+}
+
+fn declined(code: StatusCode, why: &str) -> Response {
+    json_answer(code, serde_json::json!({ "error": why }).to_string())
+}
+
+fn json_answer(code: StatusCode, json: String) -> Response {
+    (code, [(header::CONTENT_TYPE, "application/json")], json).into_response()
 }
 
 #[cfg(test)]
@@ -200,7 +322,8 @@ mod tests {
             let address = listener.local_addr().expect("bound");
             let phase = Arc::new(SharedPhase(AtomicU8::new(Phase::Serving as u8)));
             let cores = Cores::new(vec![CoreHandle { core: 0, cpu: 0, commands }]);
-            let admin = Arc::new(Admin::new(cores, watch::channel(Arc::new(standalone())).1, Arc::clone(&phase)));
+            let shown = Shown { topology: Arc::new(standalone()), names: Vec::new() };
+            let admin = Arc::new(Admin::new(cores, watch::channel(shown).1, Arc::clone(&phase), None));
             let (stop, stopped) = watch::channel(false);
             let server = tokio::spawn(serve(listener, admin, stopped));
             Self { address, phase, stop, server, core }

@@ -14,11 +14,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quoit_wire::topology::{Topology, key_hash};
+use quoit_wire::topology::Topology;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::admin::Shown;
 use super::etcd::{Etcd, EtcdOptionsError};
+use super::operate::{Desk, Question};
 use crate::cluster::agent::{Agent, AgentOptions, News};
 use crate::cluster::etcd::{Compare, EtcdFailure, EtcdRequest, EtcdResponse, Put};
 use crate::cluster::records::{Identity, Keys, RecordError};
@@ -72,7 +74,9 @@ pub(super) struct ClusterTask {
     pub cores: Vec<CoreHandle>,
     pub events: flume::Receiver<CoreEvent>,
     /// What `/topology` shows.
-    pub topology: watch::Sender<Arc<Topology>>,
+    pub topology: watch::Sender<Shown>,
+    /// What operators ask.
+    pub questions: flume::Receiver<Question>,
     /// Told once, when the node has its place.
     pub joined: flume::Sender<()>,
 }
@@ -82,9 +86,7 @@ impl Joining {
     pub fn begin(config: &ClusterConfig, vnode_bits: u8) -> Result<Self, JoinError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(JoinError::Wait)?;
         let random = || RandomState::new().build_hasher().finish();
-        // Names are for people; the wire has numbers. Two names of one number are as unlikely as two equal random numbers,
-        // and would be refused as two nodes with one id.
-        let node = NodeRef { id: key_hash(0, config.node.as_bytes()).max(1), incarnation: random() };
+        let node = NodeRef { id: NodeRef::id_of(&config.node), incarnation: random() };
         let wanted = Identity { cluster_id: random(), seed: random(), vnode_bits };
         let identity = runtime.block_on(identity(config, &wanted))?;
         if identity.vnode_bits != vnode_bits {
@@ -102,6 +104,16 @@ impl Joining {
     /// The node's id, which stands for its name.
     pub const fn node_id(&self) -> u64 {
         self.node.id
+    }
+
+    /// The cluster's name.
+    pub fn cluster_name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// The node's name.
+    pub fn node_name(&self) -> &str {
+        &self.config.node
     }
 
     /// What the cores are told at their start.
@@ -182,6 +194,7 @@ struct ClusterNode {
     ring: Option<(Arc<Topology>, Arc<[PeerAddress]>)>,
     untold: Vec<usize>,
     addresses: BTreeMap<NodeRef, SocketAddr>,
+    desk: Desk,
     has_joined: bool,
 }
 
@@ -192,6 +205,7 @@ impl ClusterNode {
             cluster: config.name.clone(),
             registration: Registration {
                 node: *node,
+                name: config.node.clone(),
                 address: task.address.clone(),
                 zone: config.zone.clone(),
                 cores: task.cores.len() as u16,
@@ -205,7 +219,17 @@ impl ClusterNode {
         };
         let agent = Agent::new(boot_time(), options);
         let (lease, ring, untold) = (None, None, Vec::new());
-        Self { task, etcd, agent, lease, ring, untold, addresses: BTreeMap::new(), has_joined: false }
+        Self {
+            task,
+            etcd,
+            agent,
+            lease,
+            ring,
+            untold,
+            addresses: BTreeMap::new(),
+            desk: Desk::default(),
+            has_joined: false,
+        }
     }
 
     async fn live(&mut self, mut stopped: watch::Receiver<bool>) {
@@ -215,6 +239,7 @@ impl ClusterNode {
         let mut ask_cores = interval(self.task.joining.config.lease / SIGNS_PER_LEASE);
         ask_cores.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let events = self.task.events.clone();
+        let questions = self.task.questions.clone();
         loop {
             while let Some((ticket, request)) = self.agent.poll_request(boot_time()) {
                 if let EtcdRequest::Watch { prefix, from_revision } = request {
@@ -251,6 +276,7 @@ impl ClusterNode {
                     None => watched = None,
                 },
                 Ok(CoreEvent::Control { from, bytes }) = events.recv_async() => self.receive(from, &bytes),
+                Ok(question) = questions.recv_async() => self.desk.take(boot_time(), &mut self.agent, question),
                 Ok(core) = signs.recv_async() => self.agent.handle_core_alive(boot_time(), core),
                 _ = ask_cores.tick() => {
                     for core in &self.task.cores {
@@ -279,20 +305,36 @@ impl ClusterNode {
     fn receive(&mut self, from: NodeRef, bytes: &[u8]) {
         match ControlMessage::from_bytes(bytes) {
             Ok(message) => self.agent.handle_message(boot_time(), from, message),
-            Err(error) => tracing::warn!(from = %hex(from.id), %error, "a message of another node is not understood"),
+            Err(error) => {
+                tracing::warn!(from = self.name_of(from), %error, "a message of another node is not understood");
+            }
         }
+    }
+
+    /// What people call a node; its number, where nobody knows.
+    fn name_of(&self, node: NodeRef) -> String {
+        let ring = self.agent.ring();
+        let mut members = ring.iter().flat_map(|ring| ring.slots.iter().flatten());
+        let member = members.find(|member| member.node.id == node.id).map(|member| member.name.clone());
+        member.unwrap_or_else(|| format!("{:016x}", node.id))
     }
 
     async fn take(&mut self, news: News) {
         match news {
             News::Ring(ring) => self.take_ring(&ring).await,
             News::Leader(Some((node, election))) => {
-                tracing::info!(leader = %hex(node.id), election, is_own = node == self.task.joining.node, "leader");
+                tracing::info!(
+                    leader = self.name_of(node),
+                    election,
+                    is_own = node == self.task.joining.node,
+                    "leader"
+                );
             }
             News::Leader(None) => tracing::info!("no node leads"),
             News::Trouble(trouble) => tracing::error!(%trouble, "trouble with the cluster"),
             // Copies are to act on these; a node without has no promise to keep by them.
             News::Lease(_) | News::Order(..) => {}
+            News::Wish(number, is_kept) => self.desk.settle(&self.agent, number, is_kept),
         }
     }
 
@@ -309,7 +351,7 @@ impl ClusterNode {
             let known = self.addresses.get(&member.node).copied();
             let found = if known.is_some() { known } else { look_up(&member.address).await };
             let Some(address) = found else {
-                tracing::warn!(node = %hex(member.node.id), address = member.address, "its address can't be found");
+                tracing::warn!(node = member.name, address = member.address, "its address can't be found");
                 continue;
             };
             self.addresses.insert(member.node, address);
@@ -319,7 +361,8 @@ impl ClusterNode {
         let vnodes = topology.vnodes.len();
         tracing::info!(epoch = ring.epoch, nodes = topology.nodes.len(), vnodes, "a new ring");
         let topology = Arc::new(topology);
-        self.task.topology.send_replace(topology.clone());
+        let names = members().map(|member| member.name.clone()).collect();
+        self.task.topology.send_replace(Shown { topology: topology.clone(), names });
         self.ring = Some((topology, peers.into()));
         self.untold = (0..self.task.cores.len()).collect();
         if !self.has_joined && ring.slot_of(own).is_some() {
@@ -352,8 +395,4 @@ async fn next<T>(watched: Option<&flume::Receiver<T>>) -> Option<T> {
 
 async fn look_up(address: &str) -> Option<SocketAddr> {
     timeout(LOOKUP_TIME_MAX, tokio::net::lookup_host(address)).await.ok()?.ok()?.next()
-}
-
-fn hex(id: u64) -> String {
-    format!("{id:016x}")
 }

@@ -5,13 +5,16 @@
 use quoit_wire::topology::{Placement, Seat, Topology};
 use serde_json::{Value, json};
 
-/// The topology. `vnodes` lists, in order, each one's primary and replicas as `[node index, core]`, and its term.
-pub fn topology(topology: &Topology) -> Value {
+/// The topology. `vnodes` lists, in order, each one's primary and replicas as `[node index, core]`, and its term. `names` are
+/// the nodes' in their order, as far as they are known: the wire has numbers.
+pub fn topology(topology: &Topology, names: &[String]) -> Value {
     let nodes: Vec<Value> = topology
         .nodes
         .iter()
-        .map(|node| {
+        .enumerate()
+        .map(|(index, node)| {
             json!({
+                "name": names.get(index),
                 "id": hex(node.id),
                 "incarnation": hex(node.incarnation),
                 "address": node.address,
@@ -64,14 +67,14 @@ mod tests {
         let mut shown = Topology::standalone(node(u64::MAX), 1, u64::MAX - 1, 3);
         shown.vnodes[1].replicas[0] = Seat { node: 0, core: 0 };
         assert_eq!(
-            topology(&shown),
+            topology(&shown, &["a".to_owned()]),
             json!({
                 "epoch": 1,
                 "cluster": "",
                 "seed": "fffffffffffffffe",
                 "vnode_bits": 1,
                 "nodes": [{
-                    "id": "ffffffffffffffff", "incarnation": "0000000000000001", "address": "127.0.0.1:7400",
+                    "name": "a", "id": "ffffffffffffffff", "incarnation": "0000000000000001", "address": "127.0.0.1:7400",
                     "zone": "a", "cores": 2, "weight": 1,
                 }],
                 "vnodes": [

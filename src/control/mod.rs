@@ -10,8 +10,10 @@ pub mod etcd;
 pub mod json;
 pub mod logs;
 mod metrics;
+mod operate;
 mod process;
 pub mod serve;
+pub mod status;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -23,9 +25,10 @@ use quoit_wire::topology::Topology;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use self::admin::Admin;
+use self::admin::{Admin, Operators, Shown};
 use self::cluster::{ClusterTask, Joining};
 use self::cores::Cores;
+use self::operate::QUESTIONS_MAX;
 use crate::runtime::{CoreEvent, CoreHandle};
 
 /// Time between two looks whether every core still lives. A core that has failed is noticed after at most this.
@@ -136,7 +139,10 @@ impl Control {
                     Ok(prepared) => prepared,
                     Err(error) => return drop(started_sender.send(Err(error))),
                 };
-                let (topology, shown_topology) = watch::channel(options.topology);
+                let (topology, shown_topology) =
+                    watch::channel(Shown { topology: options.topology, names: Vec::new() });
+                let (ask, questions) = flume::bounded(QUESTIONS_MAX);
+                let operators = options.cluster.as_ref().map(|cluster| Operators::new(&cluster.joining, ask));
                 let cluster = options.cluster.map(|cluster| ClusterTask {
                     joining: cluster.joining,
                     address: cluster.address,
@@ -144,9 +150,10 @@ impl Control {
                     cores: options.cores.clone(),
                     events: cluster.events,
                     topology,
+                    questions,
                     joined: joined_sender,
                 });
-                let admin = Arc::new(Admin::new(Cores::new(options.cores), shown_topology, thread_phase));
+                let admin = Arc::new(Admin::new(Cores::new(options.cores), shown_topology, thread_phase, operators));
                 // The receiver waits below until this is sent.
                 drop(started_sender.send(Ok(())));
                 let stopped_cluster = stopped.clone();

@@ -74,6 +74,7 @@ impl World {
         (1..nodes).for_each(|node| assert!(roles.put(seat(node), CopyState::InSync)));
         let member = |node: usize| Member {
             node: peer(node).node,
+            name: String::new(),
             address: String::new(),
             zone: String::new(),
             cores: 1,

@@ -58,6 +58,11 @@ impl Mirror {
         self.get(&keys.identity()).map(|entry| Identity::from_bytes(&entry.value)).transpose()
     }
 
+    /// What operators want of the node with this id. A record that can't be read says as much as none.
+    pub(super) fn intent(&self, keys: &Keys, id: u64) -> Intent {
+        self.get(&keys.intent(id)).and_then(|entry| Intent::from_bytes(&entry.value).ok()).unwrap_or_default()
+    }
+
     /// The oldest candidate leads: who, and by which election.
     pub(super) fn leader(&self, keys: &Keys) -> Option<(NodeRef, Election)> {
         let oldest = self.under(&keys.candidates()).min_by_key(|entry| entry.create_revision)?;

@@ -16,6 +16,7 @@
 //! it: keep-alives stop. A transaction that is not answered is not repeated: all keys are read again, and show.
 
 mod mirror;
+mod wishes;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use quoit_wire::WriteMode;
 use quoit_wire::topology::Seat;
 
 use self::mirror::Mirror;
+pub use self::wishes::Wish;
+use self::wishes::Wishes;
 use super::etcd::{Compare, EtcdFailure, EtcdRequest, EtcdResponse, Put, WatchEvent};
 use super::leader::{Founding, Known, Leader};
 use super::messages::{ControlMessage, ENTRIES_MAX, Election, Order, Report};
@@ -70,6 +73,8 @@ pub enum News {
     Order(Election, Seat, Order),
     /// Something stands in the way. Told when it begins.
     Trouble(Trouble),
+    /// What became of the wish with this number: etcd has it, or it can't be said whether it ever will.
+    Wish(u64, bool),
 }
 
 /// What stands in a node's way.
@@ -137,7 +142,7 @@ enum Purpose {
     Read,
     Grant,
     KeepAlive(i64),
-    /// A transaction of the node's own: identity, registration, candidacy.
+    /// A transaction of the node's own: identity, registration, candidacy, an operator's wish.
     Own,
     RingWrite,
     Compact,
@@ -169,6 +174,7 @@ pub struct Agent {
     trouble: Option<Trouble>,
     compacted: (Instant, i64),
     cores_alive: Vec<Instant>,
+    wishes: Wishes,
     news: VecDeque<News>,
     messages: VecDeque<(NodeRef, ControlMessage)>,
 }
@@ -196,6 +202,7 @@ impl Agent {
             told_leader: None,
             trouble: None,
             compacted: (now, 0),
+            wishes: Wishes::default(),
             news: VecDeque::new(),
             messages: VecDeque::new(),
         }
@@ -204,6 +211,16 @@ impl Agent {
     /// The last good ring.
     pub fn ring(&self) -> Option<&Arc<Ring>> {
         self.ring.as_ref()
+    }
+
+    /// What the cluster's keys say, as far as they have been seen.
+    pub fn known(&self) -> Known {
+        self.mirror.as_ref().map(|mirror| mirror.known(&self.keys, self.ring.clone())).unwrap_or_default()
+    }
+
+    /// Who leads, as far as it is known.
+    pub fn leader(&self) -> Option<NodeRef> {
+        self.told_leader.map(|(node, _)| node)
     }
 
     /// What stands in the way now.
@@ -220,6 +237,15 @@ impl Agent {
     pub fn handle_core_alive(&mut self, now: Instant, core: u16) {
         if let Some(alive) = self.cores_alive.get_mut(usize::from(core)) {
             *alive = now;
+        }
+    }
+
+    /// An operator wants something of the node with this id. [`News::Wish`] answers, with this number.
+    pub fn handle_wish(&mut self, now: Instant, number: u64, id: u64, wish: Wish) {
+        if self.wishes.push(now, number, id, wish) {
+            self.look_at_wishes();
+        } else {
+            self.news.push_back(News::Wish(number, false));
         }
     }
 
@@ -350,7 +376,8 @@ impl Agent {
         let retry = Some(self.retry_at).filter(|retry| *retry > now);
         let leader = self.leader.as_ref().filter(|_| self.leads(now)).and_then(|leader| leader.poll_timeout(now));
         let waiting = self.id_taken.map(|_| now + RETRY_WAIT);
-        let all = deadlines.chain([keep_alive, retry, leader, waiting].into_iter().flatten());
+        let wishes = self.wishes.timeout();
+        let all = deadlines.chain([keep_alive, retry, leader, waiting, wishes].into_iter().flatten());
         all.min().unwrap_or(now + REQUEST_TIMEOUT).max(now)
     }
 
@@ -368,6 +395,9 @@ impl Agent {
         if self.cluster_id.is_none() {
             let put = Put { key: self.keys.identity(), value: self.options.identity.to_bytes(), lease: 0 };
             return Some((Purpose::Own, create(put)));
+        }
+        if let Some(request) = self.wishes.request(mirror, &self.keys) {
+            return Some((Purpose::Own, request));
         }
         let Some(lease) = self.lease else {
             return Some((Purpose::Grant, EtcdRequest::LeaseGrant { ttl_secs: self.options.lease_secs }));
@@ -479,6 +509,8 @@ impl Agent {
 
     /// Requests past their deadline have not been answered.
     fn give_up_waiting(&mut self, now: Instant) {
+        let late = self.wishes.take_late(now);
+        self.news.extend(late.into_iter().map(|number| News::Wish(number, false)));
         let is_late = |pending: &mut Pending| now >= pending.sent + REQUEST_TIMEOUT;
         if let Some(pending) = self.keep_alive.take_if(is_late) {
             self.handle_kept_alive(now, pending, EtcdResponse::Failed(EtcdFailure::Unanswered));
@@ -526,6 +558,7 @@ impl Agent {
         }
         self.look_who_has_the_id(now);
         self.look_who_leads(now);
+        self.look_at_wishes();
     }
 
     /// Takes over the ring that etcd has now, unless it can't follow the one that this node knows.
@@ -582,8 +615,11 @@ impl Agent {
         }
     }
 
-    fn known(&self) -> Known {
-        self.mirror.as_ref().map(|mirror| mirror.known(&self.keys, self.ring.clone())).unwrap_or_default()
+    /// Answers the wishes that the keys show.
+    fn look_at_wishes(&mut self) {
+        let Some(mirror) = &self.mirror else { return };
+        let kept = self.wishes.take_kept(mirror, &self.keys);
+        self.news.extend(kept.into_iter().map(|number| News::Wish(number, true)));
     }
 
     fn founding(&self) -> Founding {

@@ -112,6 +112,7 @@ fn hash_of(key: u64) -> u64 {
 fn member(slot: usize, incarnation: u64) -> Option<Member> {
     Some(Member {
         node: NodeRef { id: slot as u64 + 1, incarnation },
+        name: String::new(),
         address: String::new(),
         zone: String::new(),
         cores: 1,

@@ -229,6 +229,7 @@ impl Leader {
         let intent = self.known.intents.get(&registration.node.id).copied().unwrap_or_default();
         Member {
             node: registration.node,
+            name: registration.name.clone(),
             address: registration.address.clone(),
             zone: registration.zone.clone(),
             cores: registration.cores,

@@ -14,8 +14,8 @@ fn seat(id: u64) -> Seat {
 }
 
 fn registration(node: NodeRef) -> Registration {
-    let (address, zone) = (format!("node-{}:7400", node.id), String::new());
-    Registration { node, address, zone, cores: 1, weight: 1, memory_bytes: 0 }
+    let (name, address, zone) = (format!("node-{}", node.id), format!("node-{}:7400", node.id), String::new());
+    Registration { node, name, address, zone, cores: 1, weight: 1, memory_bytes: 0 }
 }
 
 /// A leader of nodes 1 to `nodes`, one core each, with 8 vnodes and one replica; it has founded the cluster.

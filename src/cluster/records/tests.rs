@@ -11,8 +11,8 @@ use super::*;
 
 fn member(id: u64) -> Member {
     let node = NodeRef { id, incarnation: id * 7 };
-    let address = format!("10.0.0.{id}:7400");
-    Member { node, address, zone: format!("zone-{}", id % 3), cores: 8, weight: 1, draining: id == 2 }
+    let (name, address) = (format!("node-{id}"), format!("10.0.0.{id}:7400"));
+    Member { node, name, address, zone: format!("zone-{}", id % 3), cores: 8, weight: 1, draining: id == 2 }
 }
 
 fn ring(nodes: u16, vnode_bits: u8) -> Ring {
@@ -89,8 +89,15 @@ fn every_record_is_read_as_it_was_written() {
     let node = NodeRef { id: 1, incarnation: 2 };
     assert_eq!(NodeRef::from_bytes(&node.to_bytes()), Ok(node));
     let member = member(7);
-    let registration =
-        Registration { node, address: member.address, zone: member.zone, cores: 2, weight: 3, memory_bytes: 1 << 40 };
+    let registration = Registration {
+        node,
+        name: member.name,
+        address: member.address,
+        zone: member.zone,
+        cores: 2,
+        weight: 3,
+        memory_bytes: 1 << 40,
+    };
     assert_eq!(Registration::from_bytes(&registration.to_bytes()), Ok(registration));
     for intent in [Intent { draining: true, weight: None }, Intent { draining: false, weight: Some(0) }] {
         assert_eq!(Intent::from_bytes(&intent.to_bytes()), Ok(intent));

@@ -3,7 +3,7 @@
 use quoit_wire::WriteMode;
 
 use super::etcd::Etcd;
-use crate::cluster::agent::{Agent, AgentOptions, News, Trouble};
+use crate::cluster::agent::{Agent, AgentOptions, News, Trouble, Wish};
 use crate::cluster::etcd::{Compare, EtcdFailure, EtcdRequest, EtcdResponse, Put, WatchEvent};
 use crate::cluster::records::{Identity, Intent, Keys, RecordError};
 use crate::cluster::ring::{NodeRef, Registration};
@@ -33,6 +33,7 @@ fn options(node: NodeRef) -> AgentOptions {
         cluster: "test".to_owned(),
         registration: Registration {
             node,
+            name: "alone".to_owned(),
             address: format!("10.0.0.{}:7400", node.incarnation),
             zone: String::new(),
             cores: CORES,
@@ -240,4 +241,43 @@ fn a_transaction_that_was_not_answered_is_read_again_and_not_repeated() {
     );
     assert!(asked[write..].iter().any(|request| matches!(request, EtcdRequest::Range { .. })), "{asked:?}");
     assert_eq!(alone.agent.ring().map(|ring| ring.epoch), Some(2), "the read shows it");
+}
+
+/// What became of the wishes.
+fn answers(alone: &Alone) -> Vec<(u64, bool)> {
+    let answer = |news: &News| if let News::Wish(number, is_kept) = news { Some((*number, *is_kept)) } else { None };
+    alone.news.iter().filter_map(answer).collect()
+}
+
+#[test]
+fn wishes_of_one_node_add_up_and_are_answered_when_the_keys_show_them() {
+    let mut alone = Alone::founded();
+    let intent = |alone: &Alone| alone.agent.known().intents.get(&9).copied().unwrap_or_default();
+    alone.agent.handle_wish(alone.now, 1, 9, Wish::Draining(true));
+    alone.agent.handle_wish(alone.now, 2, 9, Wish::Weight(Some(5)));
+    assert_eq!(answers(&alone), [], "etcd has not been asked yet");
+    // Between this node's look at the keys and its write, somebody else writes.
+    alone.put(Keys::new("test").intent(9), Intent { draining: false, weight: Some(3) }.to_bytes());
+    alone.run(Duration::from_secs(1));
+    assert_eq!(answers(&alone), [(1, true), (2, true)]);
+    assert_eq!(intent(&alone), Intent { draining: true, weight: Some(5) });
+    alone.agent.handle_wish(alone.now, 3, 9, Wish::Weight(None));
+    alone.run(Duration::from_secs(1));
+    assert_eq!(intent(&alone), Intent { draining: true, weight: None });
+    alone.agent.handle_wish(alone.now, 4, 8, Wish::Draining(false));
+    alone.run(STEP);
+    assert_eq!(answers(&alone)[2..], [(3, true), (4, true)], "what is so already is not put");
+    assert!(!alone.agent.known().intents.contains_key(&8));
+}
+
+#[test]
+fn a_wish_that_etcd_does_not_answer_is_given_up_and_one_too_many_at_once() {
+    let mut alone = Alone::founded();
+    (alone.late, alone.watch) = (Duration::from_secs(60), usize::MAX);
+    (1..=65).for_each(|number| alone.agent.handle_wish(alone.now, number, 9, Wish::Draining(true)));
+    alone.run(Duration::from_secs(4));
+    assert_eq!(answers(&alone), [(65, false)]);
+    alone.run(Duration::from_secs(2));
+    assert_eq!(answers(&alone).len(), 65);
+    assert!(answers(&alone).iter().all(|(_, is_kept)| !is_kept));
 }

@@ -132,7 +132,15 @@ impl World {
         let node = NodeRef { id, incarnation: self.incarnations };
         let zone = format!("zone-{}", id % 3);
         let address = format!("10.0.0.{id}:7400");
-        let registration = Registration { node, address, zone, cores: CORES, weight: 1, memory_bytes: 1 << 30 };
+        let registration = Registration {
+            node,
+            name: format!("node-{id}"),
+            address,
+            zone,
+            cores: CORES,
+            weight: 1,
+            memory_bytes: 1 << 30,
+        };
         let options = AgentOptions {
             cluster: "test".to_owned(),
             registration,
@@ -288,7 +296,7 @@ impl World {
                 News::Ring(ring) => self.take_ring(node, ring),
                 News::Leader(leader) => node.election = leader.map_or(0, |(_, election)| election),
                 News::Order(election, seat, order) if election == node.election => obey(self.now, node, seat, order),
-                News::Order(..) | News::Lease(_) | News::Trouble(_) => {}
+                News::Order(..) | News::Lease(_) | News::Trouble(_) | News::Wish(..) => {}
             }
         }
         self.act(node);
