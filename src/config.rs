@@ -22,7 +22,7 @@ use quoit_wire::{limits, topology};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use self::cluster::ClusterFlags;
-pub use self::cluster::{ClusterConfig, EtcdConfig, OnEtcdLoss, Secret, parse_name, parse_weight, write_mode_name};
+pub use self::cluster::{ClusterConfig, EtcdConfig, Secret, parse_name, parse_weight, write_mode_name};
 pub use self::key::Key;
 pub use self::sources::{Origin, Setting, SourceError};
 use crate::runtime::limits::TimeLimits;
@@ -382,9 +382,6 @@ pub enum Invalid {
         /// The other half.
         other: Key,
     },
-    /// Replication is drawn, and not built.
-    #[error("items are not replicated yet: a cluster is partitioned, and what a node that is lost had is lost")]
-    NoReplicationYet,
     /// A write that would wait for copies which there are none of.
     #[error("there is no replica to wait for: replicas is 0")]
     NoReplicas,

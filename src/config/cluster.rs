@@ -8,6 +8,7 @@ use quoit_wire::WriteMode;
 use quoit_wire::topology::REPLICAS_MAX;
 
 use super::{Invalid, Key, Reader, Setting, parse_number};
+use crate::cluster::copies::OnEtcdLoss;
 use crate::units::parse_duration;
 
 /// Bytes of a cluster's, node's or zone's name.
@@ -53,15 +54,6 @@ pub struct EtcdConfig {
     pub ca: Option<PathBuf>,
     /// This node's certificate and its key, in PEM, where etcd asks for them.
     pub certificate: Option<(PathBuf, PathBuf)>,
-}
-
-/// What a node does that can't be sure of being in the cluster any more (C15).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnEtcdLoss {
-    /// Go on with what needs no certainty: reads, which may be stale, and `async` writes.
-    Serve,
-    /// Refuse everything.
-    Fence,
 }
 
 /// A text that no log shows.
@@ -208,9 +200,6 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Option<ClusterConfig>> {
     let replicas = replicas? as u8;
     let default_mode = if replicas == 0 { WriteMode::Async } else { WriteMode::One };
     let write_mode = write_mode?.unwrap_or(default_mode);
-    if replicas > 0 {
-        reader.refuse(Key::Replicas, Invalid::NoReplicationYet);
-    }
     if replicas == 0 && write_mode != WriteMode::Async {
         reader.refuse(Key::Write, Invalid::NoReplicas);
     }
@@ -336,7 +325,6 @@ mod tests {
             ("--node-id", "a/b", "letters"),
             ("--weight", "0", "from 1"),
             ("--replicas", "4", "from 0"),
-            ("--replicas", "1", "not replicated yet"),
             ("--write", "two", "none of the words"),
             ("--lease", "1500ms", "whole seconds"),
             ("--lease", "61s", "whole seconds"),

@@ -1,12 +1,12 @@
 //! The node's place in its cluster: carries the agent's requests to etcd, and its news to the cores.
 //!
 //! ```text
-//!  etcd ◄── request ── Agent ── news: ring ──► topology, peers ──► every core
-//!       ── answer, watch ──►   ◄── "it turns" ─────────────────── every core
+//!  etcd ◄── request ── Agent ── news: ring, lease, leader, orders ──► the cores concerned
+//!       ── answer, watch ──►   ◄── "it turns", reports ────────────── every core
 //!                              ◄── message ──► core 0 ◄── peer link ──► core 0 of other nodes
 //! ```
-//! All decisions are `cluster::agent`'s. Nothing here waits for a core: what does not fit a core's queue is given again
-//! with the next turn of the loop.
+//! All decisions are `cluster::agent`'s, and those of each core's copies. Nothing here waits for a core: what does not fit a
+//! core's queue is kept for it, the newest of what has a newest one, and given again soon.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quoit_wire::topology::Topology;
+use quoit_wire::topology::Seat;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -26,7 +26,7 @@ use crate::cluster::etcd::{Compare, EtcdFailure, EtcdRequest, EtcdResponse, Put}
 use crate::cluster::records::{Identity, Keys, RecordError};
 use crate::cluster::{ControlMessage, NodeRef, Registration, Ring};
 use crate::config::ClusterConfig;
-use crate::runtime::{ClusterPlace, Command, CoreEvent, CoreHandle, PeerAddress, PeerPlace, boot_time};
+use crate::runtime::{ClusterNews, ClusterPlace, Command, CoreEvent, CoreHandle, PeerAddress, boot_time};
 
 /// Pause between two attempts to reach an etcd that does not answer at the start.
 const START_PAUSE: Duration = Duration::from_millis(500);
@@ -37,6 +37,13 @@ const LOOKUP_TIME_MAX: Duration = Duration::from_millis(500);
 /// The cores are asked for a sign of life this many times in a lease, and the agent stops keeping the lease alive when one
 /// gives none for a third of it.
 const SIGNS_PER_LEASE: u32 = 12;
+/// A core whose queue was full is told again after this long.
+const TELL_AGAIN: Duration = Duration::from_millis(5);
+/// Orders, and messages to other nodes, that are kept for a core whose queue is full. What is past it is repeated by whoever
+/// waits for it.
+const NEWS_WAITING_MAX: usize = 4096;
+/// Reports and messages of the cores that are taken in before the agent is asked what follows.
+const EVENTS_PER_ROUND: usize = 256;
 /// Time for giving the lease up at the end.
 const LEAVE_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -125,6 +132,7 @@ impl Joining {
             incarnation: self.node.incarnation,
             zone: self.config.zone.clone(),
             weight: self.config.weight,
+            on_etcd_loss: self.config.on_etcd_loss,
         }
     }
 }
@@ -190,9 +198,8 @@ struct ClusterNode {
     agent: Agent,
     /// For the end: what it is under is given up.
     lease: Option<i64>,
-    /// What is to be told the cores, and which of them have not been told.
-    ring: Option<(Arc<Topology>, Arc<[PeerAddress]>)>,
-    untold: Vec<usize>,
+    /// What each core is still to be told.
+    untold: Vec<ClusterNews>,
     addresses: BTreeMap<NodeRef, SocketAddr>,
     desk: Desk,
     has_joined: bool,
@@ -218,13 +225,12 @@ impl ClusterNode {
             write_mode: config.write_mode,
         };
         let agent = Agent::new(boot_time(), options);
-        let (lease, ring, untold) = (None, None, Vec::new());
+        let untold = task.cores.iter().map(|_| ClusterNews::default()).collect();
         Self {
             task,
             etcd,
             agent,
-            lease,
-            ring,
+            lease: None,
             untold,
             addresses: BTreeMap::new(),
             desk: Desk::default(),
@@ -260,10 +266,11 @@ impl ClusterNode {
             while let Some(news) = self.agent.poll_news() {
                 self.take(news).await;
             }
-            self.tell_cores();
+            let all_told = self.tell_cores();
 
             let now = boot_time();
-            let wait_ms = self.agent.poll_timeout(now).since(now).as_millis().max(1);
+            let wait = Duration::from_millis(self.agent.poll_timeout(now).since(now).as_millis().max(1));
+            let wait = if all_told { wait } else { wait.min(TELL_AGAIN) };
             tokio::select! {
                 Ok((ticket, response)) = answers.recv_async() => {
                     if let EtcdResponse::LeaseGranted { lease, .. } = &response {
@@ -275,7 +282,10 @@ impl ClusterNode {
                     Some(changes) => self.agent.handle_watch(boot_time(), changes),
                     None => watched = None,
                 },
-                Ok(CoreEvent::Control { from, bytes }) = events.recv_async() => self.receive(from, &bytes),
+                Ok(event) = events.recv_async() => {
+                    self.hear(event);
+                    events.try_iter().take(EVENTS_PER_ROUND).for_each(|event| self.hear(event));
+                }
                 Ok(question) = questions.recv_async() => self.desk.take(boot_time(), &mut self.agent, question),
                 Ok(core) = signs.recv_async() => self.agent.handle_core_alive(boot_time(), core),
                 _ = ask_cores.tick() => {
@@ -284,7 +294,7 @@ impl ClusterNode {
                         let _ = core.commands.try_send(Command::Alive(alive.clone()));
                     }
                 }
-                () = sleep(Duration::from_millis(wait_ms)) => {}
+                () = sleep(wait) => {}
                 _ = stopped.wait_for(|stopped| *stopped) => break,
             }
         }
@@ -295,11 +305,26 @@ impl ClusterNode {
         }
     }
 
-    fn send(&self, to: NodeRef, message: &ControlMessage) {
-        let Some(first) = self.task.cores.first() else { return };
-        let to = PeerPlace { node: to, core: 0 };
-        // A message that is lost is repeated.
-        let _ = first.commands.try_send(Command::SendControl { to, bytes: message.to_bytes() });
+    /// The first core carries the messages to other nodes.
+    fn send(&mut self, to: NodeRef, message: &ControlMessage) {
+        if let Some(first) = self.untold.first_mut() {
+            keep(&mut first.messages, (to, message.to_bytes()));
+        }
+    }
+
+    /// A core has something to tell.
+    fn hear(&mut self, event: CoreEvent) {
+        match event {
+            CoreEvent::Control { from, bytes } => self.receive(from, &bytes),
+            CoreEvent::Reports { core, reports } => {
+                // A node without a slot has no copies.
+                let slot = self.agent.ring().and_then(|ring| ring.slot_of(self.task.joining.node));
+                let Some(node) = slot else { return };
+                for (election, report) in reports {
+                    self.agent.handle_report(boot_time(), election, Seat { node, core }, report);
+                }
+            }
+        }
     }
 
     fn receive(&mut self, from: NodeRef, bytes: &[u8]) {
@@ -329,16 +354,22 @@ impl ClusterNode {
                     is_own = node == self.task.joining.node,
                     "leader"
                 );
+                self.untold.iter_mut().for_each(|news| news.election = Some(election));
             }
             News::Leader(None) => tracing::info!("no node leads"),
             News::Trouble(trouble) => tracing::error!(%trouble, "trouble with the cluster"),
-            // Copies are to act on these; a node without has no promise to keep by them.
-            News::Lease(_) | News::Order(..) => {}
+            News::Lease(until) => self.untold.iter_mut().for_each(|news| news.lease_until = Some(until)),
+            News::Order(election, seat, order) => {
+                // An order for a core that there is not is for an earlier life's seat: it concerns nobody.
+                if let Some(news) = self.untold.get_mut(usize::from(seat.core)) {
+                    keep(&mut news.orders, (election, order));
+                }
+            }
             News::Wish(number, is_kept) => self.desk.settle(&self.agent, number, is_kept),
         }
     }
 
-    async fn take_ring(&mut self, ring: &Ring) {
+    async fn take_ring(&mut self, ring: &Arc<Ring>) {
         let topology = ring.to_topology();
         if let Err(error) = topology.check() {
             tracing::error!(%error, epoch = ring.epoch, "the ring makes no topology: the last good one stays");
@@ -360,11 +391,10 @@ impl ClusterNode {
         self.addresses.retain(|node, _| members().any(|member| member.node == *node));
         let vnodes = topology.vnodes.len();
         tracing::info!(epoch = ring.epoch, nodes = topology.nodes.len(), vnodes, "a new ring");
-        let topology = Arc::new(topology);
         let names = members().map(|member| member.name.clone()).collect();
-        self.task.topology.send_replace(Shown { topology: topology.clone(), names });
-        self.ring = Some((topology, peers.into()));
-        self.untold = (0..self.task.cores.len()).collect();
+        self.task.topology.send_replace(Shown { topology: Arc::new(topology), names });
+        let peers: Arc<[PeerAddress]> = peers.into();
+        self.untold.iter_mut().for_each(|news| news.ring = Some((ring.clone(), peers.clone())));
         if !self.has_joined && ring.slot_of(own).is_some() {
             self.has_joined = true;
             // Whoever waits for it may have been told to stop.
@@ -372,16 +402,24 @@ impl ClusterNode {
         }
     }
 
-    /// Tells the cores that have not been told of the newest ring.
-    fn tell_cores(&mut self) {
-        let Some((topology, peers)) = &self.ring else { return };
-        let cores = &self.task.cores;
-        self.untold.retain(|core| {
-            let commands = &cores[*core].commands;
-            let is_told = commands.try_send(Command::Peers(peers.clone())).is_ok()
-                && commands.try_send(Command::Topology(topology.clone())).is_ok();
-            !is_told
-        });
+    /// Tells the cores what they have not been told; whether all have room for it.
+    fn tell_cores(&mut self) -> bool {
+        let mut all_told = true;
+        for (core, untold) in self.task.cores.iter().zip(&mut self.untold).filter(|(_, news)| !news.is_empty()) {
+            let news = Command::Cluster(Box::new(std::mem::take(untold)));
+            if let Err(flume::TrySendError::Full(Command::Cluster(news))) = core.commands.try_send(news) {
+                *untold = *news;
+                all_told = false;
+            }
+        }
+        all_told
+    }
+}
+
+/// Keeps what is to be told, as long as there is room.
+fn keep<T>(waiting: &mut Vec<T>, news: T) {
+    if waiting.len() < NEWS_WAITING_MAX {
+        waiting.push(news);
     }
 }
 

@@ -15,6 +15,7 @@ use super::clock::Reading;
 use super::connection::{Connection, Stall};
 use super::egress::Vectored;
 use super::gather::Gather;
+use super::held::Held;
 use super::limits::{
     CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_HIGH, CONNECTION_OUTPUT_BYTES_LOW, OUTPUT_SHARE,
     OVERLOADED_RETRY_MS, PIN_BYTES_MIN, READY_MAX, RECEIVE_BUFFER_BYTES, REPLY_ROOM_BYTES, SHUTDOWN_TIME_MAX,
@@ -92,6 +93,8 @@ pub(super) struct Core {
     pub connections: Slab<Option<Box<Connection>>>,
     pub gathers: Slab<Gather>,
     pub peers: Peers,
+    /// Replies that wait for a commit; none without a cluster.
+    pub held: Held,
     pub next_generation: u32,
     pub now: Reading,
     pub counters: Counters,
@@ -146,6 +149,7 @@ impl Core {
     ) -> Self {
         let now = Reading::now();
         let budget = Budget::new(options.buffer_bytes_max);
+        let held = Held::new(options.buffer_bytes_max);
         let spare = Spare::new(options.buffer_bytes_max / SPARE_SHARE, SPARE_BUFFER_BYTES);
         Self {
             options,
@@ -157,6 +161,7 @@ impl Core {
             connections: Slab::new(),
             gathers: Slab::new(),
             peers,
+            held,
             next_generation: 0,
             now,
             counters: Counters::new(),
@@ -204,6 +209,7 @@ impl Core {
         self.resume_stalled();
         self.execute_ready();
         is_busy |= self.serve_mesh();
+        is_busy |= self.turn_cluster();
         is_busy |= self.tell_news();
         self.tidy_touched();
         self.mesh.flush();
@@ -269,6 +275,7 @@ impl Core {
             pin_bytes_min: PIN_BYTES_MIN,
             copy_bytes_max: self.budget.left_bytes().max(REPLY_ROOM_BYTES),
             retry_after_ms: OVERLOADED_RETRY_MS,
+            may_wait: self.held.has_room(),
         }
     }
 
@@ -298,15 +305,16 @@ impl Core {
         self.budget.wait(Waiter { slot, generation: connection.generation }, want);
     }
 
-    /// Bytes of buffers that are no connection's: in the mesh, and kept for reuse.
+    /// Bytes of buffers that are no connection's: in the mesh, of replies that wait, and kept for reuse.
     fn elsewhere_bytes(&self) -> usize {
-        self.mesh.bytes() + self.spare.bytes()
+        self.mesh.bytes() + self.held.bytes() + self.spare.bytes()
     }
 
     /// Frees what is kept for reuse, for who needs the room.
     pub(super) fn drop_spares(&mut self) {
         self.spare.clear();
         self.mesh.drop_spares();
+        self.held.drop_spares();
         self.budget.set_elsewhere(self.elsewhere_bytes());
     }
 

@@ -10,9 +10,11 @@ use quoit_wire::{RequestHead, Status};
 
 use super::connection::{CloseCause, Connection, Intake, Phase};
 use super::core::{Core, Source};
+use super::held::Asker;
 use super::limits::OVERLOADED_RETRY_MS;
 use super::ring::Completion;
 use super::scan::{Stop, scan};
+use crate::shard::Outcome;
 
 impl Core {
     /// A receive has completed.
@@ -236,8 +238,16 @@ impl Core {
         let Some(mut connection) = self.take(slot) else { return };
         if let Intake::Large(set) = std::mem::replace(&mut connection.intake, Intake::Frames) {
             let limits = self.reply_limits();
-            self.shard.publish_large_set(self.now.instant(), *set, limits, &mut connection.output);
+            let head = set.head();
+            let start = connection.output.bytes.len();
+            let outcome = self.shard.publish_large_set(self.now.instant(), *set, limits, &mut connection.output);
             self.counters.answered += 1;
+            if let Outcome::Pending(ticket) = outcome {
+                let asker = Asker::Connection { slot, generation: connection.generation };
+                self.hold(ticket, asker, &head, &connection.output.bytes[start..]);
+                connection.output.bytes.truncate(start);
+                connection.inflight += 1;
+            }
             self.mark_dirty(slot, &mut connection);
         }
         self.put(slot, connection);

@@ -206,6 +206,7 @@ impl Core {
             if peer.is_connecting {
                 self.ring.cancel(Purpose::Connect, slot);
             }
+            self.on_link_lost(peer.place);
         }
         connection.stall = None;
         self.counters.closed[cause as usize] += 1;
@@ -295,17 +296,25 @@ impl Core {
     }
 
     /// One step of a graceful shutdown. What has arrived is answered: a connection ends when nothing is left to read.
+    ///
+    /// Peer links go last: replies may wait for what comes over them.
     pub(super) fn drain(&mut self) {
+        let mut clients = 0;
         for slot in 0..self.connections.capacity() as u32 {
             let Some(mut connection) = self.take(slot) else { continue };
+            clients += usize::from(connection.peer.is_none());
             match connection.phase {
-                Phase::Hello | Phase::Peer => self.close(slot, &mut connection, CloseCause::Ended),
+                Phase::Hello => self.close(slot, &mut connection, CloseCause::Ended),
+                Phase::Peer => {}
                 Phase::Open => connection.phase = Phase::Draining,
                 Phase::Draining if connection.is_answered() => self.finish(slot, &mut connection),
                 Phase::Lingering => self.end_lingering(slot, &mut connection),
                 Phase::Draining | Phase::Closing => {}
             }
             self.put_or_free(slot, connection);
+        }
+        if clients == 0 && self.mesh.inflight() == 0 && self.held.len() == 0 {
+            self.close_peers();
         }
         if self.connections.is_empty() && self.mesh.inflight() == 0 {
             self.mesh.own().drained.store(true, Ordering::Release);

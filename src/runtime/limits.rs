@@ -62,6 +62,18 @@ pub(super) const REPLY_ROOM_BYTES: usize = 64 << 10;
 /// Buffers kept for reuse take at most one part in this many of a core's buffers: those of connections, and those of the
 /// mesh.
 pub(super) const SPARE_SHARE: usize = 16;
+/// Replies that wait for a commit take at most one part in this many of a core's buffers; past it what would wait is
+/// refused. Larger: fewer large values may wait to be read; smaller: less is left to what needs no commit.
+pub(super) const HELD_SHARE: usize = 8;
+/// Buffers of such replies kept for reuse, of all and of one: as many small ones as may wait, so that none is allocated.
+pub(super) const HELD_SPARE_BYTES_MAX: usize = 1 << 20;
+/// See there.
+pub(super) const HELD_BUFFER_BYTES_MAX: usize = 256;
+/// Share of a cluster's core's memory (one part in this many) for records that copies lack. Smaller: a copy that was cut off
+/// for a moment is streamed its vnodes anew; larger: less for items.
+pub const BACKLOG_SHARE: usize = 16;
+/// Least bytes of it.
+pub const BACKLOG_BYTES_MIN: usize = 2 << 20;
 /// Kernel socket buffers of a connection, each direction. The kernel doubles it for its own bookkeeping.
 pub(super) const SOCKET_BUFFER_BYTES: usize = 256 << 10;
 
@@ -80,6 +92,8 @@ pub(super) const MESH_REPLY_SHARE: usize = 8;
 pub(super) const MESH_REPLY_BYTES_MIN: usize = 64 << 10;
 /// Connections that may be on their way from one core to another.
 pub(super) const MESH_ADOPTIONS_MAX: usize = 64;
+/// Batches of copies' messages that may be on their way from one core to another; past it they stay with the copies.
+pub(super) const MESH_FRAMES_MAX: usize = 16;
 /// Multi-core requests (multi-get over cores, flush, stats) of one core at a time.
 pub(super) const GATHERS_MAX: usize = 4096;
 

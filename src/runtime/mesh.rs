@@ -5,9 +5,11 @@
 //!  outlet ──► Requests(batch) ──────────►  inlet     a batch: entry, entry, …
 //!  inlet  ◄────────── Replies(batch) ◄──── outlet    a request's entry: token u64 │ frame
 //!         ──► Adopt(connection) ────────►            a reply's entry:   token u64 │ request_bytes u32 │ frame
+//!         ──► Frames(bytes) ────────────►            what copies on one core say to those on another
 //! ```
 //! Nothing can block: a core sends a request only with a credit, and a queue has room for every credit's request, for the
-//! reply to every request that may come the other way, and for [`MESH_ADOPTIONS_MAX`] connections. So replies always fit.
+//! reply to every request that may come the other way, for [`MESH_ADOPTIONS_MAX`] connections and for [`MESH_FRAMES_MAX`]
+//! batches of copies' messages. So replies always fit.
 //! Requests of one core for one key go through one queue in order, and so do their replies.
 
 use std::collections::VecDeque;
@@ -21,12 +23,12 @@ use quoit_wire::peer::PeerHello;
 
 use super::clock::Reading;
 use super::limits::{
-    MESH_ADOPTIONS_MAX, MESH_BATCH_BYTES, MESH_INFLIGHT_BYTES_MAX, MESH_INFLIGHT_MAX, MESH_REPLY_BYTES_MAX,
-    MESH_REPLY_BYTES_MIN, MESH_REPLY_SHARE, SPARE_SHARE,
+    MESH_ADOPTIONS_MAX, MESH_BATCH_BYTES, MESH_FRAMES_MAX, MESH_INFLIGHT_BYTES_MAX, MESH_INFLIGHT_MAX,
+    MESH_REPLY_BYTES_MAX, MESH_REPLY_BYTES_MIN, MESH_REPLY_SHARE, SPARE_SHARE,
 };
 use super::spare::Spare;
 
-const QUEUE_MESSAGES: usize = 2 * MESH_INFLIGHT_MAX + MESH_ADOPTIONS_MAX;
+const QUEUE_MESSAGES: usize = 2 * MESH_INFLIGHT_MAX + MESH_ADOPTIONS_MAX + MESH_FRAMES_MAX;
 /// Bytes before the frame of a request's entry: the token.
 const REQUEST_ENTRY_BYTES: usize = 8;
 /// Bytes before the frame of a reply's entry: the token and the request's size, whose credit comes back with it.
@@ -37,6 +39,7 @@ pub(super) enum Message {
     Requests(Batch),
     Replies(Batch),
     Adopt(Box<Adoption>),
+    Frames(Vec<u8>),
 }
 
 /// Entries on their way between two cores.
@@ -132,6 +135,9 @@ pub(super) struct Peer {
     /// Connections on their way to the peer, and from it.
     adoptions_out: Arc<AtomicUsize>,
     adoptions_in: Arc<AtomicUsize>,
+    /// Batches of copies' messages on their way to the peer, and from it.
+    frames_out: Arc<AtomicUsize>,
+    frames_in: Arc<AtomicUsize>,
     /// Requests of the peer that wait here to be executed. Its credits bound them.
     requests_in: VecDeque<Part>,
     /// Replies of the peer that wait here to be delivered. What it may have waiting bounds them.
@@ -269,6 +275,17 @@ impl Mesh {
         Ok(())
     }
 
+    /// Whether copies' messages may be sent to `core` now.
+    pub(super) fn has_frames_room(&self, core: usize) -> bool {
+        self.peer(core).frames_out.load(Ordering::Relaxed) < MESH_FRAMES_MAX
+    }
+
+    /// Sends what copies here say to those on `core`, for which [`Self::has_frames_room`] showed room.
+    pub(super) fn send_frames(&mut self, core: usize, bytes: Vec<u8>) {
+        self.peer(core).frames_out.fetch_add(1, Ordering::Relaxed);
+        self.push(core, Message::Frames(bytes));
+    }
+
     fn push(&mut self, core: usize, message: Message) {
         let refused = self.peer(core).outlet.try_push(message);
         assert!(refused.is_none(), "credits bound what is in a queue");
@@ -279,9 +296,11 @@ impl Mesh {
     pub(super) fn next(&mut self, core: usize) -> Option<Message> {
         let peer = self.peer(core);
         let message = peer.inlet.try_pop()?;
-        if matches!(message, Message::Adopt(_)) {
-            peer.adoptions_in.fetch_sub(1, Ordering::Relaxed);
-        }
+        match message {
+            Message::Adopt(_) => peer.adoptions_in.fetch_sub(1, Ordering::Relaxed),
+            Message::Frames(_) => peer.frames_in.fetch_sub(1, Ordering::Relaxed),
+            Message::Requests(_) | Message::Replies(_) => 0,
+        };
         Some(message)
     }
 
@@ -291,7 +310,7 @@ impl Mesh {
         match message {
             Message::Requests(batch) => peer.requests_in.push_back(Part { batch, offset: 0 }),
             Message::Replies(batch) => peer.replies_kept.push_back(Part { batch, offset: 0 }),
-            Message::Adopt(_) => unreachable!("a connection is no batch"),
+            Message::Adopt(_) | Message::Frames(_) => unreachable!("only batches of requests and replies wait"),
         }
     }
 
@@ -371,6 +390,7 @@ impl Mesh {
 struct Counts {
     reply_bytes: Arc<AtomicUsize>,
     adoptions: Arc<AtomicUsize>,
+    frames: Arc<AtomicUsize>,
 }
 
 impl Peer {
@@ -385,6 +405,8 @@ impl Peer {
             replies_in: coming.reply_bytes,
             adoptions_out: out.adoptions,
             adoptions_in: coming.adoptions,
+            frames_out: out.frames,
+            frames_in: coming.frames,
             requests_in: VecDeque::new(),
             replies_kept: VecDeque::new(),
             waiting: Vec::new(),
@@ -398,6 +420,12 @@ impl Batch {
         self.bytes.extend_from_slice(&token.to_le_bytes());
         self.bytes.extend_from_slice(&(request_bytes as u32).to_le_bytes());
         self.entries += 1;
+    }
+
+    /// Takes back the reply whose entry began at `offset` and was opened last.
+    pub(super) fn withdraw_reply(&mut self, offset: usize) {
+        self.bytes.truncate(offset);
+        self.entries -= 1;
     }
 
     /// The request's entry at `offset`: its token, its frame and where the next entry begins.

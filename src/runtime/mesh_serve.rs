@@ -10,13 +10,14 @@ use super::clock::Reading;
 use super::connection::{Connection, Stall, Token};
 use super::core::Core;
 use super::gather::{Gather, Part as GatherPart};
+use super::held::Asker;
 use super::limits::{
     CONNECTION_INFLIGHT_MAX, CONNECTION_OUTPUT_BYTES_MAX, GATHERS_MAX, MESH_BATCH_BYTES, MESH_BATCHES_PER_TURN,
     MESH_REPLY_BYTES_MAX, OVERLOADED_RETRY_MS, PREFETCH_WINDOW, REPLY_ROOM_BYTES, TURN_TIME_MAX,
 };
 use super::mesh::{Message, Part};
 use super::scan::multi_body;
-use crate::shard::{Output, ReplyLimits, Route};
+use crate::shard::{Outcome, Output, ReplyLimits, Route};
 use crate::time::Instant;
 
 impl Core {
@@ -33,10 +34,14 @@ impl Core {
         while let Some(message) = self.mesh.next(other) {
             had_any = true;
             self.counters.mesh_messages += 1;
-            if let Message::Adopt(adoption) = message {
-                self.on_adopt(*adoption);
-            } else {
-                self.mesh.keep(other, message);
+            match message {
+                Message::Adopt(adoption) => self.on_adopt(*adoption),
+                Message::Frames(frames) => {
+                    // As with what comes from other nodes: the time is not before it was sent.
+                    self.now = Reading::now();
+                    self.on_own_frames(other, &frames);
+                }
+                Message::Requests(_) | Message::Replies(_) => self.mesh.keep(other, message),
             }
         }
         // Each neighbour has a time of its own: what the connections took of the turn must not starve the mesh. It begins
@@ -71,10 +76,11 @@ impl Core {
     fn execute_batch(&mut self, origin: usize, part: Part) {
         let now = self.now.instant();
         let value_bytes_max = self.options.value_bytes_max;
-        let limits = ReplyLimits {
+        let mut limits = ReplyLimits {
             pin_bytes_min: usize::MAX,
             copy_bytes_max: value_bytes_max.max(MESH_REPLY_BYTES_MAX),
             retry_after_ms: OVERLOADED_RETRY_MS,
+            may_wait: self.held.has_room(),
         };
         let Part { batch, mut offset } = part;
         let mut replies = self.mesh.spare_batch(batch.sent);
@@ -99,10 +105,18 @@ impl Core {
                     break;
                 }
                 offset = next;
+                let entry = replies.bytes.len();
                 replies.open_reply(token, frame.len());
+                let start = replies.bytes.len();
                 let mut output = Output { bytes: std::mem::take(&mut replies.bytes), ..Output::default() };
-                self.execute_for_peer(now, frame, hash, limits, &mut output);
+                let (outcome, head) = self.execute_for_peer(now, frame, hash, limits, &mut output);
                 replies.bytes = output.bytes;
+                if let Outcome::Pending(ticket) = outcome {
+                    let asker = Asker::Core { core: origin, token, request_bytes: frame.len() };
+                    self.hold(ticket, asker, &head, &replies.bytes[start..]);
+                    replies.withdraw_reply(entry);
+                    limits.may_wait = self.held.has_room();
+                }
                 if replies.bytes.len() >= MESH_BATCH_BYTES && offset < batch.bytes.len() {
                     let full = std::mem::replace(&mut replies, self.mesh.spare_batch(batch.sent));
                     self.mesh.reply(origin, full);
@@ -111,6 +125,8 @@ impl Core {
         }
         if replies.entries > 0 {
             self.mesh.reply(origin, replies);
+        } else {
+            self.mesh.recycle(replies);
         }
         if offset < batch.bytes.len() {
             self.mesh.keep_requests(origin, Part { batch, offset });
@@ -120,19 +136,27 @@ impl Core {
     }
 
     /// Executes one request that another core was asked, its key's hash being `hash`.
-    fn execute_for_peer(&mut self, now: Instant, frame: &[u8], hash: u64, limits: ReplyLimits, output: &mut Output) {
+    fn execute_for_peer(
+        &mut self,
+        now: Instant,
+        frame: &[u8],
+        hash: u64,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) -> (Outcome, RequestHead) {
         let Ok(Some(head)) = request_head(frame, self.options.value_bytes_max) else {
             unreachable!("the asking core has scanned the frame");
         };
+        self.counters.answered += 1;
         if head.operation == Operation::Stats {
             self.reply_own_stats(head.id, output);
         } else if head.operation.has_key() && self.shard.route(hash) != Route::Here {
             // The asking core and this one have not heard of the same topology.
             self.shard.answer_moved(&head, output);
         } else {
-            self.shard.execute_frame(now, head, frame, hash, limits, output);
+            return (self.shard.execute_frame(now, head, frame, hash, limits, output), head);
         }
-        self.counters.answered += 1;
+        (Outcome::Done, head)
     }
 
     /// Delivers replies until one finds no room.
@@ -185,7 +209,7 @@ impl Core {
     }
 
     /// Appends a reply that another core made to its connection's output, if the connection is still there.
-    fn deliver(&mut self, slot: u32, generation: u32, frame: &[u8]) {
+    pub(super) fn deliver(&mut self, slot: u32, generation: u32, frame: &[u8]) {
         let Some(mut connection) = self.take(slot) else { return };
         if connection.generation == generation {
             connection.inflight -= 1;
@@ -253,7 +277,15 @@ impl Core {
             }
         }
         if remote().next().is_none() && head.operation != Operation::Stats {
-            self.execute_here(head, frame, &mut connection.output);
+            let mut output = std::mem::take(&mut connection.output);
+            let start = output.bytes.len();
+            if let Outcome::Pending(ticket) = self.execute_here(&head, frame, &mut output) {
+                let asker = Asker::Connection { slot, generation: connection.generation };
+                self.hold(ticket, asker, &head, &output.bytes[start..]);
+                output.bytes.truncate(start);
+                connection.inflight += 1;
+            }
+            connection.output = output;
             self.mark_dirty(slot, connection);
             return None;
         }
@@ -280,9 +312,7 @@ impl Core {
         }) as u32;
         for (core, frame) in &parts.frames {
             if *core == self.options.core {
-                let mut output = Output::default();
-                self.execute_part(frame, &mut output);
-                self.answer_gather(key, *core, &output.bytes);
+                self.execute_part(key, frame);
             } else {
                 self.mesh.request(usize::from(*core), Token::Gather(key).to_u64(), frame, self.now);
                 self.counters.forwarded += 1;
@@ -296,25 +326,32 @@ impl Core {
         None
     }
 
-    fn execute_part(&mut self, frame: &[u8], output: &mut Output) {
-        if let Ok(Some(head)) = request_head(frame, self.options.value_bytes_max) {
-            self.execute_here(head, frame, output);
+    /// Carries out this core's own part of a gather.
+    fn execute_part(&mut self, key: u32, frame: &[u8]) {
+        let Ok(Some(head)) = request_head(frame, self.options.value_bytes_max) else {
+            unreachable!("the part was encoded here");
+        };
+        let mut output = Output::default();
+        match self.execute_here(&head, frame, &mut output) {
+            Outcome::Done => self.answer_gather(key, self.options.core, &output.bytes),
+            Outcome::Pending(ticket) => self.hold(ticket, Asker::Gather(key), &head, &output.bytes),
         }
     }
 
-    fn execute_here(&mut self, head: RequestHead, frame: &[u8], output: &mut Output) {
-        match Request::decode(head, frame) {
+    fn execute_here(&mut self, head: &RequestHead, frame: &[u8], output: &mut Output) -> Outcome {
+        self.counters.answered += 1;
+        match Request::decode(*head, frame) {
             Ok(Request { body: RequestBody::Stats, .. }) => self.reply_own_stats(head.id, output),
             Ok(request) => {
                 let limits = ReplyLimits { pin_bytes_min: usize::MAX, ..self.reply_limits() };
-                self.shard.execute(self.now.instant(), &request, 0, limits, output);
+                return self.shard.execute(self.now.instant(), &request, 0, limits, output);
             }
             Err(refusal) => output.status(head.id, refusal.status),
         }
-        self.counters.answered += 1;
+        Outcome::Done
     }
 
-    fn deliver_part(&mut self, key: u32, origin: usize, frame: &[u8]) {
+    pub(super) fn deliver_part(&mut self, key: u32, origin: usize, frame: &[u8]) {
         self.answer_gather(key, origin as u16, frame);
         let Some(gather) = self.gathers.get(key as usize).filter(|gather| gather.is_complete()) else { return };
         let (slot, generation) = (gather.slot, gather.generation);

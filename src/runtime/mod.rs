@@ -11,6 +11,8 @@
 //!                                              ├ egress.rs               replies → sends
 //!                                              ├ lifecycle.rs            accept, hello, hand-over, close, drain
 //!                                              ├ news.rs                 a topology that changes
+//!                                              ├ cluster.rs              the turn of a cluster's core: copies, orders
+//!                                              ├ held.rs                 replies that wait for a commit
 //!                                              ├ peers.rs                links to other nodes' cores
 //!                                              ├ park.rs, clock.rs       sleeping, time
 //!                                              ├ stages.rs, state/       warm restarts: before the turns, and after
@@ -21,10 +23,12 @@
 mod budget;
 mod buffers;
 mod clock;
+mod cluster;
 mod connection;
 mod core;
 mod egress;
 mod gather;
+mod held;
 mod intake;
 mod lifecycle;
 pub mod limits;
@@ -49,7 +53,8 @@ mod state;
 mod stepped;
 
 pub use clock::boot_time;
+pub use cluster::ClusterNews;
 pub use node::{ClusterPlace, Command, CoreFailure, CoreHandle, MemorySplit, Node, RuntimeOptions, StartError};
 pub use park::Idle;
-pub use peers::{CoreEvent, PeerAddress, PeerPlace, PeerSend};
+pub use peers::{CoreEvent, PeerAddress};
 pub use state::StateFolderError;

@@ -5,35 +5,33 @@
 
 use std::sync::Arc;
 
-use quoit_wire::topology::Topology;
 use quoit_wire::{Reply, Status, Version};
 
 use super::connection::Phase;
 use super::core::Core;
 use super::limits::NEWS_PER_TURN;
+use crate::cluster::Ring;
 use crate::shard::TopologyOutcome;
+use crate::time::Instant;
 
 /// Connections that are still to be told of the newest topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct News {
     /// The first slot that was not looked at.
-    cursor: usize,
+    pub cursor: usize,
 }
 
 impl Core {
-    /// Routes by `topology` from now on, and begins to tell who wants to know.
-    pub(super) fn take_topology(&mut self, topology: Arc<Topology>) -> TopologyOutcome {
-        let epoch = topology.epoch;
-        let outcome = self.shard.set_topology(topology);
-        match outcome {
+    /// Goes by `ring` from now on, and begins to tell who wants to know.
+    pub(super) fn take_ring(&mut self, now: Instant, ring: &Arc<Ring>) {
+        match self.shard.handle_ring(now, ring) {
             TopologyOutcome::Taken => self.news = Some(News { cursor: 0 }),
-            // Topologies may overtake each other on their way here.
+            // Rings may overtake each other on their way here.
             TopologyOutcome::Stale => {}
             TopologyOutcome::Foreign => {
-                tracing::error!(core = self.options.core, epoch, "a topology of another cluster: it is not taken");
+                tracing::error!(core = self.options.core, ring.epoch, "a ring of another cluster: it is not taken");
             }
         }
-        outcome
     }
 
     /// Tells some connections of the newest topology; whether there are more to be told.

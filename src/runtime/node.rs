@@ -16,23 +16,24 @@ use std::time::Duration;
 use glommio::timer::Timer;
 use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement};
 use quoit_wire::Version;
-use quoit_wire::peer::PeerMessage;
 use quoit_wire::topology::{Node as TopologyNode, Topology};
 
 use super::clock::Reading;
+use super::cluster::ClusterNews;
 use super::core::{Core, CoreOptions, Turn};
 use super::limits::{
-    BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, CORE_EVENTS_MAX, PREEMPT_NEVER, RECEIVE_BUFFER_BYTES,
-    RECEIVE_BUFFERS, RESERVED_BUFFERS, TimeLimits, VISIT_INTERVAL,
+    BACKLOG_BYTES_MIN, BACKLOG_SHARE, BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, CORE_EVENTS_MAX, PREEMPT_NEVER,
+    RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, RESERVED_BUFFERS, TimeLimits, VISIT_INTERVAL,
 };
 use super::listen::listen;
 use super::mesh::{CoreShared, Mesh};
 use super::park::{Bell, Idle, Patience, new_eventfd};
-use super::peers::{CoreEvent, PeerAddress, PeerIdentity, PeerPlace, Peers};
+use super::peers::{CoreEvent, PeerIdentity, Peers};
 use super::ring::Ring;
 use super::stages::{CoreStages, Stages};
 use super::state::{NodeState, StateFolderError};
 use crate::cluster::NodeRef;
+use crate::cluster::copies::{Copies, OnEtcdLoss, Peer};
 use crate::samples::CoreSnapshot;
 use crate::shard::Shard;
 use crate::store::{PolicyKind, StoreError, StoreOptions};
@@ -83,6 +84,8 @@ pub struct ClusterPlace {
     pub zone: String,
     /// Share of the vnodes relative to other nodes.
     pub weight: u16,
+    /// What the node does that can't be sure of being in the cluster any more (C15).
+    pub on_etcd_loss: OnEtcdLoss,
 }
 
 /// How a node's memory is divided. Every core gets the same.
@@ -92,6 +95,8 @@ pub struct MemorySplit {
     pub store_bytes: usize,
     /// For receiving, replies and the mesh, per core.
     pub buffer_bytes: usize,
+    /// For records that copies on other nodes lack, per core; none without a cluster.
+    pub backlog_bytes: usize,
     /// The largest value.
     pub value_bytes_max: usize,
 }
@@ -185,17 +190,8 @@ pub struct CoreFailure {
 pub enum Command {
     /// Send everything the core tells about itself.
     Snapshot(flume::Sender<CoreSnapshot>),
-    /// Route by this topology from now on; one that is not newer is passed over.
-    Topology(Arc<Topology>),
-    /// These nodes may be talked to, and no other.
-    Peers(Arc<[PeerAddress]>),
-    /// Send a message between the leader and the nodes. One that can't leave now is lost: it will be repeated.
-    SendControl {
-        /// Whom to.
-        to: PeerPlace,
-        /// The message.
-        bytes: Vec<u8>,
-    },
+    /// Go by this in the cluster from now on.
+    Cluster(Box<ClusterNews>),
     /// Say the core's number: it turns.
     Alive(flume::Sender<u16>),
     /// Answer what was asked, close, and end.
@@ -233,6 +229,8 @@ const STORE_BYTES_MIN: usize = 16 << 20;
 const GLOMMIO_IO_BYTES: usize = 64 << 10;
 /// A sleeping core wakes this often to expire items.
 const BACKGROUND_INTERVAL: Duration = Duration::from_millis(100);
+/// In a cluster sooner, where more is due sooner, but not sooner than this.
+const BACKGROUND_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 impl RuntimeOptions {
     /// How the memory is divided among cores and uses.
@@ -244,23 +242,34 @@ impl RuntimeOptions {
         }
         let core_bytes = self.memory_bytes / cores;
         let buffer_share_bytes = (core_bytes / BUFFER_SHARE).max(BUFFER_BYTES_MIN);
+        let is_in_cluster = self.cluster.is_some();
+        let (backlog_share_bytes, backlog_bytes_min) = match is_in_cluster {
+            true => ((core_bytes / BACKLOG_SHARE).max(BACKLOG_BYTES_MIN), BACKLOG_BYTES_MIN),
+            false => (0, 0),
+        };
+        let core_bytes_min = CORE_FIXED_BYTES + BUFFER_BYTES_MIN + backlog_bytes_min + STORE_BYTES_MIN;
         // Whole MiB: it is told to people.
-        let needed_bytes = ((CORE_FIXED_BYTES + BUFFER_BYTES_MIN + STORE_BYTES_MIN) * cores).next_multiple_of(1 << 20);
+        let needed_bytes = (core_bytes_min * cores).next_multiple_of(1 << 20);
         if self.memory_bytes < needed_bytes {
             return Err(StartError::Memory { given_bytes: self.memory_bytes, cores, needed_bytes });
         }
         let room_bytes = core_bytes - CORE_FIXED_BYTES;
-        // A value on its way to or from another core lies in the buffers: they hold the largest one, and a quarter more.
-        let limit_bytes = ((room_bytes - buffer_share_bytes) / 8)
-            .min(room_bytes * 4 / (4 * 8 + 5))
-            .min(quoit_wire::limits::VALUE_BYTES_MAX);
+        // A value on its way to or from another core lies in the buffers: they hold the largest one, and a quarter more. So
+        // does the backlog, or no copy could ever follow a write of that size.
+        let fits = |taken_bytes: usize, holders: usize| (room_bytes - taken_bytes) * 4 / (4 * 8 + 5 * holders);
+        let limit_bytes = match is_in_cluster {
+            true => fits(buffer_share_bytes + backlog_share_bytes, 0).min(fits(buffer_share_bytes, 1)).min(fits(0, 2)),
+            false => fits(buffer_share_bytes, 0).min(fits(0, 1)),
+        };
+        let limit_bytes = limit_bytes.min(quoit_wire::limits::VALUE_BYTES_MAX);
         let value_bytes_max = self.value_bytes_max.unwrap_or(limit_bytes);
         if value_bytes_max > limit_bytes {
             return Err(StartError::ValueMax { given_bytes: value_bytes_max, limit_bytes });
         }
         let buffer_bytes = buffer_share_bytes.max(value_bytes_max * 5 / 4);
-        let store_bytes = room_bytes - buffer_bytes;
-        Ok(MemorySplit { store_bytes, buffer_bytes, value_bytes_max })
+        let backlog_bytes = if is_in_cluster { backlog_share_bytes.max(value_bytes_max * 5 / 4) } else { 0 };
+        let store_bytes = room_bytes - buffer_bytes - backlog_bytes;
+        Ok(MemorySplit { store_bytes, buffer_bytes, backlog_bytes, value_bytes_max })
     }
 }
 
@@ -312,7 +321,10 @@ impl Node {
             };
             let identity = options.cluster.as_ref().map(|cluster| {
                 let node = NodeRef { id: topology.nodes[0].id, incarnation: cluster.incarnation };
-                PeerIdentity::new(cluster.cluster_id, PeerPlace { node, core })
+                PeerIdentity::new(cluster.cluster_id, Peer { node, core })
+            });
+            let copies = options.cluster.as_ref().zip(identity).map(|(cluster, identity)| {
+                Copies::new(identity.place, options.vnode_bits, memory.backlog_bytes, cluster.on_etcd_loss)
             });
             let peers = Peers::new(identity, events_sender.clone());
             let (topology, started, idle) = (topology.clone(), started.clone(), options.idle);
@@ -321,7 +333,7 @@ impl Node {
                 .io_memory(GLOMMIO_IO_BYTES)
                 .preempt_timer(PREEMPT_NEVER)
                 .spawn(move || async move {
-                    let made = make_core(core_options, store_options, topology, mesh, peers, listener);
+                    let made = make_core(core_options, store_options, topology, mesh, copies, peers, listener);
                     match made {
                         Ok((made, bell)) => {
                             let _ = started.send((core, Ok(())));
@@ -442,6 +454,7 @@ fn make_core(
     store_options: StoreOptions,
     topology: Arc<Topology>,
     mesh: Mesh,
+    copies: Option<Copies>,
     peers: Peers,
     listener: TcpListener,
 ) -> Result<(Core, Bell), StartError> {
@@ -450,7 +463,9 @@ fn make_core(
     let refused = |source| StartError::Ring { core, source };
     let ring = Ring::new(eventfd, options.connections_max).map_err(refused)?;
     let bell = Bell::new(eventfd).map_err(refused)?;
-    let shard = Shard::new(core, 0, topology, store_options).map_err(|source| StartError::Store { core, source })?;
+    let shard = Shard::new(core, 0, topology, store_options);
+    let mut shard = shard.map_err(|source| StartError::Store { core, source })?;
+    copies.into_iter().for_each(|copies| shard.join_cluster(copies));
     Ok((Core::new(options, ring, mesh, shard, peers, listener), bell))
 }
 
@@ -528,16 +543,11 @@ async fn serve_commands(core: Rc<RefCell<Core>>, inbox: flume::Receiver<Command>
         match command {
             // The asker may have given up waiting.
             Command::Snapshot(answer) => drop(answer.try_send(core.snapshot())),
-            Command::Topology(topology) => {
-                core.take_topology(topology);
+            Command::Cluster(news) => {
+                core.take_cluster_news(Reading::now().instant(), *news);
                 core.mesh.own().wake();
             }
             Command::Alive(answer) => drop(answer.try_send(core.options.core)),
-            Command::Peers(peers) => core.set_peers(&peers),
-            Command::SendControl { to, bytes } => {
-                core.send_to_peer(to, |out| PeerMessage::push_control(&bytes, out));
-                core.mesh.own().wake();
-            }
             Command::Shutdown => {
                 core.begin_drain();
                 core.mesh.own().wake();
@@ -546,9 +556,12 @@ async fn serve_commands(core: Rc<RefCell<Core>>, inbox: flume::Receiver<Command>
     }
 }
 
+/// Wakes a sleeping core in time for what is due though nothing happens: items that expire, and its cluster's heartbeats.
 async fn wake_for_background(core: Rc<RefCell<Core>>) {
     loop {
-        Timer::new(BACKGROUND_INTERVAL).await;
+        let pause = core.borrow_mut().cluster_pause(Reading::now().instant());
+        let pause = pause.map_or(BACKGROUND_INTERVAL, |pause| Duration::from_millis(pause.as_millis()));
+        Timer::new(pause.clamp(BACKGROUND_INTERVAL_MIN, BACKGROUND_INTERVAL)).await;
         let mut core = core.borrow_mut();
         core.counters.background_ticks += 1;
         core.mesh.own().wake_if_sleeping();
@@ -579,7 +592,18 @@ mod tests {
 
     #[test]
     fn the_largest_value_fits_the_store_and_the_buffers_that_carry_it_between_cores() {
-        for core_mib in [32, 64, 100, 128, 160, 200, 256, 512, 1024, 65_536] {
+        let cluster = ClusterPlace {
+            name: "demo".to_owned(),
+            cluster_id: 1,
+            seed: 1,
+            incarnation: 1,
+            zone: String::new(),
+            weight: 1,
+            on_etcd_loss: OnEtcdLoss::Fence,
+        };
+        let sizes = [32, 64, 100, 128, 160, 200, 256, 512, 1024, 65_536];
+        let clusters = [None, Some(cluster)];
+        for (core_mib, cluster) in sizes.iter().flat_map(|size| clusters.iter().map(move |cluster| (size, cluster))) {
             let options = RuntimeOptions {
                 listen: "127.0.0.1:0".parse().unwrap(),
                 advertise: None,
@@ -591,7 +615,7 @@ mod tests {
                 connections_max: 1,
                 vnode_bits: 4,
                 node_id: None,
-                cluster: None,
+                cluster: cluster.clone(),
                 state_dir: None,
                 time_limits: TimeLimits::default(),
             };
@@ -600,7 +624,9 @@ mod tests {
             assert!(split.value_bytes_max <= split.store_bytes / 8, "{core_mib} MiB: {split:?}");
             let frames_bytes_max = split.buffer_bytes - split.buffer_bytes / UNFINISHED_LEAVE;
             assert!(frame_bytes <= frames_bytes_max, "{core_mib} MiB: {split:?}");
-            let sum = split.store_bytes + split.buffer_bytes + CORE_FIXED_BYTES;
+            let backlog_bytes_min = if cluster.is_some() { split.value_bytes_max * 5 / 4 } else { 0 };
+            assert!(split.backlog_bytes >= backlog_bytes_min, "{core_mib} MiB: {split:?}");
+            let sum = split.store_bytes + split.buffer_bytes + split.backlog_bytes + CORE_FIXED_BYTES;
             assert_eq!(sum, core_mib << 20, "{split:?}");
         }
     }

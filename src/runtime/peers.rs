@@ -25,16 +25,8 @@ use super::core::Core;
 use super::limits::{PEER_BACKOFF_FIRST, PEER_BACKOFF_MAX, PEER_CONNECT_TIME_MAX, PEER_OUTPUT_BYTES_MAX};
 use super::mesh::{Adoption, Greeting};
 use super::ring::Completion;
-use crate::cluster::NodeRef;
-
-/// One core of one life of one node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerPlace {
-    /// The node.
-    pub node: NodeRef,
-    /// The core.
-    pub core: u16,
-}
+use crate::cluster::copies::Peer;
+use crate::cluster::{Election, NodeRef, Report};
 
 /// A node that this one may talk to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +49,18 @@ pub enum CoreEvent {
         /// The message.
         bytes: Vec<u8>,
     },
+    /// What the core's copies have to tell the leader, each with the election that they know of.
+    Reports {
+        /// Which core.
+        core: u16,
+        /// What it tells.
+        reports: Vec<(Election, Report)>,
+    },
 }
 
 /// What became of a frame that was to be sent to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerSend {
+pub(super) enum PeerSend {
     /// It will leave with the turn.
     Queued,
     /// There is no link yet, or not any more. One is being made.
@@ -76,7 +75,7 @@ pub enum PeerSend {
 #[derive(Debug)]
 pub(super) struct PeerEnd {
     pub side: Side,
-    pub place: PeerPlace,
+    pub place: Peer,
     /// Both have said hello.
     pub is_greeted: bool,
     /// The kernel has not let go of `address` yet.
@@ -97,7 +96,7 @@ pub(super) enum Side {
 pub(super) struct PeerIdentity {
     /// The cluster's id, as it stands in hellos.
     pub cluster: [u8; 16],
-    pub place: PeerPlace,
+    pub place: Peer,
 }
 
 /// The links of one core.
@@ -107,7 +106,7 @@ pub(super) struct Peers {
     pub identity: Option<PeerIdentity>,
     pub events: flume::Sender<CoreEvent>,
     known: BTreeMap<NodeRef, PeerAddress>,
-    links: BTreeMap<PeerPlace, Link>,
+    links: BTreeMap<Peer, Link>,
     jitter: RandomState,
     pub counters: PeerCounters,
 }
@@ -143,7 +142,7 @@ pub(super) struct PeerCounters {
 }
 
 impl PeerIdentity {
-    pub(super) fn new(cluster_id: u64, place: PeerPlace) -> Self {
+    pub(super) fn new(cluster_id: u64, place: Peer) -> Self {
         let mut cluster = [0; 16];
         cluster[..8].copy_from_slice(&cluster_id.to_le_bytes());
         Self { cluster, place }
@@ -162,13 +161,26 @@ impl Peers {
         }
     }
 
+    /// The slot of the outgoing link to `peer`, if frames can be sent over it.
+    pub(super) fn slot_of(&self, peer: Peer) -> Option<u32> {
+        match self.links.get(&peer)?.state {
+            LinkState::Up { slot } => Some(slot),
+            LinkState::Connecting { .. } | LinkState::Down { .. } => None,
+        }
+    }
+
+    /// Whether `peer` may be talked to.
+    pub(super) fn knows(&self, peer: Peer) -> bool {
+        self.known.get(&peer.node).is_some_and(|known| peer.core < known.cores)
+    }
+
     /// Outgoing links over which frames can be sent.
     pub(super) fn up(&self) -> usize {
         self.links.values().filter(|link| matches!(link.state, LinkState::Up { .. })).count()
     }
 
     /// A connection of an outgoing link is over: the next attempt waits the longer, the more have failed.
-    pub(super) fn on_closed(&mut self, slot: u32, place: PeerPlace, now: Reading) {
+    pub(super) fn on_closed(&mut self, slot: u32, place: Peer, now: Reading) {
         let random = self.jitter.hash_one((slot, now.nanos_since(Reading::default())));
         let Some(link) = self.links.get_mut(&place) else { return };
         match link.state {
@@ -185,7 +197,7 @@ impl Peers {
     }
 
     /// What this core says first on a link to `to`.
-    pub(super) fn hello(identity: PeerIdentity, to: PeerPlace) -> PeerHello {
+    pub(super) fn hello(identity: PeerIdentity, to: Peer) -> PeerHello {
         PeerHello {
             magic: PeerHello::MAGIC,
             version: PeerHello::VERSION,
@@ -200,7 +212,7 @@ impl Peers {
     }
 
     /// What keeps this core from talking to who says `hello`; `expected` is who it should be, where that is known.
-    pub(super) fn objection(&self, hello: &PeerHello, expected: Option<PeerPlace>) -> Option<&'static str> {
+    pub(super) fn objection(&self, hello: &PeerHello, expected: Option<Peer>) -> Option<&'static str> {
         let Some(identity) = self.identity else { return Some("this node is in no cluster") };
         let from = place_of(hello);
         let to = NodeRef { id: hello.to_node, incarnation: hello.to_incarnation };
@@ -222,8 +234,8 @@ impl Peers {
     }
 }
 
-fn place_of(hello: &PeerHello) -> PeerPlace {
-    PeerPlace { node: NodeRef { id: hello.node, incarnation: hello.incarnation }, core: hello.core }
+fn place_of(hello: &PeerHello) -> Peer {
+    Peer { node: NodeRef { id: hello.node, incarnation: hello.incarnation }, core: hello.core }
 }
 
 /// Whether the first bytes of a connection are those of a peer: enough to tell from every client's.
@@ -235,7 +247,7 @@ impl Core {
     /// Who may be talked to, from now on. Links to others are closed.
     pub(super) fn set_peers(&mut self, peers: &[PeerAddress]) {
         self.peers.known = peers.iter().map(|peer| (peer.node, *peer)).collect();
-        let gone: Vec<(PeerPlace, LinkState)> = self
+        let gone: Vec<(Peer, LinkState)> = self
             .peers
             .links
             .iter()
@@ -251,31 +263,13 @@ impl Core {
     }
 
     /// Lets `put` append whole frames for the core at `place`, if its link takes them.
-    pub(super) fn send_to_peer(&mut self, place: PeerPlace, put: impl FnOnce(&mut Vec<u8>)) -> PeerSend {
-        let Some(known) = self.peers.known.get(&place.node).filter(|known| place.core < known.cores).copied() else {
+    pub(super) fn send_to_peer(&mut self, place: Peer, put: impl FnOnce(&mut Vec<u8>)) -> PeerSend {
+        if !self.peers.knows(place) {
             return PeerSend::Unknown;
-        };
-        let state = match self.peers.links.get(&place) {
-            Some(link) => link.state,
-            None => {
-                let state = LinkState::Down { since: self.now, wait: Duration::ZERO };
-                self.peers.links.insert(place, Link { state, failures: 0 });
-                state
-            }
-        };
-        let slot = match state {
-            LinkState::Up { slot } => slot,
-            LinkState::Down { since, wait } => {
-                if self.now.is_past(since, wait) {
-                    self.connect_to_peer(place, known.address);
-                }
-                self.peers.counters.dropped_down += 1;
-                return PeerSend::Down;
-            }
-            LinkState::Connecting { .. } => {
-                self.peers.counters.dropped_down += 1;
-                return PeerSend::Down;
-            }
+        }
+        let Some(slot) = self.link_to(place) else {
+            self.peers.counters.dropped_down += 1;
+            return PeerSend::Down;
         };
         let Some(mut connection) = self.take(slot) else { return PeerSend::Down };
         let is_full = connection.unsent_bytes() > PEER_OUTPUT_BYTES_MAX;
@@ -291,7 +285,19 @@ impl Core {
         if is_full { PeerSend::Full } else { PeerSend::Queued }
     }
 
-    fn connect_to_peer(&mut self, place: PeerPlace, address: SocketAddr) {
+    /// The slot of the link to `place`; where there is none, one is being made as soon as it is time for it.
+    pub(super) fn link_to(&mut self, place: Peer) -> Option<u32> {
+        let address = self.peers.known.get(&place.node)?.address;
+        let down = LinkState::Down { since: self.now, wait: Duration::ZERO };
+        match self.peers.links.entry(place).or_insert(Link { state: down, failures: 0 }).state {
+            LinkState::Up { slot } => return Some(slot),
+            LinkState::Down { since, wait } if self.now.is_past(since, wait) => self.connect_to_peer(place, address),
+            LinkState::Down { .. } | LinkState::Connecting { .. } => {}
+        }
+        None
+    }
+
+    fn connect_to_peer(&mut self, place: Peer, address: SocketAddr) {
         let failed = |core: &mut Self| {
             if let Some(link) = core.peers.links.get_mut(&place) {
                 link.state = LinkState::Down { since: core.now, wait: PEER_BACKOFF_MAX };
@@ -486,8 +492,13 @@ impl Core {
                 }
                 Ok(())
             }
-            // What copies say to each other finds nobody here who follows.
-            _ => Ok(()),
+            message => {
+                let (now, Some((copies, mut state))) = (self.now.instant(), self.shard.copies()) else { return Ok(()) };
+                copies.handle_message(now, &mut state, place, &message).map_err(|breach| {
+                    self.peers.counters.garbage += 1;
+                    breach.to_string()
+                })
+            }
         }
     }
 
@@ -503,6 +514,14 @@ impl Core {
             })
             .collect();
         late.into_iter().for_each(|slot| self.close_peer(slot, CloseCause::Failed));
+    }
+
+    /// Closes every link: the core ends.
+    pub(super) fn close_peers(&mut self) {
+        let is_peer = |connection: &Option<Box<Connection>>| connection.as_ref().is_some_and(|it| it.peer.is_some());
+        let links = self.connections.iter().filter(|(_, connection)| is_peer(connection));
+        let slots: Vec<u32> = links.map(|(slot, _)| slot as u32).collect();
+        slots.into_iter().for_each(|slot| self.close_peer(slot, CloseCause::Ended));
     }
 
     fn close_peer(&mut self, slot: u32, cause: CloseCause) {

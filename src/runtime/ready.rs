@@ -8,8 +8,10 @@ use quoit_wire::request_head;
 use super::budget::Want;
 use super::connection::Stall;
 use super::core::{Core, Ready, Source};
+use super::held::Asker;
 use super::limits::{PREFETCH_WINDOW, RECEIVE_BUFFER_BYTES, REPLY_ROOM_BYTES};
 use super::scan::stall_on;
+use crate::shard::Outcome;
 
 impl Core {
     /// Executes everything in the ready list, in order.
@@ -36,7 +38,7 @@ impl Core {
         let output_bytes_high = self.output_bytes_high();
         // Its output may become so large that there is still room for another reply.
         let room_bytes = (output.bytes.capacity() + self.budget.left_bytes()).saturating_sub(REPLY_ROOM_BYTES);
-        let limits = self.reply_limits();
+        let mut limits = self.reply_limits();
         let now = self.now.instant();
         let value_bytes_max = self.options.value_bytes_max;
         for ready in run {
@@ -62,8 +64,16 @@ impl Core {
                 }
                 continue;
             }
-            self.shard.execute_frame(now, head, frame, ready.hash, limits, &mut output);
+            let start = output.bytes.len();
+            let outcome = self.shard.execute_frame(now, head, frame, ready.hash, limits, &mut output);
             self.counters.answered += 1;
+            if let Outcome::Pending(ticket) = outcome {
+                let asker = Asker::Connection { slot, generation: connection.generation };
+                self.held.keep(ticket, asker, &head, &output.bytes[start..]);
+                output.bytes.truncate(start);
+                connection.inflight += 1;
+                limits.may_wait = self.held.has_room();
+            }
         }
         connection.output = output;
         self.recharge(&mut connection);

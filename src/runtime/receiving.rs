@@ -198,7 +198,8 @@ impl Core {
 
 /// Bytes that finish what a connection holds room for, of which one receive brings at most a buffer.
 fn finishing_bytes(connection: &Connection) -> Option<usize> {
-    if connection.phase == Phase::Lingering {
+    // What a peer says lets replies go: it is heard whatever room there is.
+    if matches!(connection.phase, Phase::Lingering | Phase::Peer) {
         return Some(RECEIVE_BUFFER_BYTES);
     }
     let missing_bytes = match &connection.intake {

@@ -246,6 +246,11 @@ impl Core {
             let help = "Frames to or from other nodes that were not passed on: they are repeated.";
             counter("peer_frames_dropped_total", help, Some(("reason", reason)), count);
         }
+        for (fate, count) in [("committed", self.held.counters.committed), ("abandoned", self.held.counters.abandoned)]
+        {
+            let help = "Replies that have waited for a commit, by what became of it.";
+            counter("replies_released_total", help, Some(("fate", fate)), count);
+        }
         let mut gauge = |name, help, value: usize| {
             out.push(Sample { name, help, kind: SampleKind::Gauge, label: None, value: value as u64 });
         };
@@ -269,6 +274,8 @@ impl Core {
             self.held_buffers.len(),
         );
         gauge("mesh_inflight", "Requests unanswered at other cores.", self.mesh.inflight());
+        gauge("replies_held", "Replies kept back until what they rest on is committed.", self.held.len());
+        gauge("replies_held_bytes", "Bytes of such replies, with buffers kept for reuse.", self.held.bytes());
         gauge("gathers", "Requests that span cores and wait for a part.", self.gathers.len());
     }
 

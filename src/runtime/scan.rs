@@ -39,6 +39,11 @@ pub(super) fn scan(
     let mut offset = start;
     let output_bytes_high = core.output_bytes_high();
     connection.is_promised = false;
+    if connection.inflight >= CONNECTION_INFLIGHT_MAX {
+        // Also of this core's own keys: their replies may wait for a commit.
+        stall_on(core, slot, connection, Stall::Inflight);
+        return (0, Stop::Stalled);
+    }
     loop {
         if offset == end {
             return (offset - start, Stop::End);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use quoit_wire::peer::KeptResult;
 use quoit_wire::topology::vnode_of;
-use quoit_wire::{Request, RequestBody, RetryToken, Status, Version, WriteMode};
+use quoit_wire::{Operation, Request, RequestBody, RequestHead, RetryToken, Status, Version, WriteMode};
 
 use super::execute::answer;
 use super::large_set::LargeSet;
@@ -40,6 +40,8 @@ pub(super) struct Cluster {
     mode: WriteMode,
     /// What the reply under construction waits for.
     waits: Vec<(u16, Commit)>,
+    /// Whether there is room to keep that reply back.
+    may_wait: bool,
 }
 
 impl Shard {
@@ -49,7 +51,7 @@ impl Shard {
             (0..self.topology.vnodes.len()).all(|vnode| !self.owned.has(vnode)),
             "a shard joins a cluster before it owns anything"
         );
-        self.cluster = Some(Box::new(Cluster { copies, mode: WriteMode::Async, waits: Vec::new() }));
+        self.cluster = Some(Box::new(Cluster { copies, mode: WriteMode::Async, waits: Vec::new(), may_wait: true }));
     }
 
     /// The copies and what they hold, for the messages, orders and news that are theirs; none without a cluster.
@@ -83,15 +85,71 @@ impl Shard {
 
     /// Once a turn, after requests and messages: tells the copies what has been evicted, and prepares what is to be sent.
     pub fn turn_cluster(&mut self, now: Instant) {
-        let evictions = self.store.take_evictions();
+        self.record_evictions();
         if let Some((copies, mut state)) = self.copies() {
-            copies.record_evictions(&evictions);
             copies.turn(now, &mut state);
         }
     }
 
+    /// Tells the copies what has been evicted, before anything else is written.
+    fn record_evictions(&mut self) {
+        let evictions = self.store.take_evictions();
+        if let Some(cluster) = self.cluster.as_deref_mut() {
+            cluster.copies.record_evictions(&evictions);
+        }
+    }
+
+    /// Executes the request in `frame` in a cluster; else as [`Self::execute_frame`].
+    #[inline(never)]
+    pub(super) fn execute_frame_in_cluster(
+        &mut self,
+        now: Instant,
+        head: RequestHead,
+        frame: &[u8],
+        hash: u64,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) -> Outcome {
+        if head.is_plain_get() {
+            return self.get_in_cluster(now, &head, frame, hash, limits, output);
+        }
+        match Request::decode(head, frame) {
+            Ok(request) => self.execute_in_cluster(now, &request, hash, limits, output),
+            Err(refusal) => self.refuse_frame(&head, refusal.status, output),
+        }
+    }
+
+    /// A get without flags, which needs no decoding.
+    fn get_in_cluster(
+        &mut self,
+        now: Instant,
+        head: &RequestHead,
+        frame: &[u8],
+        hash: u64,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) -> Outcome {
+        if let Some(cluster) = self.cluster.as_deref_mut() {
+            cluster.waits.clear();
+            cluster.may_wait = limits.may_wait;
+        }
+        let status = match self.held_back(now, hash, Need::Read) {
+            Some(status) => self.refuse(head.id, status, output),
+            None => {
+                let before = self.last_write(hash);
+                let pin_bytes_min = if self.rests_on_something(hash) { usize::MAX } else { limits.pin_bytes_min };
+                let key = head.key(frame);
+                let status = self.get(now, hash, key, head.id, ReplyLimits { pin_bytes_min, ..limits }, output);
+                self.settle_key(now, hash, key, before, None);
+                status
+            }
+        };
+        self.counters.count(Operation::Get, status);
+        self.outcome(now)
+    }
+
     /// Executes a request in a cluster; else as [`Self::execute`].
-    pub fn execute_in_cluster(
+    pub(super) fn execute_in_cluster(
         &mut self,
         now: Instant,
         request: &Request<'_>,
@@ -100,21 +158,20 @@ impl Shard {
         output: &mut Output,
     ) -> Outcome {
         let id = request.head.id;
-        let need = self.begin(request);
+        let need = self.begin(request, limits.may_wait);
         let key = request.body.key();
-        let held_back = key.and_then(|_| self.held_back(now, hash, need));
+        let held_back = match request.body {
+            RequestBody::Flush => self.has_no_room(hash, need).then_some(Status::Overloaded),
+            _ => key.and_then(|_| self.held_back(now, hash, need)),
+        };
         let status = match self.refusal(request).or(held_back) {
-            Some(Status::Overloaded) => {
-                output.overloaded(id, LATER_MS);
-                Status::Overloaded
-            }
-            Some(status) => answer(id, status, self.version_with(status), output),
+            Some(status) => self.refuse(id, status, output),
             None if matches!(request.body, RequestBody::Flush) => {
                 self.flush_in_cluster(now);
                 answer(id, Status::Ok, Version::NONE, output)
             }
             None => {
-                let before = self.last_write(hash);
+                let before = key.map_or(0, |_| self.last_write(hash));
                 // A reply that may have to wait is kept as bytes: it must not lie in the arena.
                 let may_wait = key.is_none() || need != Need::Read || self.rests_on_something(hash);
                 let pin_bytes_min = if may_wait { usize::MAX } else { limits.pin_bytes_min };
@@ -130,7 +187,7 @@ impl Shard {
     }
 
     /// Carries out a complete large set in a cluster; else as [`Self::publish_large_set`].
-    pub fn publish_large_set_in_cluster(
+    pub(super) fn publish_large_set_in_cluster(
         &mut self,
         now: Instant,
         set: LargeSet,
@@ -139,7 +196,7 @@ impl Shard {
     ) -> Outcome {
         let (key, head, retry, need) = match set.request() {
             Ok(request) => {
-                let need = self.begin(&request);
+                let need = self.begin(&request, limits.may_wait);
                 (request.body.key().unwrap_or_default().to_vec(), request.head, request.retry, need)
             }
             Err(_) => unreachable!("the front was decoded as a set when the reservation was made"),
@@ -149,15 +206,11 @@ impl Shard {
             Some(status) => {
                 self.abandon_large_set(set);
                 self.counters.count(head.operation, status);
-                if status == Status::Overloaded {
-                    output.overloaded(head.id, LATER_MS);
-                } else {
-                    answer(head.id, status, self.version_with(status), output);
-                }
+                self.refuse(head.id, status, output);
             }
             None => {
                 let before = self.last_write(hash);
-                self.publish_large_set(now, set, limits, output);
+                self.publish(now, set, limits, output);
                 self.settle_key(now, hash, &key, before, retry);
             }
         }
@@ -168,6 +221,7 @@ impl Shard {
     pub(super) fn held_back(&self, now: Instant, hash: u64, need: Need) -> Option<Status> {
         let cluster = self.cluster.as_deref()?;
         match cluster.copies.admit(now, hash, need) {
+            Admission::Go if self.has_no_room(hash, need) => Some(Status::Overloaded),
             Admission::Go => None,
             Admission::Moved => Some(Status::Moved),
             // Replies have no mark for what may be stale yet: such a read is refused like the rest.
@@ -219,10 +273,26 @@ impl Shard {
         cluster.waits.extend(cluster.copies.dependency(hash));
     }
 
+    /// Whether the reply to a request would have to wait, and could not be kept back.
+    fn has_no_room(&self, hash: u64, need: Need) -> bool {
+        let Some(cluster) = self.cluster.as_deref().filter(|cluster| !cluster.may_wait) else { return false };
+        matches!(need, Need::Write(WriteMode::One | WriteMode::All)) || cluster.copies.dependency(hash).is_some()
+    }
+
+    /// Answers a request that is not carried out; the status.
+    fn refuse(&self, id: u32, status: Status, output: &mut Output) -> Status {
+        if status == Status::Overloaded {
+            output.overloaded(id, LATER_MS);
+            return status;
+        }
+        answer(id, status, self.version_with(status), output)
+    }
+
     /// Begins a request: the mode of its writes is known from here on, and it waits for nothing yet.
-    fn begin(&mut self, request: &Request<'_>) -> Need {
+    fn begin(&mut self, request: &Request<'_>, may_wait: bool) -> Need {
         let Some(cluster) = self.cluster.as_deref_mut() else { return Need::Read };
         cluster.waits.clear();
+        cluster.may_wait = may_wait;
         cluster.mode = match request.head.flags.write_mode() {
             WriteMode::ClusterDefault => cluster.copies.default_write_mode(),
             mode => mode,
@@ -235,6 +305,7 @@ impl Shard {
     }
 
     fn flush_in_cluster(&mut self, now: Instant) {
+        self.record_evictions();
         let Some(cluster) = self.cluster.as_deref_mut() else { return };
         let mut state = State { store: &mut self.store, retries: &mut self.retries };
         cluster.waits = cluster.copies.flush(now, &mut state, cluster.mode);

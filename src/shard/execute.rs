@@ -11,7 +11,7 @@ use quoit_wire::{
 };
 
 use super::output::{OpenMulti, Output, ReplyLimits};
-use super::{Route, Shard};
+use super::{Outcome, Route, Shard};
 use crate::cluster::copies::Need;
 use crate::cluster::retries::{Recall, WriteResult};
 use crate::store::{
@@ -27,7 +27,7 @@ impl Shard {
     /// What is malformed behind its head is refused.
     ///
     /// This shard owns the request's keys; `hash` is its key's, zero where it has none. Hello and stats are answered above
-    /// and not here.
+    /// and not here. In a cluster the reply may have to wait.
     #[inline]
     pub fn execute_frame(
         &mut self,
@@ -37,19 +37,26 @@ impl Shard {
         hash: u64,
         limits: ReplyLimits,
         output: &mut Output,
-    ) {
+    ) -> Outcome {
+        if self.cluster.is_some() {
+            return self.execute_frame_in_cluster(now, head, frame, hash, limits, output);
+        }
         if head.is_plain_get() {
             let status = self.get(now, hash, head.key(frame), head.id, limits, output);
             self.counters.count(Operation::Get, status);
-            return;
+            return Outcome::Done;
         }
         match Request::decode(head, frame) {
             Ok(request) => self.execute(now, &request, hash, limits, output),
-            Err(refusal) => {
-                output.status(head.id, refusal.status);
-                self.counters.count(head.operation, refusal.status);
-            }
+            Err(refusal) => self.refuse_frame(&head, refusal.status, output),
         }
+    }
+
+    /// Answers a request whose body can't be read.
+    pub(super) fn refuse_frame(&mut self, head: &RequestHead, status: Status, output: &mut Output) -> Outcome {
+        output.status(head.id, status);
+        self.counters.count(head.operation, status);
+        Outcome::Done
     }
 
     /// Whether the multi-get or multi-set in `frame` is this shard's to answer alone, being well-formed and owning each of
@@ -74,7 +81,10 @@ impl Shard {
         hash: u64,
         limits: ReplyLimits,
         output: &mut Output,
-    ) {
+    ) -> Outcome {
+        if self.cluster.is_some() {
+            return self.execute_in_cluster(now, request, hash, limits, output);
+        }
         let id = request.head.id;
         let status = match self.refusal(request) {
             Some(status) => {
@@ -84,6 +94,7 @@ impl Shard {
             None => self.execute_checked(now, request, hash, limits, output),
         };
         self.counters.count(request.head.operation, status);
+        Outcome::Done
     }
 
     /// Why the request's flags can't be met by this node, if so.
@@ -152,7 +163,7 @@ impl Shard {
     }
 
     #[inline]
-    fn get(
+    pub(super) fn get(
         &mut self,
         now: Instant,
         hash: u64,

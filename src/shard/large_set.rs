@@ -7,7 +7,7 @@ use quoit_wire::{Operation, Refusal, Request, RequestBody, RequestFlags, Request
 
 use super::execute::{answer_write, condition_of, expiry_of, set_result};
 use super::output::{Output, ReplyLimits};
-use super::{Route, Shard, WriteResult};
+use super::{Outcome, Route, Shard, WriteResult};
 use crate::store::{Reservation, ReserveRefusal};
 use crate::time::Instant;
 
@@ -24,6 +24,11 @@ impl LargeSet {
     /// The request, without its value.
     pub(super) fn request(&self) -> Result<Request<'_>, Refusal> {
         Request::decode(self.head, &self.front)
+    }
+
+    /// The request's head.
+    pub const fn head(&self) -> RequestHead {
+        self.head
     }
 
     /// Bytes of the value that have not arrived.
@@ -58,8 +63,24 @@ impl Shard {
         self.store.fill(&mut set.reservation, bytes)
     }
 
-    /// Carries out a complete large set and appends its reply. Its vnode may have left while the value arrived.
-    pub fn publish_large_set(&mut self, now: Instant, set: LargeSet, limits: ReplyLimits, output: &mut Output) {
+    /// Carries out a complete large set and appends its reply, which may have to wait in a cluster. Its vnode may have left
+    /// while the value arrived.
+    pub fn publish_large_set(
+        &mut self,
+        now: Instant,
+        set: LargeSet,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) -> Outcome {
+        if self.cluster.is_some() {
+            return self.publish_large_set_in_cluster(now, set, limits, output);
+        }
+        self.publish(now, set, limits, output);
+        Outcome::Done
+    }
+
+    /// Carries out a complete large set that nothing holds back.
+    pub(super) fn publish(&mut self, now: Instant, set: LargeSet, limits: ReplyLimits, output: &mut Output) {
         let LargeSet { head, front, reservation } = set;
         let hash = self.hash(head.key(&front));
         if self.route(hash) != Route::Here {

@@ -43,6 +43,9 @@ pub struct ReplyLimits {
     pub copy_bytes_max: usize,
     /// Milliseconds an `Overloaded` reply asks the client to wait.
     pub retry_after_ms: u16,
+    /// Whether there is room to keep back a reply that has to wait; where there is none, what would have to wait is answered
+    /// `Overloaded` and not carried out. Only a core of a cluster asks.
+    pub may_wait: bool,
 }
 
 impl Output {

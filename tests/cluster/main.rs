@@ -1,8 +1,9 @@
-//! A cluster of real processes and a real etcd: what it promises without replicas.
+//! A cluster of real processes and a real etcd: what it promises without replicas; with them in `replicas.rs`.
 
 mod etcd;
 #[path = "../node_process/mod.rs"]
 mod node_process;
+mod replicas;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,16 +26,17 @@ fn client(seed: SocketAddr) -> Client {
     Client::connect([seed.to_string()], patient()).expect("a node answers")
 }
 
-fn start(etcd: &Etcd, name: &str) -> NodeProcess {
+fn start(etcd: &Etcd, name: &str, options: &[&str]) -> NodeProcess {
     let url = etcd.url();
     let cluster = ["--etcd", &url, "--cluster", "test", "--node-id", name, "--cores", "0", "--vnodes", "64"];
-    NodeProcess::start(&cluster)
+    NodeProcess::start(&[&cluster, options].concat())
 }
 
 /// Nodes that find a cluster together.
-fn found(etcd: &Etcd, names: &[&str]) -> BTreeMap<String, NodeProcess> {
+fn found(etcd: &Etcd, names: &[&str], options: &[&str]) -> BTreeMap<String, NodeProcess> {
     thread::scope(|scope| {
-        let starts: Vec<_> = names.iter().map(|name| (*name, scope.spawn(move || start(etcd, name)))).collect();
+        let start = |name| move || start(etcd, name, options);
+        let starts: Vec<_> = names.iter().map(|name| (*name, scope.spawn(start(name)))).collect();
         starts.into_iter().map(|(name, node)| (name.to_owned(), node.join().expect("the node starts"))).collect()
     })
 }
@@ -86,7 +88,7 @@ fn owners(node: &NodeProcess) -> (Vec<String>, u64) {
 #[test]
 fn three_nodes_share_the_keys_and_a_killed_one_takes_its_own_share_and_no_more() {
     let etcd = Etcd::start();
-    let mut nodes = found(&etcd, &["a", "b", "c"]);
+    let mut nodes = found(&etcd, &["a", "b", "c"], &["--replicas", "0"]);
     let (at_first, epoch) = owners(&nodes["a"]);
     assert_eq!(at_first.len(), 3, "each node has a share");
     let mut client = client(nodes["b"].address);
@@ -111,7 +113,7 @@ fn three_nodes_share_the_keys_and_a_killed_one_takes_its_own_share_and_no_more()
 #[test]
 fn the_loss_of_etcd_changes_nothing_and_its_return_neither() {
     let mut etcd = Etcd::start();
-    let nodes = found(&etcd, &["a", "b"]);
+    let nodes = found(&etcd, &["a", "b"], &["--replicas", "0"]);
     let before = owners(&nodes["a"]);
     let mut client = client(nodes["a"].address);
     fill(&mut client);
@@ -120,7 +122,7 @@ fn the_loss_of_etcd_changes_nothing_and_its_return_neither() {
     fill(&mut client);
     etcd.restart();
     // A node that comes after etcd has come back finds the cluster as it was.
-    let late = start(&etcd, "late");
+    let late = start(&etcd, "late", &["--replicas", "0"]);
     assert!(present(&mut client).into_iter().all(|is_there| is_there));
     let after = owners(&late);
     assert_eq!(after.0, before.0, "nobody has lost a role");
@@ -131,7 +133,7 @@ fn the_loss_of_etcd_changes_nothing_and_its_return_neither() {
 #[test]
 fn a_second_node_of_one_name_stays_out_and_says_why() {
     let etcd = Etcd::start();
-    let nodes = found(&etcd, &["a"]);
+    let nodes = found(&etcd, &["a"], &["--replicas", "0"]);
     let url = etcd.url();
     let mut second = node_process::quoit(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
         .args(["--memory", "128MiB", "--etcd", &url, "--cluster", "test", "--node-id", "a", "--cores", "0"])

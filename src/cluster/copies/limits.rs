@@ -9,6 +9,8 @@ pub const PROMISE_TIME: Duration = Duration::from_millis(PROMISE_MS);
 /// For so long after it has sent a stamp, a primary relies on the promise that came back with it (0.9 D): clocks' rates
 /// may differ by a twentieth, and a promise is counted from later than the stamp.
 pub const RELY_TIME: Duration = Duration::from_millis(PROMISE_MS / 10 * 9);
+/// Time after which there is more to do where time is what it waits for: a promise that ends, bandwidth for slices.
+pub const WORK_INTERVAL: Duration = Duration::from_millis(2);
 /// Between two heartbeats of a core. Several fit into [`RELY_TIME`], so that one that is lost stops nobody.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
 /// An in-sync copy that has said nothing for so long is proposed for removal (C8).

@@ -27,6 +27,7 @@ use quoit_wire::peer::{HeartbeatEntry, PeerMessage};
 
 use self::backlog::Backlog;
 use self::lead::Lead;
+use self::limits::WORK_INTERVAL;
 pub use self::requests::{Admission, Need, OnEtcdLoss};
 use self::waits::Tickets;
 pub use self::waits::{Commit, Release, Ticket};
@@ -216,6 +217,12 @@ impl Copies {
         self.beat(now, state);
         self.stream(now, state);
         self.acknowledge(now, state);
+    }
+
+    /// When to call [`Self::turn`] again though nothing happens.
+    pub fn poll_timeout(&self, now: Instant) -> Instant {
+        let has_more = !self.dirty.is_empty() || !self.sealed.is_empty();
+        if has_more { self.heartbeat_at.min(now + WORK_INTERVAL) } else { self.heartbeat_at }
     }
 
     /// Bytes for the link to another core that `is_open`, if there are any: whole frames, in order.

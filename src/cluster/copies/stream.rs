@@ -96,6 +96,10 @@ impl Copies {
             self.tend(now, state, vnode as u16);
         }
         for link in self.links.values_mut() {
+            if link.out.len() >= OUTPUT_BYTES_MAX {
+                // Nobody has taken the last ones.
+                link.heartbeat.clear();
+            }
             for entries in link.heartbeat.chunks(PEER_ENTRIES_MAX) {
                 PeerMessage::push_heartbeat(now.as_millis(), entries, &mut link.out);
             }

@@ -24,9 +24,10 @@ use super::core::{Core, CoreOptions};
 use super::limits::TimeLimits;
 use super::mesh::{CoreShared, Mesh};
 use super::park::new_eventfd;
-use super::peers::{CoreEvent, PeerIdentity, PeerPlace, Peers};
+use super::peers::{CoreEvent, PeerIdentity, Peers};
 use super::ring::Ring;
 use crate::cluster::NodeRef;
+use crate::cluster::copies::Peer;
 use crate::shard::Shard;
 use crate::store::{PolicyKind, StoreOptions};
 
@@ -99,7 +100,7 @@ impl Stepped {
             };
             let ring = Ring::new(mesh.own().eventfd(), options.connections_max).unwrap();
             let shard = Shard::new(core as u16, 0, topology.clone(), store).unwrap();
-            let identity = PeerIdentity::new(CLUSTER, PeerPlace { node: node_ref, core: core as u16 });
+            let identity = PeerIdentity::new(CLUSTER, Peer { node: node_ref, core: core as u16 });
             let peers = Peers::new(Some(identity), events_sender.clone());
             let mut core = Core::new(options, ring, mesh, shard, peers, listener);
             core.start_accepting();

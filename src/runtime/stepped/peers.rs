@@ -7,10 +7,11 @@ use quoit_wire::peer::{PeerHello, PeerMessage};
 
 use super::{PATIENCE, Stepped};
 use crate::cluster::NodeRef;
+use crate::cluster::copies::Peer;
 use crate::runtime::clock::Reading;
 use crate::runtime::connection::CloseCause;
 use crate::runtime::limits::PEER_OUTPUT_BYTES_MAX;
-use crate::runtime::peers::{CoreEvent, PeerAddress, PeerIdentity, PeerPlace, PeerSend, Peers};
+use crate::runtime::peers::{CoreEvent, PeerAddress, PeerIdentity, PeerSend, Peers};
 
 const ONE: NodeRef = NodeRef { id: 7, incarnation: 1 };
 const TWO: NodeRef = NodeRef { id: 8, incarnation: 1 };
@@ -35,7 +36,7 @@ impl Pair {
     /// Sends from the first node to a core of the second, and lets both take turns.
     fn send(&mut self, core: u16, bytes: &[u8]) -> PeerSend {
         let sent =
-            self.one.cores[0].send_to_peer(PeerPlace { node: TWO, core }, |out| PeerMessage::push_control(bytes, out));
+            self.one.cores[0].send_to_peer(Peer { node: TWO, core }, |out| PeerMessage::push_control(bytes, out));
         self.turn();
         sent
     }
@@ -111,7 +112,7 @@ fn a_link_that_is_full_refuses_and_goes_on_when_it_has_room() {
     pair.insist(0, b"first");
     assert_eq!(pair.received(), b"first");
     let large = vec![7; 1 << 20];
-    let place = PeerPlace { node: TWO, core: 0 };
+    let place = Peer { node: TWO, core: 0 };
     // The other side takes no turns.
     let mut queued = 0;
     while pair.one.cores[0].send_to_peer(place, |out| PeerMessage::push_control(&large, out)) == PeerSend::Queued {
@@ -176,7 +177,7 @@ fn another_cluster_and_another_life_are_refused_with_the_reason() {
         to_incarnation: TWO.incarnation,
     };
     let peers: &Peers = &pair.two.cores[0].peers;
-    let from = PeerPlace { node: ONE, core: 0 };
+    let from = Peer { node: ONE, core: 0 };
     assert_eq!(peers.objection(&hello, Some(from)), None);
     let objection = |hello: PeerHello, part: &str| {
         let objection = peers.objection(&hello, Some(from)).expect("it is refused");
@@ -194,10 +195,8 @@ fn another_cluster_and_another_life_are_refused_with_the_reason() {
 fn garbage_closes_the_link_is_counted_and_harms_nobody() {
     let mut pair = Pair::new();
     let identity = pair.two.cores[0].peers.identity.unwrap();
-    let hello = Peers::hello(
-        PeerIdentity { place: PeerPlace { node: ONE, core: 0 }, ..identity },
-        PeerPlace { node: TWO, core: 0 },
-    );
+    let hello =
+        Peers::hello(PeerIdentity { place: Peer { node: ONE, core: 0 }, ..identity }, Peer { node: TWO, core: 0 });
     for garbage in [&b"\xff\xff\xff\xff garbage"[..], b"\x02\0\0\0\x63\x63", b"\x05\0\0\0\x02\x01\x01\x01\x01"] {
         let mut stream = TcpStream::connect(pair.two.addresses[0]).unwrap();
         let mut bytes = Vec::new();

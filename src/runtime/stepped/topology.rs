@@ -7,7 +7,9 @@ use quoit_wire::{RequestBody, Status};
 
 use super::{Client, PATIENCE, Stepped, set};
 use crate::runtime::clock::Reading;
+use crate::runtime::core::Core;
 use crate::runtime::limits::NEWS_PER_TURN;
+use crate::runtime::news::News;
 use crate::shard::TopologyOutcome;
 
 /// The node's topology with another node in it, which gets the vnode of `key`, as `epoch`.
@@ -35,8 +37,14 @@ fn with_again(node: &Stepped, key: &[u8], epoch: u32) -> Arc<Topology> {
 
 fn tell(node: &mut Stepped, topology: &Arc<Topology>) {
     for core in &mut node.cores {
-        assert_eq!(core.take_topology(topology.clone()), TopologyOutcome::Taken);
+        take(core, topology);
     }
+}
+
+/// As a core takes a ring.
+fn take(core: &mut Core, topology: &Arc<Topology>) {
+    assert_eq!(core.shard.set_topology(topology.clone()), TopologyOutcome::Taken);
+    core.news = Some(News { cursor: 0 });
 }
 
 fn news(node: &mut Stepped, client: &mut Client, epoch: u64) {
@@ -64,7 +72,7 @@ fn connections_hear_of_a_new_topology_and_what_left_is_moved() {
         assert_eq!((status, Topology::from_bytes(&body)), (Status::Ok, Ok(Topology::clone(&left))));
         assert_eq!(client.call(&mut node, &RequestBody::Topology { known_epoch: 5 }).2, b"");
     }
-    assert_eq!(node.cores[0].take_topology(node.topology.clone()), TopologyOutcome::Stale);
+    assert_eq!(node.cores[0].shard.set_topology(node.topology.clone()), TopologyOutcome::Stale);
     drop((near, far));
     node.end();
 }
@@ -101,7 +109,7 @@ fn a_request_on_its_way_to_a_core_that_loses_the_vnode_is_moved() {
         node.cores[0].turn().unwrap();
     }
     let left = without(&node, &key, 2);
-    node.cores[1].take_topology(left);
+    take(&mut node.cores[1], &left);
     assert_eq!(client.receive(&mut node).unwrap(), (id, Status::Moved, Vec::new()));
     assert_eq!(client.last_version, 2);
     drop(client);
