@@ -163,8 +163,11 @@ impl Versions {
     #[cold]
     pub(super) fn term_of(&self, vnode: usize, sequence: u64) -> u32 {
         let at = self.vnodes[vnode];
+        if at.marked_term == NOT_OWNED {
+            return 0;
+        }
         if at.marked_term & MANY_TERMS == 0 {
-            return if at.marked_term == NOT_OWNED || sequence == 0 { 0 } else { at.term() };
+            return if sequence == 0 { 0 } else { at.term() };
         }
         let began_before = self.terms[vnode].iter().rev().find(|start| start.first_sequence <= sequence);
         began_before.map_or(0, |start| start.term)
@@ -248,6 +251,8 @@ mod tests {
         assert_eq!(versions.of(0, 10), Version::new(5, 10));
         assert_eq!(versions.of(0, 11), Version::new(8, 11));
         assert_eq!(versions.term_of(0, 0), 0);
+        versions.disown(0);
+        assert_eq!(versions.term_of(0, 7), 0, "of a vnode that is not here nothing is known");
     }
 
     #[test]
