@@ -196,3 +196,24 @@ fn two_hundred_nodes_take_few_transactions_and_bytes() {
     measured(&mut world, "failover");
     world.check_nothing_lost();
 }
+
+/// What a join costs beyond streaming: rounds of orders, reports and writes of the ring.
+#[test]
+fn a_third_node_has_its_share_of_a_small_cluster_within_seconds() {
+    let mut world = World::new(31, 12, 1);
+    world.writes = false;
+    (1..=2).for_each(|id| world.start(id));
+    world.run_until("two nodes", World::is_settled);
+    let begin = world.now;
+    world.start(3);
+    world.run_until("the third node has a third of everything", |world| {
+        let ring = world.ring().expect("a ring");
+        let slot = ring.slots.iter().position(|slot| slot.as_ref().is_some_and(|member| member.node.id == 3));
+        let led = ring.vnodes.iter().filter(|roles| Some(usize::from(roles.primary.node)) == slot).count();
+        led >= 1365 && world.is_settled()
+    });
+    let time = world.now.since(begin);
+    println!("the third node took {} ms to join", time.as_millis());
+    assert!(time <= seconds(15), "{time:?}");
+    world.check_nothing_lost();
+}

@@ -27,11 +27,17 @@ const ORDER_REPEAT: Duration = Duration::from_millis(200);
 const LOST_WAIT: Duration = Duration::from_secs(10);
 /// A new cluster begins when no node has come for this long, so that its first nodes share it without moving anything.
 const FOUNDING_QUIET: Duration = Duration::from_secs(2);
-/// Vnodes that one node catches up with, and that one node streams, at a time. More: each takes longer, and a node's lost
-/// moves are more; fewer: small vnodes wait for one another.
-const CATCHING_UP_PER_NODE_MAX: usize = 16;
-/// Vnodes that one node hands over, or takes over, at a time: their requests wait for the write of the ring.
-const MOVES_PER_NODE_MAX: usize = 8;
+/// One in so many vnodes may be catching up on one node, or from one node, at a time. Whoever streams them does so few at a
+/// time (`copies::limits::STREAMS_MAX`), so more of them cost nothing when they are large; fewer make a join take longer
+/// when they are small, because each batch waits for a round of reports and a write of the ring.
+const VNODES_PER_CATCH_UP: usize = 16;
+/// As many may in any case, in clusters of few vnodes.
+const CATCHING_UP_MIN: usize = 16;
+/// One in so many vnodes may be between two primaries for a move at a time: requests for them wait for a write of the ring.
+/// More: over one request in a hundred waits, and the 99th percentile shows it. Fewer: a join takes longer.
+const VNODES_PER_MOVE: usize = 128;
+/// As many may in any case, in clusters of few vnodes.
+const MOVING_MIN: usize = 4;
 
 /// What a new cluster is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -314,7 +320,8 @@ impl Leader {
                 orders.push((member, Order::Seal { vnode, term: failover.term }));
             }
         }
-        let mut moving = vec![0; ring.slots.len()];
+        let moves_max = (ring.vnodes.len() / VNODES_PER_MOVE).max(MOVING_MIN);
+        let mut moving = self.ready.len();
         for (vnode, (roles, target)) in (0u32..).zip(ring.vnodes.iter().zip(&self.targets)) {
             let is_busy = self.failovers.contains_key(&vnode) || self.ready.contains_key(&vnode);
             if is_busy || !alive.has(roles.primary) {
@@ -323,10 +330,9 @@ impl Leader {
             let (source, term) = (roles.primary, roles.term);
             let counts = |seat: Seat| roles.state(seat) == Some(CopyState::InSync);
             if target.primary != source {
-                let nodes = [source.node, target.primary.node].map(usize::from);
                 let is_possible = counts(target.primary) && alive.has(target.primary);
-                if is_possible && nodes.iter().all(|&node| moving[node] < MOVES_PER_NODE_MAX) {
-                    nodes.iter().for_each(|&node| moving[node] += 1);
+                if is_possible && moving < moves_max {
+                    moving += 1;
                     orders.push((source, Order::BeginMove { vnode, term, target: target.primary }));
                     continue;
                 }

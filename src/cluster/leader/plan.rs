@@ -7,7 +7,7 @@ use quoit_wire::Version;
 use quoit_wire::assignment::{AssignmentError, assign};
 use quoit_wire::topology::{Node, Placement, Seat};
 
-use super::{Alive, CATCHING_UP_PER_NODE_MAX, FOUNDING_QUIET, Failover, LOST_WAIT, Leader, Proposal};
+use super::{Alive, CATCHING_UP_MIN, FOUNDING_QUIET, Failover, LOST_WAIT, Leader, Proposal, VNODES_PER_CATCH_UP};
 use crate::cluster::ring::{CopyState, Member, Registration, Ring, Roles};
 use crate::time::Instant;
 
@@ -169,6 +169,7 @@ impl Leader {
     /// Adds copies where they should be, a bounded number at a time; first where there are fewer than there should be.
     fn add_wanted(&self, ring: &Ring, next: &mut Ring) {
         let alive = self.alive(ring);
+        let busy_max = (next.vnodes.len() / VNODES_PER_CATCH_UP).max(CATCHING_UP_MIN);
         let mut busy = vec![0; next.slots.len()];
         for roles in &next.vnodes {
             for copy in roles.copies().filter(|copy| copy.state == CopyState::CatchingUp) {
@@ -189,7 +190,7 @@ impl Leader {
                 for seat in target.seats() {
                     let node = usize::from(seat.node);
                     let is_there = seat == roles.primary || roles.state(seat).is_some();
-                    let has_room = busy[source].max(busy[node]) < CATCHING_UP_PER_NODE_MAX;
+                    let has_room = busy[source].max(busy[node]) < busy_max;
                     if !is_there && has_room && alive.has(seat) && roles.put(seat, CopyState::CatchingUp) {
                         busy[source] += 1;
                         busy[node] += 1;

@@ -218,7 +218,7 @@ fn a_new_node_catches_up_with_a_few_vnodes_at_a_time() {
     let ring = write(&mut leader, &mut known, later(2));
     let catching_up = ring.vnodes.iter().flat_map(|roles| roles.copies().collect::<Vec<_>>());
     let catching_up = catching_up.filter(|copy| copy.state == CopyState::CatchingUp);
-    assert_eq!(catching_up.filter(|copy| copy.seat == seat(4)).count(), CATCHING_UP_PER_NODE_MAX);
+    assert_eq!(catching_up.filter(|copy| copy.seat == seat(4)).count(), 1024 / VNODES_PER_CATCH_UP);
     assert_eq!(leader.poll_write(later(3)), None, "until one of them has caught up");
 }
 
