@@ -9,7 +9,7 @@ use quoit_wire::topology::REPLICAS_MAX;
 
 use super::{Invalid, Key, Reader, Setting, parse_number};
 use crate::cluster::copies::OnEtcdLoss;
-use crate::units::parse_duration;
+use crate::units::{parse_bytes, parse_duration};
 
 /// Bytes of a cluster's, node's or zone's name.
 const NAME_BYTES_MAX: usize = 64;
@@ -17,6 +17,8 @@ const NAME_BYTES_MAX: usize = 64;
 const WEIGHT_MAX: u64 = 1000;
 /// Time a node may be silent before it counts as lost. etcd counts in whole seconds; longer than this is no failover.
 const LEASE_SECS: (u64, u64) = (1, 60);
+/// Bytes a second that a node moves: slower would never end, faster is no limit.
+const MOVE_BANDWIDTH: (u64, u64) = (1 << 20, 64 << 30);
 /// etcd's members that are named.
 const ENDPOINTS_MAX: usize = 16;
 
@@ -41,6 +43,8 @@ pub struct ClusterConfig {
     pub lease: Duration,
     /// What a node does that can't be sure of being in the cluster any more.
     pub on_etcd_loss: OnEtcdLoss,
+    /// Bytes a second that the node sends and takes in for copies that are made anew; `None`: the default of each core.
+    pub move_bandwidth: Option<u64>,
 }
 
 /// How etcd is reached.
@@ -104,6 +108,9 @@ pub(super) struct ClusterFlags {
     /// What a node does that has lost etcd: serve what needs no certainty, or refuse everything [default: serve]
     #[arg(long, value_name = "serve|fence")]
     on_etcd_loss: Option<String>,
+    /// Bytes a second sent and taken in while vnodes move [default: 64MiB for each core]
+    #[arg(long, value_name = "SIZE")]
+    move_bandwidth: Option<String>,
     /// User at etcd [default: none]
     #[arg(long, value_name = "NAME")]
     etcd_user: Option<String>,
@@ -123,7 +130,7 @@ pub(super) struct ClusterFlags {
 
 impl ClusterFlags {
     /// Each option with the flag that was given for it.
-    pub(super) const fn given(&self) -> [(Key, &Option<String>); 14] {
+    pub(super) const fn given(&self) -> [(Key, &Option<String>); 15] {
         [
             (Key::Etcd, &self.etcd),
             (Key::Cluster, &self.cluster),
@@ -134,6 +141,7 @@ impl ClusterFlags {
             (Key::Write, &self.write),
             (Key::Lease, &self.lease),
             (Key::OnEtcdLoss, &self.on_etcd_loss),
+            (Key::MoveBandwidth, &self.move_bandwidth),
             (Key::EtcdUser, &self.etcd_user),
             (Key::EtcdPassword, &self.etcd_password),
             (Key::EtcdCa, &self.etcd_ca),
@@ -144,7 +152,7 @@ impl ClusterFlags {
 }
 
 /// Options that say something only beside `etcd`.
-const NEEDING_ETCD: [Key; 13] = [
+const NEEDING_ETCD: [Key; 14] = [
     Key::Cluster,
     Key::NodeId,
     Key::Zone,
@@ -153,6 +161,7 @@ const NEEDING_ETCD: [Key; 13] = [
     Key::Write,
     Key::Lease,
     Key::OnEtcdLoss,
+    Key::MoveBandwidth,
     Key::EtcdUser,
     Key::EtcdPassword,
     Key::EtcdCa,
@@ -171,6 +180,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Option<ClusterConfig>> {
     let write_mode = reader.parse(Key::Write, parse_write_mode);
     let lease = reader.parse(Key::Lease, parse_lease);
     let on_etcd_loss = reader.parse(Key::OnEtcdLoss, parse_on_etcd_loss);
+    let move_bandwidth = reader.parse(Key::MoveBandwidth, parse_move_bandwidth);
     let text = |text: &str| Ok((!text.is_empty()).then(|| text.to_owned()));
     let user = reader.parse(Key::EtcdUser, text);
     let password = reader.parse(Key::EtcdPassword, text);
@@ -218,6 +228,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Option<ClusterConfig>> {
         write_mode,
         lease: lease?,
         on_etcd_loss: on_etcd_loss?,
+        move_bandwidth: move_bandwidth?,
     }))
 }
 
@@ -290,6 +301,17 @@ fn parse_on_etcd_loss(text: &str) -> Result<OnEtcdLoss, Invalid> {
     }
 }
 
+fn parse_move_bandwidth(text: &str) -> Result<Option<u64>, Invalid> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let (min, max) = MOVE_BANDWIDTH;
+    match parse_bytes(text).map_err(|error| Invalid::Size(error.problem))? {
+        bytes if (min..=max).contains(&bytes) => Ok(Some(bytes)),
+        _ => Err(Invalid::Range { min, max }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{error_of, load};
@@ -329,6 +351,8 @@ mod tests {
             ("--lease", "1500ms", "whole seconds"),
             ("--lease", "61s", "whole seconds"),
             ("--on-etcd-loss", "panic", "none of the words"),
+            ("--move-bandwidth", "1KiB", "from 1048576"),
+            ("--move-bandwidth", "fast", "64MiB for each core"),
             ("--etcd-user", "root", "etcd-password"),
             ("--etcd-cert", "cert.pem", "etcd-key"),
         ] {

@@ -139,6 +139,11 @@ keys! {
         "on-etcd-loss", default: "serve", example: "serve",
         expected: "serve or fence"
     }
+    /// How fast vnodes move.
+    MoveBandwidth {
+        "move-bandwidth", default: "auto", example: "auto",
+        expected: "bytes a second, from 1MiB to 64GiB, or 64MiB for each core: auto"
+    }
     /// User at etcd.
     EtcdUser {
         "etcd-user", default: "", example: "quoit",

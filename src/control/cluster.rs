@@ -133,6 +133,7 @@ impl Joining {
             zone: self.config.zone.clone(),
             weight: self.config.weight,
             on_etcd_loss: self.config.on_etcd_loss,
+            move_bandwidth: self.config.move_bandwidth,
         }
     }
 }

@@ -86,6 +86,8 @@ pub struct ClusterPlace {
     pub weight: u16,
     /// What the node does that can't be sure of being in the cluster any more (C15).
     pub on_etcd_loss: OnEtcdLoss,
+    /// Bytes a second that all cores together move of vnodes; `None`: the default of each.
+    pub move_bandwidth: Option<u64>,
 }
 
 /// How a node's memory is divided. Every core gets the same.
@@ -324,7 +326,11 @@ impl Node {
                 PeerIdentity::new(cluster.cluster_id, Peer { node, core })
             });
             let copies = options.cluster.as_ref().zip(identity).map(|(cluster, identity)| {
-                Copies::new(identity.place, options.vnode_bits, memory.backlog_bytes, cluster.on_etcd_loss)
+                let place = identity.place;
+                let mut copies = Copies::new(place, options.vnode_bits, memory.backlog_bytes, cluster.on_etcd_loss);
+                let bandwidth = cluster.move_bandwidth.map(|bytes| bytes / options.cpus.len() as u64);
+                bandwidth.into_iter().for_each(|bytes_per_sec| copies.set_move_bandwidth(bytes_per_sec));
+                copies
             });
             let peers = Peers::new(identity, events_sender.clone());
             let (topology, started, idle) = (topology.clone(), started.clone(), options.idle);
@@ -600,6 +606,7 @@ mod tests {
             zone: String::new(),
             weight: 1,
             on_etcd_loss: OnEtcdLoss::Fence,
+            move_bandwidth: None,
         };
         let sizes = [32, 64, 100, 128, 160, 200, 256, 512, 1024, 65_536];
         let clusters = [None, Some(cluster)];

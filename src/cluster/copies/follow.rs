@@ -50,6 +50,7 @@ impl Copies {
         follow.has_begun = true;
         follow.is_short = false;
         follow.cursor = if head.wipes == 1 { 0 } else { AckEntry::CURSOR_END };
+        follow.told = follow.cursor;
         if head.wipes == 1 {
             state.store.drop_vnode(vnode);
             state.store.add_vnode(vnode, head.term);
@@ -136,6 +137,7 @@ impl Copies {
         if !is_short && let Some(Copy { role: Role::Following(follow), .. }) = self.copy(head.vnode) {
             follow.cursor = head.next;
         }
+        self.pace.receive(items.as_bytes().len());
         self.note_short(head.vnode, is_short);
         Ok(())
     }
@@ -158,12 +160,26 @@ impl Copies {
     pub(super) fn acknowledge(&mut self, now: Instant, state: &mut State<'_>) {
         // A copy whose own lease is about to end may be taken for lost: it promises nothing any more.
         let may_promise = now + RELY_TIME <= self.lease_until;
+        let may_go_on = self.pace.has_room();
+        if may_go_on {
+            for (peer, vnode) in std::mem::take(&mut self.paced) {
+                self.link(peer).acks.insert(vnode);
+            }
+        }
         for (peer, link) in &mut self.links {
             let due = std::mem::take(&mut link.acks);
             let entries: Vec<AckEntry> = due
                 .into_iter()
                 .filter_map(|vnode| {
                     let copy = self.copies[usize::from(vnode)].as_deref_mut()?;
+                    if let Role::Following(follow) = &mut copy.role {
+                        // The end is told at once: nothing comes after it.
+                        if may_go_on || follow.cursor >= AckEntry::CURSOR_END {
+                            follow.told = follow.cursor;
+                        } else if follow.told < follow.cursor {
+                            self.paced.insert((*peer, vnode));
+                        }
+                    }
                     Some(acknowledgement(now, state.store, vnode, copy, *peer, may_promise))
                 })
                 .collect();
@@ -212,7 +228,7 @@ fn acknowledgement(now: Instant, store: &Store, vnode: u16, copy: &mut Copy, to:
     if let Role::Following(follow) = &copy.role {
         let mark = |is_set, mark| if is_set { mark } else { 0 };
         let promises = may_promise && follow.leader == Some(to) && copy.is_current();
-        entry.cursor = follow.cursor;
+        entry.cursor = follow.told;
         entry.marks = mark(follow.has_begun, AckEntry::BEGUN)
             | mark(promises, AckEntry::PROMISE)
             | mark(follow.is_short, AckEntry::SHORT);

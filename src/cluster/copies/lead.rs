@@ -118,6 +118,11 @@ impl Member {
         self.is_following() && self.cursor >= AckEntry::CURSOR_END
     }
 
+    /// Whether there are slices to send to it: it was told to begin, and has not everything yet.
+    pub(super) fn is_streamed(&self, now: Instant) -> bool {
+        self.is_following() && self.cursor < AckEntry::CURSOR_END && now >= self.short_until
+    }
+
     /// What was sent and not acknowledged counts as lost.
     pub(super) fn rewind(&mut self, now: Instant) {
         (self.sent, self.has_slice, self.sent_since) = (self.applied, false, now);
@@ -157,6 +162,11 @@ impl Lead {
     /// The copies that `all` and reading rest on: the ring's and the proposed ones (C8).
     pub(super) fn union(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| self.counts_for_all(member))
+    }
+
+    /// Whether there are slices to send.
+    pub(super) fn is_streaming(&self, now: Instant) -> bool {
+        self.members.iter().any(|member| member.is_streamed(now))
     }
 
     /// Whether no other copy counts.

@@ -31,8 +31,17 @@ pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
 pub const APPEND_BYTES: usize = 64 << 10;
 /// Bytes of items in one slice. Larger: appends of the vnode wait longer behind it.
 pub const SLICE_BYTES: usize = 64 << 10;
-/// Bytes of slices that a core sends in a millisecond: 64 MB/s, so that catching up leaves room for the requests.
-pub const SLICE_BYTES_PER_MS: u64 = 64 << 10;
+/// Bytes of slices that a core sends and takes in a second, unless it is told otherwise: about what one connection of
+/// 1 Gbit/s carries in half of its time, so that catching up leaves room for the requests. 500 GB to and from a node of 16
+/// cores take 8 minutes.
+pub const MOVE_BANDWIDTH_DEFAULT: u64 = 64 << 20;
+/// Slices that may be sent at once after a pause, in milliseconds' worth of them.
+pub const SLICE_BURST_MS: u64 = 10;
+/// Slices that a core sends in one turn: some 20 µs of work each, which requests wait for.
+pub const SLICES_PER_TURN_MAX: u32 = 4;
+/// Vnodes that a core sends slices of at a time. Fewer: one that waits for an acknowledgement holds up the others. More:
+/// all of them are ready later, and what has been sent in vain when a node is lost in between is more.
+pub const STREAMS_MAX: usize = 8;
 /// Writes that a copy may lack when it is proposed to count. It has to catch up with them before `all` goes on.
 pub const LAG_MAX: u64 = 1000;
 /// Writes of a vnode that are sent and not acknowledged.

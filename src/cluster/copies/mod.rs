@@ -12,6 +12,7 @@ mod backlog;
 mod follow;
 mod lead;
 pub mod limits;
+mod pace;
 mod planted;
 mod requests;
 mod roles;
@@ -28,6 +29,7 @@ use quoit_wire::peer::{HeartbeatEntry, PeerMessage};
 use self::backlog::Backlog;
 use self::lead::Lead;
 use self::limits::WORK_INTERVAL;
+use self::pace::Pace;
 pub use self::requests::{Admission, Need, OnEtcdLoss};
 use self::waits::Tickets;
 pub use self::waits::{Commit, Release, Ticket};
@@ -84,9 +86,9 @@ pub struct Copies {
     /// The node's lease stands until then, by its own reckoning.
     lease_until: Instant,
     heartbeat_at: Instant,
-    /// Bytes of slices that may be sent now, and since when they are counted.
-    slice_bytes: u64,
-    slice_bytes_since: Instant,
+    pace: Pace,
+    /// Copies here whose primaries are to be told to go on streaming, when there is room for more.
+    paced: BTreeSet<(Peer, u16)>,
 }
 
 /// One vnode's copy.
@@ -119,6 +121,8 @@ struct Follow {
     has_begun: bool,
     /// How far the stream of items has come, if it was wiped; behind the end nothing is missing.
     cursor: u32,
+    /// How far of that the leader was told: it sends the next slice then.
+    told: u32,
     /// The last record found no memory.
     is_short: bool,
 }
@@ -153,9 +157,14 @@ impl Copies {
             election: 0,
             lease_until: Instant::ORIGIN,
             heartbeat_at: Instant::ORIGIN,
-            slice_bytes: 0,
-            slice_bytes_since: Instant::ORIGIN,
+            pace: Pace::new(),
+            paced: BTreeSet::new(),
         }
+    }
+
+    /// Bytes of vnodes that this core may send and take in a second, for copies that are made anew.
+    pub fn set_move_bandwidth(&mut self, bytes_per_sec: u64) {
+        self.pace.set_bandwidth(bytes_per_sec);
     }
 
     /// The node's lease in etcd stands until `until`: nine tenths of it, counted from sending the keep-alive (C5).
@@ -221,7 +230,7 @@ impl Copies {
 
     /// When to call [`Self::turn`] again though nothing happens.
     pub fn poll_timeout(&self, now: Instant) -> Instant {
-        let has_more = !self.dirty.is_empty() || !self.sealed.is_empty();
+        let has_more = !self.dirty.is_empty() || !self.sealed.is_empty() || !self.paced.is_empty();
         if has_more { self.heartbeat_at.min(now + WORK_INTERVAL) } else { self.heartbeat_at }
     }
 

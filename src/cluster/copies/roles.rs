@@ -165,7 +165,7 @@ impl Copies {
         if self.copies[vnode].is_none() {
             state.store.add_vnode(vnode, roles.term);
             self.backlog.restart(vnode, 1);
-            let follow = Follow { leader: None, has_begun: false, cursor: 0, is_short: false };
+            let follow = Follow { leader: None, has_begun: false, cursor: 0, told: 0, is_short: false };
             self.copies[vnode] = Some(Box::new(Copy::new(roles.term, Role::Following(follow))));
         }
         self.obey_term(state.store, vnode, roles.term);
@@ -184,7 +184,8 @@ impl Copies {
             Role::Leading(lead) => {
                 lead.abandon(&mut self.tickets);
                 let cursor = AckEntry::CURSOR_END;
-                copy.role = Role::Following(Follow { leader: None, has_begun: false, cursor, is_short: false });
+                copy.role =
+                    Role::Following(Follow { leader: None, has_begun: false, cursor, told: cursor, is_short: false });
                 store.set_vnode_role(vnode, VnodeRole::Following);
             }
         }

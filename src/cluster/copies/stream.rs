@@ -8,16 +8,12 @@ use quoit_wire::topology::Seat;
 
 use super::backlog::Backlog;
 use super::lead::{Lead, Member, Phase, Progress, Proposal};
-use super::limits::{
-    APPEND_BYTES, HEARTBEAT_INTERVAL, OUTPUT_BYTES_MAX, RESEND_AFTER, SLICE_BYTES, SLICE_BYTES_PER_MS, WINDOW_WRITES,
-};
+use super::limits::{APPEND_BYTES, HEARTBEAT_INTERVAL, OUTPUT_BYTES_MAX, RESEND_AFTER, SLICE_BYTES, WINDOW_WRITES};
+use super::pace::Pace;
 use super::{Copies, Copy, Link, Peer, Role, State};
 use crate::cluster::{COPIES_MAX, Report};
 use crate::store::Store;
 use crate::time::Instant;
-
-/// Slices that may be sent at once after a pause, in milliseconds' worth of them.
-const SLICE_BURST_MS: u64 = 10;
 
 impl Copies {
     /// An acknowledgement of one vnode has come.
@@ -109,9 +105,12 @@ impl Copies {
 
     /// Sends what the copies of dirty vnodes lack, as far as links and windows allow; the rest stays dirty.
     pub(super) fn stream(&mut self, now: Instant, state: &mut State<'_>) {
-        let passed_ms = now.since(self.slice_bytes_since).as_millis().min(SLICE_BURST_MS);
-        self.slice_bytes_since = now;
-        self.slice_bytes = (self.slice_bytes + passed_ms * SLICE_BYTES_PER_MS).min(SLICE_BURST_MS * SLICE_BYTES_PER_MS);
+        self.pace.begin_turn(now);
+        let copies = &self.copies;
+        self.pace.retain(|vnode| {
+            let copy = copies[usize::from(*vnode)].as_deref();
+            copy.is_some_and(|copy| matches!(&copy.role, Role::Leading(lead) if lead.is_streaming(now)))
+        });
         for _ in 0..self.dirty.len() {
             let Some(vnode) = self.dirty.pop_front() else { break };
             let Some(copy) = self.copies[usize::from(vnode)].as_deref_mut() else { continue };
@@ -136,7 +135,7 @@ impl Copies {
                     member,
                     link,
                     backlog: &self.backlog,
-                    slice_bytes: &mut self.slice_bytes,
+                    pace: &mut self.pace,
                 };
                 has_more |= sending.send(state);
             }
@@ -255,7 +254,7 @@ struct Sending<'a> {
     member: &'a mut Member,
     link: &'a mut Link,
     backlog: &'a Backlog,
-    slice_bytes: &'a mut u64,
+    pace: &'a mut Pace,
 }
 
 impl Sending<'_> {
@@ -351,11 +350,11 @@ impl Sending<'_> {
     fn slice(&mut self, state: &State<'_>) -> bool {
         let vnode = usize::from(self.vnode);
         let at_sequence = state.store.position(vnode).sequence();
-        let is_done = self.member.cursor >= AckEntry::CURSOR_END;
-        if is_done || self.member.has_slice || self.now < self.member.short_until || self.member.sent < at_sequence {
+        if !self.member.is_streamed(self.now) || self.member.has_slice || self.member.sent < at_sequence {
             return false;
         }
-        if *self.slice_bytes == 0 || self.link.out.len() >= OUTPUT_BYTES_MAX {
+        let has_turn = self.pace.admit(self.vnode) && self.pace.may_send();
+        if !has_turn || self.link.out.len() >= OUTPUT_BYTES_MAX {
             return true;
         }
         let (mut bytes, mut items) = (Vec::new(), 0u16);
@@ -363,7 +362,7 @@ impl Sending<'_> {
             SliceItem::push(item.sequence, &item.put(), item.value.len(), item.value.slices(), &mut bytes);
             items += 1;
         });
-        *self.slice_bytes = self.slice_bytes.saturating_sub(bytes.len() as u64);
+        self.pace.send(bytes.len());
         let head = SliceHead { vnode: self.vnode, term: self.term, at_sequence, from: self.member.cursor, next, items };
         PeerMessage::push_slice(head, &bytes, &mut self.link.out);
         (self.member.has_slice, self.member.sent_since) = (true, self.now);
