@@ -26,7 +26,11 @@ impl Copies {
         if entry.term > copy.term {
             // Somebody else leads now, or is about to: by a seal, or by this core's own handover.
             (member.term, member.heard) = (entry.term, now);
-            copy.fence = copy.fence.max(entry.term);
+            if entry.term > copy.fence {
+                // The leader that had the copy sealed may be gone before it came here, and only a leader can end a seal:
+                // this core counts as sealed as well, and says so.
+                (copy.fence, copy.sealed, copy.report_from) = (entry.term, Some(entry.term), now);
+            }
             if phase == Phase::HandingOver(from) && entry.term == copy.term + 1 {
                 member.applied = member.applied.max(entry.applied);
                 self.report_ready(state.store, vnode);
