@@ -1,7 +1,7 @@
 # The two commands: `make run` starts a node, `make test` proves the tree. Both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster test bench bench-memory bench-hits plots bench-programs setup bench-setup format lint docs
+.PHONY: help run cluster simulate test bench bench-memory bench-hits plots bench-programs setup bench-setup format lint docs
 
 # Everything is built once, with the committed lock file.
 CARGO := cargo
@@ -13,6 +13,7 @@ help:
 	@echo "make run     build, and start a node on 127.0.0.1:7400 (ARGS=\"--memory 1GiB\" passes options)"
 	@echo "make cluster start etcd and three nodes on loopback, show them, and end them (ARGS=600: after so many seconds)"
 	@echo "make test    format, lints, and every test"
+	@echo "make simulate   run simulated clusters through faults (SEEDS=7 runs one seed again, SEEDS=0..100000 many)"
 	@echo "make bench   measure Quoit beside the echo, memcached and redis, and write benches/README.md"
 	@echo "make bench-memory   the memory of an item, beside memcached and redis"
 	@echo "make bench-hits     hits with the same resident memory, beside memcached and redis"
@@ -70,6 +71,11 @@ test: setup format lint docs
 	@echo "== examples in the documentation"
 	$(CARGO) test $(LOCKED) --workspace --doc
 	@echo "== everything passed"
+
+SEEDS ?= 0..10000
+
+simulate:
+	@QUOIT_SIM_SEEDS=$(SEEDS) $(CARGO) test $(LOCKED) --quiet -p quoit --test sim histories -- --nocapture
 
 soak: setup
 	@echo "== minutes of verified traffic against a node, for each way of eviction"

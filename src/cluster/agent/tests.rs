@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "seeds and figures must be seen")]
 
 mod alone;
+#[path = "../../../tests/sim/etcd.rs"]
 mod etcd;
 mod world;
 

@@ -321,12 +321,7 @@ impl World {
                 continue;
             }
             if let EtcdRequest::Watch { from_revision, .. } = request {
-                let revision = |event: &WatchEvent| match event {
-                    WatchEvent::Put(entry) => entry.mod_revision,
-                    WatchEvent::Delete { revision, .. } => *revision,
-                    WatchEvent::Closed => 0,
-                };
-                node.watch = Some(self.etcd.events.partition_point(|event| revision(event) < from_revision));
+                node.watch = Some(self.etcd.place_of(from_revision));
                 continue;
             }
             // One that is not answered may also be carried out long after its sender has given it up.

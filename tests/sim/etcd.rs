@@ -1,4 +1,6 @@
 //! An etcd of the size of a test: keys with revisions, leases that run out, watches.
+//!
+//! It serves the simulation and, through a path, the tests of `cluster::agent`. Who asks it has to delay, lose and hold back.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +10,7 @@ use crate::time::{Duration, Instant};
 #[derive(Default)]
 pub(super) struct Etcd {
     revision: i64,
-    entries: BTreeMap<String, Entry>,
+    pub(super) entries: BTreeMap<String, Entry>,
     /// Time to live and end of each lease.
     leases: BTreeMap<i64, (Duration, Instant)>,
     next_lease: i64,
@@ -73,6 +75,15 @@ impl Etcd {
             self.entries.insert(key, entry);
         }
         EtcdResponse::Transaction { succeeded: true }
+    }
+
+    /// The place in [`Self::events`] of the first event of `revision` or later.
+    pub(super) fn place_of(&self, revision: i64) -> usize {
+        self.events.partition_point(|event| match event {
+            WatchEvent::Put(entry) => entry.mod_revision < revision,
+            WatchEvent::Delete { revision: at, .. } => *at < revision,
+            WatchEvent::Closed => true,
+        })
     }
 
     /// Ends leases, and what lies under them.

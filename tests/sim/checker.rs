@@ -1,0 +1,315 @@
+//! The checker: is each key's history that of one register, in the order of versions?
+//!
+//! Versions order the writes of a key, so no search is needed (Lowe, "Testing for linearizability", has it for registers
+//! with unique values). Each operation has a point in that order: the version that it made, read, or failed on. Whatever
+//! began after another had ended must not lie before it, and what was read must be what the writes up to there leave. Values
+//! are lists of the operations that made them, so a write that was lost, doubled or brought back shows in a later read.
+//!
+//! A miss has no version: its point is the earliest at which the key may have been gone. Gone for a reason: a delete, a
+//! time to live that can have ended, or what the world has noted (an eviction, a flush, a vnode that was lost).
+
+use quoit_wire::{Status, Version};
+
+use super::history::{Ask, COUNTER_BASE, Cause, Execution, History, Operation, Outcome, Subject};
+
+/// Clocks run by up to a twentieth faster: a time to live ends that much earlier.
+const TTL_PERCENT_MIN: u64 = 95;
+/// How much later than its time an item may be found: what replication and a failover may add, and a slow clock (C12).
+const TTL_LATE_US_MAX: u64 = 6_000_000;
+
+/// Everything in the history that can't be; with the key.
+pub(super) fn check(history: &History) -> Vec<(Subject, String)> {
+    let keys = 0..history.executions.len();
+    keys.flat_map(|key| Key::new(history, key).check().into_iter().map(move |text| (Subject::Key(key), text))).collect()
+}
+
+struct Key<'a> {
+    history: &'a History,
+    key: usize,
+    /// In the order of versions.
+    executions: Vec<Execution>,
+    /// Versions that a client was told of by a write that waits for copies, or by a read of one.
+    durable: Vec<Version>,
+    violations: Vec<String>,
+}
+
+/// What an operation's place in the order is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Point {
+    Wrote(Version),
+    Read(Version),
+    Missed,
+}
+
+impl<'a> Key<'a> {
+    fn new(history: &'a History, key: usize) -> Self {
+        let mut executions = history.executions[key].clone();
+        executions.sort_by_key(|execution| execution.version);
+        let mut this = Self { history, key, executions, durable: Vec::new(), violations: Vec::new() };
+        let told = this.operations().filter_map(|(_, operation)| match point(operation)? {
+            Point::Wrote(version) | Point::Read(version) => Some(version),
+            Point::Missed => None,
+        });
+        let mut durable: Vec<Version> = told.filter(|version| this.waited(*version)).collect();
+        durable.sort();
+        durable.dedup();
+        this.durable = durable;
+        this
+    }
+
+    fn check(mut self) -> Vec<String> {
+        // The points of what has ended, with when; those of async writes bind nobody.
+        let mut ended: Vec<(u64, Version)> = Vec::new();
+        for (number, operation) in self.history.operations.iter().enumerate() {
+            if operation.key != self.key {
+                continue;
+            }
+            let Some(point) = point(operation) else { continue };
+            let before = ended.iter().filter(|(finished_us, _)| *finished_us < operation.invoked_us);
+            let binding = before.map(|(_, version)| *version).filter(|it| !self.is_excused(*it, operation));
+            let floor = binding.max().unwrap_or(Version::NONE);
+            let at = match point {
+                Point::Wrote(version) => self.check_write(number, operation, version, floor),
+                Point::Read(version) => self.check_read(number, operation, version, floor),
+                Point::Missed => self.check_miss(number, operation, floor),
+            };
+            if at > Version::NONE && (self.durable.binary_search(&at).is_ok() || point == Point::Missed) {
+                ended.push((operation.finished_us, at));
+            }
+        }
+        self.check_counters();
+        self.check_primaries();
+        self.violations
+    }
+
+    fn check_write(&mut self, number: usize, operation: &Operation, version: Version, floor: Version) -> Version {
+        if version <= floor {
+            self.fail(number, operation, format!("made {version}, but {floor} was there before it was asked"));
+        }
+        match operation.ask {
+            Ask::SetIfAbsent if !self.can_be_gone(version, operation, false) => {
+                let item = self.last_put(version, operation, false);
+                self.fail(number, operation, format!("made {version} where {item:?} was"));
+            }
+            Ask::SetIfVersion(wanted) => {
+                let between = |it: &&Version| wanted < **it && **it < version && !self.is_excused(**it, operation);
+                if let Some(other) = self.durable.iter().find(between).copied() {
+                    self.fail(number, operation, format!("made {version} on top of {wanted}, but {other} was there"));
+                }
+            }
+            _ => {}
+        }
+        version
+    }
+
+    fn check_read(&mut self, number: usize, operation: &Operation, version: Version, floor: Version) -> Version {
+        if version < floor {
+            self.fail(number, operation, format!("found {version}, but {floor} was known before it was asked"));
+        }
+        let Some(execution) = self.execution(version) else {
+            self.fail(number, operation, format!("found {version}, which nobody made"));
+            return version;
+        };
+        if let Some((ttl_ms, since_us)) = self.time_to_live(version)
+            && operation.invoked_us > since_us + ttl_ms * 1000 + TTL_LATE_US_MAX
+        {
+            self.fail(number, operation, format!("found {version}, whose time to live was long over"));
+        }
+        if let (Ask::Get, Outcome::Answered { value, .. }) = (operation.ask, &operation.outcome)
+            && self.writer(&execution).ask != Ask::Increment
+            && let Err(text) = self.check_list(operation, version, &execution, value)
+        {
+            self.fail(number, operation, text);
+        }
+        version
+    }
+
+    /// Whether the list that was read is what the writes up to `version` leave.
+    fn check_list(
+        &self,
+        operation: &Operation,
+        version: Version,
+        made_by: &Execution,
+        value: &[u8],
+    ) -> Result<(), String> {
+        let numbers: Vec<usize> =
+            value.as_chunks::<4>().0.iter().map(|chunk| u32::from_le_bytes(*chunk) as usize).collect();
+        let Some(first) = numbers.first() else { return Err("found an empty list".to_owned()) };
+        if let Some(twice) = numbers.iter().enumerate().find(|(at, number)| numbers[..*at].contains(number)) {
+            return Err(format!("found {numbers:?}: {} was carried out twice", twice.1));
+        }
+        let is_touch = matches!(self.writer(made_by).ask, Ask::Touch { .. });
+        if !is_touch && numbers.last() != Some(&made_by.operation) {
+            return Err(format!("found {numbers:?} under {version}, which {} made", made_by.operation));
+        }
+        let bases = self.executions.iter().filter(|it| it.operation == *first && it.version <= version);
+        let Some(base) = bases.map(|it| it.version).max() else {
+            return Err(format!("found {numbers:?}, but nothing up to {version} began with {first}"));
+        };
+        for execution in self.executions.iter().filter(|it| base < it.version && it.version < version) {
+            let is_binding = self.durable.binary_search(&execution.version).is_ok()
+                && !self.is_excused(execution.version, operation);
+            let is_missing = match self.writer(execution).ask {
+                Ask::Append => !numbers.contains(&execution.operation),
+                Ask::Touch { .. } => false,
+                _ => true,
+            };
+            if is_binding && is_missing {
+                let Execution { operation, version: lost, .. } = execution;
+                return Err(format!("found {numbers:?} under {version}: {operation}, which made {lost}, is not in it"));
+            }
+        }
+        let gone = self.history.causes[self.key].iter().find(|(at, cause)| match cause {
+            Cause::VnodeLost => base < *at && *at <= version,
+        });
+        match gone {
+            Some((at, cause)) => Err(format!("found {numbers:?} under {version}, but at {at}: {cause:?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// The earliest point from `floor` on at which the key can have been gone.
+    fn check_miss(&mut self, number: usize, operation: &Operation, floor: Version) -> Version {
+        if self.can_be_gone(floor, operation, true) {
+            return floor;
+        }
+        if let Some(at) = self.ends(operation).into_iter().map(|(at, _)| at).filter(|at| *at > floor).min() {
+            return at;
+        }
+        let item = self.last_put(floor, operation, true);
+        self.fail(number, operation, format!("found nothing where {item:?} was, and nothing says why"));
+        floor
+    }
+
+    /// Whether the key can have been gone at `at` (or just before it).
+    fn can_be_gone(&self, at: Version, operation: &Operation, is_inclusive: bool) -> bool {
+        let item = self.last_put(at, operation, is_inclusive);
+        self.ends(operation).into_iter().any(|(end, takes_own)| {
+            let is_in_time = if is_inclusive { end <= at } else { end < at };
+            is_in_time && item.is_none_or(|item| end > item || (takes_own && end == item))
+        })
+    }
+
+    /// The last version up to `at` that surely left an item.
+    fn last_put(&self, at: Version, operation: &Operation, is_inclusive: bool) -> Option<Version> {
+        let puts = self.executions.iter().filter(|it| self.writer(it).ask.puts());
+        let versions = puts.map(|it| it.version).filter(|it| if is_inclusive { *it <= at } else { *it < at });
+        versions.filter(|it| self.durable.binary_search(it).is_ok() && !self.is_excused(*it, operation)).max()
+    }
+
+    /// Where the key may have gone, as far as that can have happened before `operation` ended; and whether it is the item of
+    /// that very version that went.
+    fn ends(&self, operation: &Operation) -> Vec<(Version, bool)> {
+        let mut ends = vec![(Version::NONE, false)];
+        for execution in self.executions.iter().filter(|it| it.at_us <= operation.finished_us) {
+            if self.writer(execution).ask == Ask::Delete {
+                ends.push((execution.version, false));
+            } else if let Some((ttl_ms, since_us)) = self.time_to_live(execution.version)
+                && operation.finished_us >= since_us + ttl_ms * 10 * TTL_PERCENT_MIN
+            {
+                ends.push((execution.version, true));
+            }
+        }
+        let causes = self.history.causes[self.key].iter();
+        ends.extend(causes.map(|(at, _)| (*at, false)));
+        ends
+    }
+
+    /// The time to live of the item of `version`, and since when it counts at the latest.
+    fn time_to_live(&self, version: Version) -> Option<(u64, u64)> {
+        let mut back = self.executions.iter().rev().skip_while(|it| it.version > version);
+        let (ttl_ms, at_us) = back.find_map(|it| Some((self.writer(it).ask.ttl_ms()?, it.at_us)))?;
+        (ttl_ms > 0).then_some((ttl_ms, at_us))
+    }
+
+    /// Counters rise by one with each increment, no more and no less.
+    fn check_counters(&mut self) {
+        let mut seen: Vec<(Version, i64)> = Vec::new();
+        for (_, operation) in self.operations() {
+            let Outcome::Answered { status: Status::Ok, version, value } = &operation.outcome else { continue };
+            match operation.ask {
+                Ask::Increment => seen.extend(value.first_chunk().map(|bytes| (*version, i64::from_le_bytes(*bytes)))),
+                Ask::Get if self.execution(*version).is_some_and(|it| self.writer(&it).ask == Ask::Increment) => {
+                    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+                    seen.extend(number.map(|number| (*version, number)));
+                }
+                _ => {}
+            }
+        }
+        seen.sort();
+        seen.dedup();
+        for pair in seen.windows(2) {
+            let [(before, from), (after, to)] = [pair[0], pair[1]];
+            if before == after {
+                self.violations.push(format!("key {}: {before} was {from} and {to}", self.key));
+            }
+            if from / COUNTER_BASE != to / COUNTER_BASE {
+                continue;
+            }
+            let between = self.executions.iter().filter(|it| before < it.version && it.version <= after);
+            let mut writers: Vec<usize> = between.map(|it| it.operation).collect();
+            writers.sort_unstable();
+            writers.dedup();
+            let most = writers.len() as i64;
+            if to - from > most {
+                self.violations.push(format!(
+                    "key {}: {from} under {before} became {to} under {after} by {most} increments: {writers:?}",
+                    self.key
+                ));
+            }
+        }
+    }
+
+    /// At most one core accepts writes under one term (C2).
+    fn check_primaries(&mut self) {
+        for pair in self.executions.windows(2) {
+            let [one, next] = [pair[0], pair[1]];
+            if one.version.term() == next.version.term() && one.by != next.by {
+                self.violations.push(format!("key {}: two primaries under one term: {one:?}, {next:?}", self.key));
+            }
+        }
+    }
+
+    fn operations(&self) -> impl Iterator<Item = (usize, &'a Operation)> + use<'a> {
+        let key = self.key;
+        self.history.operations.iter().enumerate().filter(move |(_, operation)| operation.key == key)
+    }
+
+    fn execution(&self, version: Version) -> Option<Execution> {
+        let place = self.executions.binary_search_by_key(&version, |it| it.version).ok()?;
+        Some(self.executions[place])
+    }
+
+    fn writer(&self, execution: &Execution) -> &'a Operation {
+        &self.history.operations[execution.operation]
+    }
+
+    /// Whether the write of this version waited for copies.
+    fn waited(&self, version: Version) -> bool {
+        self.execution(version).is_some_and(|it| self.writer(&it).waits_for_copies())
+    }
+
+    /// Whether the write of `version` may be lost by the end of `operation`: more than one node was.
+    fn is_excused(&self, version: Version, operation: &Operation) -> bool {
+        let written_us = self.execution(version).map(|it| self.writer(&it).invoked_us);
+        written_us.is_some_and(|written_us| self.history.may_be_lost(written_us, operation.finished_us))
+    }
+
+    fn fail(&mut self, number: usize, operation: &Operation, text: String) {
+        let Operation { client, key, ask, mode, invoked_us, finished_us, .. } = operation;
+        let (from, to) = (*invoked_us as f64 / 1e6, *finished_us as f64 / 1e6);
+        self.violations.push(format!(
+            "key {key}: operation {number} ({ask:?}, {mode:?}, client {client}, {from:.3} s to {to:.3} s) {text}"
+        ));
+    }
+}
+
+fn point(operation: &Operation) -> Option<Point> {
+    let (status, version) = operation.told()?;
+    Some(match status {
+        Status::Ok if operation.ask.is_write() => Point::Wrote(version),
+        Status::Ok => Point::Read(version),
+        Status::ConditionFailed if version != Version::NONE => Point::Read(version),
+        _ => Point::Missed,
+    })
+}

@@ -1,0 +1,140 @@
+//! What clients asked and were told, and what cores carried out: all that the checker judges by.
+
+use quoit_wire::{Status, Version, WriteMode};
+
+use crate::cluster::NodeRef;
+use crate::cluster::copies::Peer;
+
+/// Counters begin at the number of the write that made them times this, so that a new beginning shows.
+pub(super) const COUNTER_BASE: i64 = 1_000_000;
+
+/// What a finding is about: one key, or one vnode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    Key(usize),
+    Vnode(usize),
+}
+
+/// What was asked. A write of a list leaves its operation's number in the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    Get,
+    /// The value is the operation's number alone, for so many milliseconds, or for ever.
+    Set {
+        ttl_ms: u64,
+    },
+    SetIfAbsent,
+    SetIfVersion(Version),
+    /// The operation's number at the end of what is there.
+    Append,
+    Delete,
+    Touch {
+        ttl_ms: u64,
+    },
+    Increment,
+}
+
+/// How an operation ended for its client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Pending,
+    Answered {
+        status: Status,
+        version: Version,
+        value: Vec<u8>,
+    },
+    /// It was not carried out, and will not be.
+    Refused,
+    /// It may have been carried out, or may yet be.
+    Unknown,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Operation {
+    pub(super) client: usize,
+    pub(super) key: usize,
+    pub(super) ask: Ask,
+    pub(super) mode: WriteMode,
+    pub(super) invoked_us: u64,
+    pub(super) finished_us: u64,
+    pub(super) outcome: Outcome,
+}
+
+/// A write that a core has carried out, whether or not anybody learnt of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Execution {
+    pub(super) operation: usize,
+    pub(super) at_us: u64,
+    pub(super) by: Peer,
+    pub(super) version: Version,
+}
+
+/// Why an item may be gone, beside deletes and its time to live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// All that was before this version is gone: every member of the vnode was lost (C9).
+    VnodeLost,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct History {
+    pub(super) operations: Vec<Operation>,
+    /// The operation of each request, by the request's id.
+    pub(super) attempts: Vec<usize>,
+    /// Writes that were carried out, by key.
+    pub(super) executions: Vec<Vec<Execution>>,
+    pub(super) causes: Vec<Vec<(Version, Cause)>>,
+    /// Moments at which a node's data, or its place, was lost; and at which all copies were there again.
+    pub(super) losses: Vec<(u64, NodeRef)>,
+    pub(super) restored_us: Vec<u64>,
+}
+
+impl Ask {
+    pub(super) fn is_write(self) -> bool {
+        self != Self::Get
+    }
+
+    /// Whether the write leaves an item behind.
+    pub(super) fn puts(self) -> bool {
+        !matches!(self, Self::Get | Self::Delete)
+    }
+
+    /// The time to live that it gives the item, if it says so.
+    pub(super) fn ttl_ms(self) -> Option<u64> {
+        match self {
+            Self::Set { ttl_ms } | Self::Touch { ttl_ms } => Some(ttl_ms),
+            Self::SetIfAbsent | Self::SetIfVersion(_) | Self::Increment => Some(0),
+            Self::Get | Self::Append | Self::Delete => None,
+        }
+    }
+}
+
+impl Operation {
+    /// The version and status that its client was told.
+    pub(super) fn told(&self) -> Option<(Status, Version)> {
+        match &self.outcome {
+            Outcome::Answered { status, version, .. } => Some((*status, *version)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn waits_for_copies(&self) -> bool {
+        matches!(self.mode, WriteMode::One | WriteMode::All)
+    }
+}
+
+impl History {
+    pub(super) fn new(keys: usize) -> Self {
+        Self { executions: vec![Vec::new(); keys], causes: vec![Vec::new(); keys], ..Self::default() }
+    }
+
+    /// Whether what was written from this moment on may be lost by now: two nodes lost, and no moment between the losses at
+    /// which all copies were there (C14).
+    pub(super) fn may_be_lost(&self, written_us: u64, by_us: u64) -> bool {
+        let losses = || self.losses.iter().filter(|(at, _)| (written_us..=by_us).contains(at));
+        let is_restored = |from: u64, to: u64| self.restored_us.iter().any(|at| (from..to).contains(at));
+        losses().any(|(first_us, first)| {
+            losses().any(|(us, node)| us >= first_us && node != first && !is_restored(*first_us, *us))
+        })
+    }
+}

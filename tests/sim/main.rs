@@ -1,0 +1,113 @@
+//! The whole cluster in one thread, seeded: real agents, leaders, copies, shards and stores; a simulated network, etcd and
+//! clocks; faults; and a checker of all that clients were told. `README.md` beside this file is its door plate.
+
+#![expect(clippy::print_stdout, reason = "seeds and figures must be seen")]
+
+mod checker;
+mod client;
+mod clock;
+mod etcd;
+mod faults;
+mod history;
+mod network;
+mod node;
+mod run;
+mod table;
+mod world;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant as WallClock;
+
+use quoit::{cluster, shard, store, time};
+
+use self::run::{Report, run};
+use self::table::Table;
+
+/// Worlds at a time: each is one thread.
+const THREADS: usize = 2;
+
+/// After so many runs every fault has been put into every phase.
+const SEEDS_FOR_ALL_CELLS: usize = 100;
+
+/// Runs seeds, in order of their numbers, until one fails.
+fn run_seeds(seeds: std::ops::Range<u64>) -> Vec<Report> {
+    let next = AtomicU64::new(seeds.start);
+    let failed = AtomicU64::new(u64::MAX);
+    let work = || {
+        let mut reports = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end || seed > failed.load(Ordering::Relaxed) {
+                return reports;
+            }
+            let report = run(seed, None);
+            if !report.violations.is_empty() {
+                failed.fetch_min(seed, Ordering::Relaxed);
+            }
+            reports.push(report);
+        }
+    };
+    let mut reports: Vec<Report> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("a world ends")).collect()
+    });
+    reports.sort_by_key(|report| report.seed);
+    reports
+}
+
+/// Says what a failed run did, from its beginning, as far as it concerns the key or vnode that shows it.
+fn tell(report: &Report) {
+    let subject = report.violations[0].0;
+    let again = run(report.seed, Some(subject));
+    again.trace.iter().for_each(|line| println!("{line}"));
+    report.violations.iter().take(10).for_each(|(subject, text)| println!("VIOLATION: {subject:?}: {text}"));
+    println!("seed {} fails; to see it again: make simulate SEEDS={}", report.seed, report.seed);
+}
+
+/// `QUOIT_SIM_SEEDS`: one seed, or `from..to`.
+fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("QUOIT_SIM_SEEDS") else { return default };
+    let number = |text: &str| text.trim().parse::<u64>().expect("QUOIT_SIM_SEEDS is a number, or two with .. between");
+    match text.split_once("..") {
+        Some((from, to)) => number(from)..number(to),
+        None => number(&text)..number(&text) + 1,
+    }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how long the runs take is printed, not judged by")]
+fn histories_are_linearizable_through_faults() {
+    let begin = WallClock::now();
+    let seeds = seeds(0..200);
+    println!("seeds {seeds:?}");
+    let reports = run_seeds(seeds);
+    let mut table = Table::default();
+    reports.iter().for_each(|report| table.add(&report.table));
+    let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
+    println!(
+        "{} runs in {:.1} s: {} operations, {} answered, {} faults, {} vnodes lost, {} s of virtual time",
+        reports.len(),
+        begin.elapsed().as_secs_f64(),
+        sum(|it| it.operations as u64),
+        sum(|it| it.answered as u64),
+        sum(|it| it.faults as u64),
+        sum(|it| it.vnodes_lost),
+        sum(|it| it.virtual_us) / 1_000_000,
+    );
+    print!("{table}");
+    let empty = table.empty();
+    assert!(reports.len() < SEEDS_FOR_ALL_CELLS || empty.is_empty(), "no fault in {empty:?}");
+    if let Some(failed) = reports.iter().find(|report| !report.violations.is_empty()) {
+        tell(failed);
+        panic!("seed {} fails", failed.seed);
+    }
+}
+
+#[test]
+fn a_seed_is_a_run() {
+    for seed in [1, 5] {
+        let (one, other) = (run(seed, None), run(seed, None));
+        assert_eq!(one.trace_hash, other.trace_hash, "seed {seed}");
+        assert_eq!(one.operations, other.operations, "seed {seed}");
+    }
+}

@@ -1,0 +1,241 @@
+//! A node: one agent and its cores, each with a real shard, wired as the runtime wires them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use quoit_wire::peer::PeerMessage;
+use quoit_wire::topology::{Node as TopologyNode, Topology};
+use quoit_wire::{Reply, Request, Status, Version, WriteMode, request_head};
+
+use super::clock::Clock;
+use crate::cluster::agent::{Agent, AgentOptions};
+use crate::cluster::copies::{Copies, OnEtcdLoss, Peer, Release, Ticket};
+use crate::cluster::records::Identity;
+use crate::cluster::{Election, NodeRef, Order, Registration, Report, Ring};
+use crate::shard::{Outcome, Output, ReplyLimits, Route, Shard};
+use crate::store::{PolicyKind, StoreOptions};
+use crate::time::Instant;
+
+pub(super) const CORES: u16 = 2;
+pub(super) const LEASE_SECS: i64 = 2;
+pub(super) const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Records kept for copies that lag: few, so that copies have to be streamed anew now and then.
+const BACKLOG_BYTES_MAX: usize = 16 << 10;
+/// The least that a store can be made with.
+const MEMORY_BYTES: usize = 9 << 20;
+const CLUSTER: &str = "simulated";
+
+/// What all nodes of a world have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub(super) vnode_bits: u8,
+    pub(super) hash_seed: u64,
+    pub(super) replicas: u8,
+    pub(super) policy: PolicyKind,
+}
+
+/// A watch of etcd: which one of this node's, and how far it has been told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watch {
+    pub(super) number: u64,
+    pub(super) told: usize,
+    pub(super) promised: usize,
+}
+
+pub(super) struct Node {
+    pub(super) me: NodeRef,
+    pub(super) clock: Clock,
+    pub(super) agent: Agent,
+    pub(super) cores: Vec<Core>,
+    pub(super) watch: Option<Watch>,
+    pub(super) watches: u64,
+    /// It does nothing until then.
+    pub(super) frozen_until_us: u64,
+    /// When its agent looks again by itself.
+    pub(super) agent_turn_us: u64,
+}
+
+pub(super) struct Core {
+    pub(super) shard: Shard,
+    pub(super) peer: Peer,
+    held: BTreeMap<Ticket, Held>,
+    pub(super) turn_us: u64,
+    /// What the node itself tells a core comes in order.
+    pub(super) told_us: u64,
+    /// The clock that the turn began with, while it is stopped in its middle.
+    pub(super) stalled: Option<Instant>,
+}
+
+/// A reply that waits for a commit.
+struct Held {
+    client: usize,
+    id: u32,
+    is_write: bool,
+    bytes: Vec<u8>,
+}
+
+/// What the control thread tells a core.
+#[derive(Clone, Debug)]
+pub(super) enum ToCore {
+    Ring(Arc<Ring>),
+    Lease(Instant),
+    Election(Election),
+    Order(Election, Order),
+}
+
+/// What became of a request.
+pub(super) enum Served {
+    /// It was carried out, and this is its reply, which is `Some` ticket's or may be sent.
+    Replied { bytes: Vec<u8>, is_held: bool },
+    /// Another core of the node has to.
+    Forward(u16),
+}
+
+/// What a core's turn gives.
+#[derive(Default)]
+pub(super) struct Turned {
+    pub(super) messages: Vec<(Peer, Vec<u8>)>,
+    pub(super) reports: Vec<(Election, Report)>,
+    pub(super) replies: Vec<(usize, Vec<u8>)>,
+}
+
+impl Node {
+    pub(super) fn new(plan: Plan, me: NodeRef, now_us: u64, clock: Clock) -> Self {
+        let identity = Identity { cluster_id: 77, seed: plan.hash_seed, vnode_bits: plan.vnode_bits };
+        let registration = Registration {
+            node: me,
+            name: format!("node-{}", me.id),
+            address: format!("10.0.0.{}:7400", me.id),
+            zone: String::new(),
+            cores: CORES,
+            weight: 1,
+            memory_bytes: 1 << 30,
+        };
+        let options = AgentOptions {
+            cluster: CLUSTER.to_owned(),
+            registration,
+            lease_secs: LEASE_SECS,
+            identity,
+            replicas: plan.replicas,
+            write_mode: WriteMode::One,
+        };
+        Self {
+            me,
+            clock,
+            agent: Agent::new(clock.now(now_us), options),
+            cores: (0..CORES).map(|core| Core::new(plan, Peer { node: me, core })).collect(),
+            watch: None,
+            watches: 0,
+            frozen_until_us: 0,
+            agent_turn_us: u64::MAX,
+        }
+    }
+}
+
+impl Core {
+    fn new(plan: Plan, peer: Peer) -> Self {
+        let own = TopologyNode {
+            id: peer.node.id,
+            incarnation: peer.node.incarnation,
+            address: String::new(),
+            zone: String::new(),
+            cores: CORES,
+            weight: 1,
+        };
+        let nothing = Topology::unassigned(own, plan.vnode_bits, plan.hash_seed, CLUSTER.to_owned());
+        let options = StoreOptions {
+            memory_bytes: MEMORY_BYTES,
+            value_bytes_max: VALUE_BYTES_MAX,
+            policy: plan.policy,
+            vnode_bits: plan.vnode_bits,
+            hash_seed: plan.hash_seed,
+        };
+        let mut shard = Shard::new(peer.core, 0, Arc::new(nothing), options).expect("memory for a store");
+        shard.join_cluster(Copies::new(peer, plan.vnode_bits, BACKLOG_BYTES_MAX, OnEtcdLoss::Fence));
+        Self { shard, peer, held: BTreeMap::new(), turn_us: u64::MAX, told_us: 0, stalled: None }
+    }
+
+    pub(super) fn copies(&mut self) -> (&mut Copies, crate::cluster::copies::State<'_>) {
+        self.shard.copies().expect("it has joined a cluster")
+    }
+
+    pub(super) fn take_told(&mut self, now: Instant, told: ToCore) {
+        match told {
+            ToCore::Ring(ring) => {
+                let _ = self.shard.handle_ring(now, &ring);
+            }
+            ToCore::Lease(until) => self.copies().0.handle_lease(until),
+            ToCore::Election(election) => self.copies().0.handle_election(election),
+            ToCore::Order(election, order) => {
+                let (copies, mut state) = self.copies();
+                copies.handle_order(now, &mut state, election, &order);
+            }
+        }
+    }
+
+    pub(super) fn take_messages(&mut self, now: Instant, from: Peer, mut bytes: &[u8]) {
+        while let Some((message, length)) = PeerMessage::decode(bytes).expect("what a core sends is understood") {
+            let (copies, mut state) = self.copies();
+            copies.handle_message(now, &mut state, from, &message).expect("no core breaks the rules");
+            bytes = &bytes[length..];
+        }
+    }
+
+    pub(super) fn serve(&mut self, now: Instant, client: usize, frame: &[u8], is_forwarded: bool) -> Served {
+        let head = request_head(frame, VALUE_BYTES_MAX).expect("a request").expect("a whole head");
+        let request = Request::decode(head, frame).expect("a request");
+        let hash = request.body.key().map_or(0, |key| self.shard.hash(key));
+        let mut output = Output::default();
+        if request.body.key().is_some() {
+            match self.shard.route(hash) {
+                Route::Here => {}
+                Route::Core(core) if !is_forwarded => return Served::Forward(core),
+                Route::Core(_) | Route::Moved { .. } => {
+                    self.shard.answer_moved(&head, &mut output);
+                    return Served::Replied { bytes: output.bytes, is_held: false };
+                }
+            }
+        }
+        let limits =
+            ReplyLimits { pin_bytes_min: usize::MAX, copy_bytes_max: usize::MAX, retry_after_ms: 5, may_wait: true };
+        let outcome = self.shard.execute_frame(now, head, frame, hash, limits, &mut output);
+        let bytes = output.bytes;
+        let is_write = head.operation.is_write();
+        if let Outcome::Pending(ticket) = outcome {
+            let held = Held { client, id: head.id, is_write, bytes: bytes.clone() };
+            assert!(self.held.insert(ticket, held).is_none(), "a ticket is issued once");
+        }
+        Served::Replied { bytes, is_held: outcome != Outcome::Done }
+    }
+
+    /// A turn's end: what the copies decide, and what there is to send.
+    pub(super) fn turn(&mut self, now: Instant) -> Turned {
+        self.shard.turn_cluster(now);
+        let _ = self.shard.work(now, 4);
+        let epoch = u64::from(self.shard.topology().epoch);
+        let mut turned = Turned::default();
+        let (copies, _) = self.shard.copies().expect("it has joined a cluster");
+        while let Some(message) = copies.poll_send(|_| true) {
+            turned.messages.push(message);
+        }
+        while let Some(report) = copies.poll_report() {
+            turned.reports.push(report);
+        }
+        while let Some((ticket, release)) = copies.poll_release() {
+            let held = self.held.remove(&ticket).expect("a ticket is released once");
+            let bytes = match (release, held.is_write) {
+                (Release::Committed, _) => held.bytes,
+                (Release::Abandoned, true) => refusal(held.id, Status::OutcomeUnknown, Version::NONE),
+                (Release::Abandoned, false) => refusal(held.id, Status::Moved, Version::from_u64(epoch)),
+            };
+            turned.replies.push((held.client, bytes));
+        }
+        turned
+    }
+}
+
+fn refusal(id: u32, status: Status, version: Version) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Reply { version, ..Reply::status(id, status) }.encode(&mut bytes);
+    bytes
+}
