@@ -4,6 +4,7 @@
 //! thread, whenever the test says so. Every test ends in [`Stepped::end`], which holds that nothing was left behind.
 
 mod budget;
+mod cluster;
 mod flow;
 mod life;
 mod limits;
@@ -16,7 +17,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quoit_wire::topology::{Node, Topology};
+use quoit_wire::topology::{Node, Seat, Topology};
 use quoit_wire::{HelloParameters, Reply, RequestBody, RequestOptions, Status};
 
 use super::clock::Reading;
@@ -27,7 +28,7 @@ use super::park::new_eventfd;
 use super::peers::{CoreEvent, PeerIdentity, Peers};
 use super::ring::Ring;
 use crate::cluster::NodeRef;
-use crate::cluster::copies::Peer;
+use crate::cluster::copies::{Copies, OnEtcdLoss, Peer};
 use crate::shard::Shard;
 use crate::store::{PolicyKind, StoreOptions};
 
@@ -47,6 +48,8 @@ pub(super) struct Stepped {
 
 /// The id of the cluster that the stepped nodes are of.
 const CLUSTER: u64 = 77;
+const VNODE_BITS: u8 = 6;
+const HASH_SEED: u64 = 1;
 
 /// The id and status of a reply, and its value.
 pub(super) type Answer = (u32, Status, Vec<u8>);
@@ -68,12 +71,28 @@ impl Stepped {
 
     /// The same, of a node with this id.
     pub(super) fn with_id(id: u64, cores: usize, adjust: impl Fn(&mut CoreOptions)) -> Self {
+        Self::make(Topology::standalone(topology_node(id, cores), VNODE_BITS, HASH_SEED, 1), adjust, |_, _| {})
+    }
+
+    /// The same, of a node of a cluster, which owns nothing until it is told a ring.
+    pub(super) fn in_cluster(id: u64, cores: usize) -> Self {
+        let topology = Topology::unassigned(topology_node(id, cores), VNODE_BITS, HASH_SEED, "demo".to_owned());
+        Self::make(
+            topology,
+            |_| {},
+            |shard, own| {
+                shard.join_cluster(Copies::new(own, VNODE_BITS, 4 << 20, OnEtcdLoss::Fence));
+            },
+        )
+    }
+
+    fn make(topology: Topology, adjust: impl Fn(&mut CoreOptions), join: impl Fn(&mut Shard, Peer)) -> Self {
         let value_bytes_max = 6 << 20;
+        let id = topology.nodes[0].id;
+        let cores = usize::from(topology.nodes[0].cores);
         let node_ref = NodeRef { id, incarnation: 1 };
         let (events_sender, events) = flume::bounded(16);
-        let node =
-            Node { id, incarnation: 1, address: String::new(), zone: String::new(), cores: cores as u16, weight: 1 };
-        let topology = Arc::new(Topology::standalone(node, 6, 1, 1));
+        let topology = Arc::new(topology);
         let shared: Arc<[CoreShared]> = (0..cores).map(|_| CoreShared::new(new_eventfd().unwrap())).collect();
         let mut addresses = Vec::new();
         let cores = Mesh::connect(&shared, BUFFER_BYTES).into_iter().enumerate().map(|(core, mesh)| {
@@ -95,12 +114,14 @@ impl Stepped {
                 memory_bytes: 64 << 20,
                 value_bytes_max,
                 policy: PolicyKind::None,
-                vnode_bits: 6,
-                hash_seed: 1,
+                vnode_bits: VNODE_BITS,
+                hash_seed: HASH_SEED,
             };
             let ring = Ring::new(mesh.own().eventfd(), options.connections_max).unwrap();
-            let shard = Shard::new(core as u16, 0, topology.clone(), store).unwrap();
-            let identity = PeerIdentity::new(CLUSTER, Peer { node: node_ref, core: core as u16 });
+            let mut shard = Shard::new(core as u16, 0, topology.clone(), store).unwrap();
+            let own = Peer { node: node_ref, core: core as u16 };
+            join(&mut shard, own);
+            let identity = PeerIdentity::new(CLUSTER, own);
             let peers = Peers::new(Some(identity), events_sender.clone());
             let mut core = Core::new(options, ring, mesh, shard, peers, listener);
             core.start_accepting();
@@ -153,7 +174,7 @@ impl Stepped {
     /// Key number `number` among those that `core` owns.
     pub(super) fn key(&self, core: usize, number: usize) -> Vec<u8> {
         let keys = (0..).map(|number: u32| format!("key-{number}").into_bytes());
-        keys.filter(|key| usize::from(self.topology.owner(key).core) == core).nth(number).unwrap()
+        keys.filter(|key| self.topology.owner(key) == Seat { node: 0, core: core as u16 }).nth(number).unwrap()
     }
 
     /// Ends the test: all clients being gone, nothing may be left of them.
@@ -162,7 +183,8 @@ impl Stepped {
             node.cores.iter().all(|core| core.connections.is_empty() && core.mesh.inflight() == 0).then_some(())
         });
         for core in &self.cores {
-            assert_eq!((core.budget.held_bytes(), core.gathers.len()), (0, 0), "core {}", core.options.core);
+            let left = (core.budget.held_bytes(), core.gathers.len(), core.held.len());
+            assert_eq!(left, (0, 0, 0), "core {}", core.options.core);
         }
     }
 }
@@ -295,6 +317,10 @@ impl Client {
         self.received.drain(..bytes);
         Some(answer)
     }
+}
+
+fn topology_node(id: u64, cores: usize) -> Node {
+    Node { id, incarnation: 1, address: String::new(), zone: String::new(), cores: cores as u16, weight: 1 }
 }
 
 /// A hello that asks for `core`.
