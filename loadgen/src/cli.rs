@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use quoit_wire::WriteMode;
 
 use crate::compare::ServerKind;
 use crate::cores::CoreList;
@@ -37,6 +38,9 @@ Examples:
 
   A real trace, object by object:
     quoit-loadgen replay --trace cloudphysics.oracleGeneral.bin --server 127.0.0.1:7400
+
+  A cluster whose nodes come and go, through the client that programs use; every key is read once more at the end:
+    quoit-loadgen run --client --verify --no-evictions --server 127.0.0.1:7410,127.0.0.1:7420 --write one --set-ratio 0.3
 
   The limit of this machine, for the same bytes:
     quoit-loadgen echo --listen 127.0.0.1:7500 --cores 0 --request-bytes 32 --reply-bytes 88
@@ -73,12 +77,22 @@ pub(crate) enum Command {
 /// What to talk to, and how.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct TargetArgs {
-    /// The server: host and port
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7400", value_parser = address)]
-    pub(crate) server: SocketAddr,
+    /// The server: host and port. Of a cluster any of its nodes, or several with commas between: the others are learnt
+    #[arg(long = "server", value_name = "HOST:PORT", value_delimiter = ',', default_value = "127.0.0.1:7400", value_parser = address)]
+    pub(crate) servers: Vec<SocketAddr>,
     /// What the server speaks
     #[arg(long, value_enum, default_value_t)]
     pub(crate) protocol: ProtocolName,
+    /// Ask through the native client, one for each generator thread: it follows a cluster's changes, reconnects, and tries again
+    /// within --deadline. It costs more per request than the generator's own connections (Quoit only)
+    #[arg(long)]
+    pub(crate) client: bool,
+    /// With --client: time a request may take in all
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::parse_duration, requires = "client")]
+    pub(crate) deadline: Duration,
+    /// Copies that writes wait for: default (what the cluster says), async, one or all (Quoit only)
+    #[arg(long = "write", value_name = "MODE", default_value = "default", value_parser = write_mode)]
+    pub(crate) write_mode: WriteMode,
     /// Cores for the generator, one thread each: 1 or 2,3 or 4-7
     #[arg(long, default_value = "1")]
     pub(crate) cores: CoreList,
@@ -169,8 +183,9 @@ pub(crate) struct RunArgs {
     /// in the latencies, nor in the rate
     #[arg(long, value_name = "SIZE", value_parser = frame_bytes, conflicts_with = "verify")]
     pub(crate) beside_value_size: Option<u64>,
-    /// Sleep while nothing arrives, instead of spinning: for a generator that shares its core with the server
-    #[arg(long, conflicts_with = "rate")]
+    /// Sleep while nothing arrives, instead of spinning: for a generator that shares its core with the server. With --rate only
+    /// through --client, and what is due then leaves up to a millisecond late
+    #[arg(long)]
     pub(crate) sleep: bool,
     /// Check every reply against what was written before it (Quoit only): no stale value, no lost delete, no wrong byte,
     /// nothing served past its time, no counter that goes back. With --ttl half of the sets expire, within that time
@@ -411,6 +426,16 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     let mut found =
         text.to_socket_addrs().map_err(|error| format!("{error}; write host:port, such as 127.0.0.1:7400"))?;
     found.next().ok_or_else(|| "the name has no address".to_owned())
+}
+
+fn write_mode(text: &str) -> Result<WriteMode, String> {
+    match text {
+        "default" => Ok(WriteMode::ClusterDefault),
+        "async" => Ok(WriteMode::Async),
+        "one" => Ok(WriteMode::One),
+        "all" => Ok(WriteMode::All),
+        _ => Err("a write waits for copies by default, async, one or all".to_owned()),
+    }
 }
 
 fn bytes(text: &str) -> Result<u64, units::UnitError> {

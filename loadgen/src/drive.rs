@@ -8,13 +8,15 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
+use quoit_client::blocking::Pipeline;
+
 use crate::clock::now_ns;
 use crate::cores::{self, CoreList};
-use crate::engine::{Engine, EngineOptions, Finished, Recorder, Shared};
+use crate::engine::{ClientEngine, ClientFacts, ClientOptions, Engine, EngineOptions, Finished, Recorder, Shared};
 use crate::interrupt;
 use crate::protocol::Protocol;
 use crate::report::{
-    ErrorKinds, Latency, Report, SERVER_BUSY_PERCENT_MIN, ServerProbe, ServerUsage, UsageSample, grouped,
+    ClientReport, ErrorKinds, Latency, Report, SERVER_BUSY_PERCENT_MIN, ServerProbe, ServerUsage, UsageSample, grouped,
 };
 use crate::work::{Routes, Work};
 
@@ -33,8 +35,8 @@ pub(crate) struct Plan {
     pub(crate) protocol_name: String,
     /// The protocol.
     pub(crate) protocol: Protocol,
-    /// The server.
-    pub(crate) server: SocketAddr,
+    /// The servers.
+    pub(crate) servers: Vec<SocketAddr>,
     /// One generator thread each.
     pub(crate) cores: CoreList,
     /// The connections of each thread, and which keys they ask for.
@@ -49,12 +51,20 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
 }
 
-/// The connections of one thread.
+/// How one thread asks.
 pub(crate) struct ThreadPlan {
-    /// Opened, and past their hello.
-    pub(crate) streams: Vec<TcpStream>,
-    /// Which keys each asks for.
+    /// By what.
+    pub(crate) means: Means,
+    /// Which keys each connection, or caller, asks for.
     pub(crate) routes: Routes,
+}
+
+/// By what a thread asks.
+pub(crate) enum Means {
+    /// Connections of its own, opened, and past their hello.
+    Connections(Vec<TcpStream>),
+    /// The native client, which has found its cluster.
+    Client(Box<Pipeline>, ClientOptions),
 }
 
 /// What a run gave.
@@ -74,8 +84,8 @@ impl Plan {
 
 /// Runs the plan with one workload for each of its threads.
 pub(crate) fn drive<W: Work + Send>(plan: Plan, works: Vec<W>) -> io::Result<Driven<W>> {
-    let Plan { command, protocol_name, protocol, server, cores, threads, options, idle, probe, seed } = plan;
-    let connections = threads.iter().map(|thread| thread.streams.len()).sum();
+    let Plan { command, protocol_name, protocol, servers, cores, threads, options, idle, probe, seed } = plan;
+    let connections = threads.iter().map(|thread| thread.routes.classes().len()).sum();
     let shares = threads.len();
     let shared: Vec<Arc<Shared>> = threads.iter().map(|_| Arc::default()).collect();
     let barrier = Barrier::new(shares + 1);
@@ -92,9 +102,18 @@ pub(crate) fn drive<W: Work + Send>(plan: Plan, works: Vec<W>) -> io::Result<Dri
                 let finished = finished.clone();
                 scope.spawn(move || {
                     cores::pin_to(core);
-                    let engine = Engine::new(thread.streams, protocol, work, options);
-                    barrier.wait();
-                    let result = engine.and_then(|engine| engine.run(shared));
+                    let result = match thread.means {
+                        Means::Connections(streams) => {
+                            let engine = Engine::new(streams, protocol, work, options);
+                            barrier.wait();
+                            engine.and_then(|engine| engine.run(shared))
+                        }
+                        Means::Client(pipeline, client) => {
+                            let engine = ClientEngine::new(*pipeline, &client, work, options);
+                            barrier.wait();
+                            engine.map(|engine| engine.run(shared))
+                        }
+                    };
                     let has_failed = result.as_ref().map_or(true, |finished| finished.failure.is_some());
                     // The watcher may have gone already, at the end of its time.
                     let _ = finished.send(has_failed);
@@ -119,7 +138,7 @@ pub(crate) fn drive<W: Work + Send>(plan: Plan, works: Vec<W>) -> io::Result<Dri
     let mut report = sum.report(shares, cpu_s, usage, options.rate);
     report.command = command;
     report.protocol = protocol_name;
-    report.server = server.to_string();
+    report.server = crate::run::names(&servers);
     report.connections = connections;
     report.pipeline = options.depth;
     report.seed = seed;
@@ -240,6 +259,7 @@ struct Sum {
     behind: u64,
     unanswered: u64,
     failures: Vec<String>,
+    client: Option<ClientFacts>,
 }
 
 impl Sum {
@@ -257,6 +277,9 @@ impl Sum {
         self.behind += finished.behind;
         self.unanswered += finished.unanswered;
         self.failures.extend(finished.failure.map(|failure| failure.to_string()));
+        if let Some(facts) = finished.client {
+            self.client.get_or_insert_default().add(facts);
+        }
         self.recorder.get_or_insert_with(Recorder::new).add(&finished.recorder);
         finished.work
     }
@@ -305,6 +328,7 @@ impl Sum {
             failures: self.failures,
             wrong: Vec::new(),
             replay: None,
+            client: self.client.map(|facts| ClientReport::of(facts, tally)),
         }
     }
 }

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::cli::{DataArgs, FillArgs, ProtocolName, ReplayArgs, RunArgs, TargetArgs};
-use crate::connect::{ConnectError, Connected, connect_all, connect_idle};
+use crate::connect::{ConnectError, Connected, connect_all, connect_clients, connect_idle};
 use crate::cores::CoreError;
 use crate::drive::{Plan, drive};
 use crate::echo::open_files_limit;
-use crate::engine::{EngineOptions, STALL_NS};
+use crate::engine::{ClientOptions, EngineOptions, STALL_NS};
 use crate::protocol::{Echo, Memcache, MemcacheMeta, Protocol, Quoit, Resp};
 use crate::report::{Report, ServerProbe};
 use crate::work::{
@@ -49,6 +49,14 @@ pub(crate) enum RunError {
     /// A workload with one order, and one thread to keep it.
     #[error("{0} keeps its order with one thread: give one core to --cores")]
     OneThread(&'static str),
+    /// A pace that can't be slept to.
+    #[error(
+        "--sleep wakes up too late for a --rate over the generator's own connections: leave it out, or ask through --client"
+    )]
+    Sleep,
+    /// What speaks only its own protocol.
+    #[error("--client is Quoit's own: leave --protocol out")]
+    Client,
     /// Verification of a protocol or mix that it doesn't know.
     #[error("--verify {0}")]
     Verify(&'static str),
@@ -74,10 +82,10 @@ pub(crate) enum RunError {
         limit: u32,
     },
     /// The server could not be reached.
-    #[error("{server}: {error}")]
+    #[error("{servers}: {error}")]
     Connect {
-        /// The server's address.
-        server: SocketAddr,
+        /// The addresses tried.
+        servers: String,
         /// What happened.
         error: ConnectError,
     },
@@ -101,6 +109,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Report, RunError> {
     if ratios > 1.0 + 1e-9 {
         return Err(RunError::Ratios(ratios));
     }
+    if args.sleep && args.rate.is_some() && !args.target.client {
+        return Err(RunError::Sleep);
+    }
     let keys = KeySpace::new(args.data.keys, args.data.key_size as usize)?;
     if args.verify {
         check_verifiable(args, &keys)?;
@@ -116,11 +127,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<Report, RunError> {
         reply_bytes: reply_bytes(&args.data, args.multi_get),
         stall_ns: STALL_NS,
     };
-    let mut pipes = Pipes::of(&args.data);
+    let mut pipes = Pipes { keys_per_request: args.multi_get, ..Pipes::of(&args.data) };
     if args.beside_value_size.is_some() {
         pipes.connections = pipes.connections.map(|count| count + args.target.cores.0.len() as u32);
     }
-    let (plan, _) = plan("run", &args.target, &pipes, options)?;
+    let (plan, _) = plan("run", &args.target, &pipes, options.clone())?;
     let mix = MixOptions {
         keys,
         zipf: args.zipf,
@@ -133,7 +144,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Report, RunError> {
         seed: args.target.seed,
     };
     if args.verify {
-        return verify(args, mix, plan);
+        return verify(args, mix, plan, &pipes, options);
     }
     if let Some(value_bytes) = args.beside_value_size {
         let options = BesideOptions { value_bytes: value_bytes as u32, keys: mix.keys.clone(), seed: mix.seed };
@@ -169,16 +180,31 @@ pub(crate) fn cache_aside(args: &RunArgs, work: CacheAside) -> Result<(Report, C
 }
 
 /// `quoit-loadgen run --verify`.
-fn verify(args: &RunArgs, mix: MixOptions, plan: Plan) -> Result<Report, RunError> {
-    let threads = plan.threads.len() as u64;
+fn verify(
+    args: &RunArgs,
+    mix: MixOptions,
+    first: Plan,
+    pipes: &Pipes,
+    options: EngineOptions,
+) -> Result<Report, RunError> {
+    let threads = first.threads.len() as u64;
     // Randomly keyed in every process: no clock is asked, and two runs of one seed still tell each other's values apart.
     let run = RandomState::new().build_hasher().finish() as u32;
-    let options = VerifyOptions { mix, evicts: !args.no_evictions, run };
-    let works = plan.works(|thread, routes| Verify::new(options.clone(), routes, thread, threads));
-    let driven = drive(plan, works)?;
+    let verify = VerifyOptions { mix, evicts: !args.no_evictions, through_client: args.target.client, run };
+    let works = first.works(|thread, routes| Verify::new(verify.clone(), routes, thread, threads));
+    let mut driven = drive(first, works)?;
     let mut report = driven.report;
+    if args.target.client {
+        // What was acknowledged and never read again may be lost as well: everything is looked at once more.
+        driven.works.iter_mut().for_each(Verify::begin_last_look);
+        let options = EngineOptions { rate: None, warmup_ns: 0, duration_ns: None, requests: None, ..options };
+        let (last, _) = plan("run", &args.target, pipes, options)?;
+        driven = drive(last, driven.works)?;
+        report.add_last_look(&driven.report);
+    }
     for work in driven.works {
         report.count_wrong(work.violations, work.violations_told);
+        report.client.iter_mut().for_each(|client| client.excused += work.excused);
     }
     Ok(report)
 }
@@ -262,6 +288,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<Report, RunError> {
         route: Route::Owner,
         key_bytes: args.key_size,
         value_bytes_max: 0,
+        keys_per_request: 1,
     };
     let (plan, value_bytes_max) = plan("replay", &args.target, &pipes, options)?;
     let value_bytes_max = value_bytes_max.unwrap_or(REPLAY_VALUE_BYTES_MAX);
@@ -293,6 +320,8 @@ struct Pipes {
     /// Bytes of frames, for the echo.
     key_bytes: u64,
     value_bytes_max: u32,
+    /// Keys that one request names.
+    keys_per_request: u16,
 }
 
 impl Pipes {
@@ -304,6 +333,7 @@ impl Pipes {
             route: data.route,
             key_bytes: data.key_size,
             value_bytes_max: data.value_size.most,
+            keys_per_request: 1,
         }
     }
 }
@@ -327,29 +357,32 @@ fn plan(
             return Err(RunError::OpenFiles { connections, limit });
         }
     }
-    let Connected { threads, hello, epoch } = connect_all(
-        target.server,
-        target.protocol,
-        pipes.connections.map(|count| count as usize),
-        threads,
-        pipes.route,
-    )
-    .map_err(|error| RunError::Connect { server: target.server, error })?;
+    let unreachable = |error| RunError::Connect { servers: names(&target.servers), error };
+    let connections = pipes.connections.map(|count| count as usize);
+    let Connected { threads, hello, epoch } = if target.client {
+        if target.protocol != ProtocolName::Quoit {
+            return Err(RunError::Client);
+        }
+        let (callers, keys) = (connections.unwrap_or(threads), usize::from(pipes.keys_per_request));
+        let client = client_options(target);
+        connect_clients(&target.servers, callers, threads, options.depth, keys, &client).map_err(unreachable)?
+    } else {
+        connect_all(&target.servers, target.protocol, connections, threads, pipes.route).map_err(unreachable)?
+    };
     if let Some(hello) = hello.as_ref().filter(|hello| pipes.depth > u32::from(hello.inflight_max)) {
         return Err(RunError::TooDeep { depth: pipes.depth, inflight_max: hello.inflight_max });
     }
-    let idle = connect_idle(target.server, target.protocol, pipes.idle_connections as usize)
-        .map_err(|error| RunError::Connect { server: target.server, error })?;
+    let idle = connect_idle(&target.servers, target.protocol, pipes.idle_connections as usize).map_err(unreachable)?;
     let probe = match (&target.server_cpu, target.server_pid) {
         (Some(cores), _) => Some(ServerProbe::Cores(cores.clone())),
-        (None, Some(pid)) => Some(ServerProbe::Process(pid)),
-        (None, None) => ServerProbe::find(target.server),
+        (None, Some(pid)) => Some(ServerProbe::Processes(vec![pid])),
+        (None, None) => ServerProbe::find(&target.servers),
     };
     let plan = Plan {
         command,
         protocol_name: protocol_name(target.protocol),
         protocol: protocol(target, pipes, epoch),
-        server: target.server,
+        servers: target.servers.clone(),
         cores: target.cores.clone(),
         threads,
         options,
@@ -360,6 +393,16 @@ fn plan(
     Ok((plan, hello.map(|hello| hello.value_bytes_max)))
 }
 
+/// What all clients of a run have in common.
+fn client_options(target: &TargetArgs) -> ClientOptions {
+    ClientOptions { servers: Vec::new(), callers: 0, deadline: target.deadline, write_mode: target.write_mode }
+}
+
+/// Addresses as they are given to `--server`.
+pub(crate) fn names(servers: &[SocketAddr]) -> String {
+    servers.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",")
+}
+
 /// The name of a protocol, as it is given to `--protocol`.
 pub(crate) fn protocol_name(name: ProtocolName) -> String {
     use clap::ValueEnum;
@@ -368,7 +411,7 @@ pub(crate) fn protocol_name(name: ProtocolName) -> String {
 
 fn protocol(target: &TargetArgs, pipes: &Pipes, epoch: u32) -> Protocol {
     match target.protocol {
-        ProtocolName::Quoit => Protocol::Quoit(Quoit::new(epoch)),
+        ProtocolName::Quoit => Protocol::Quoit(Quoit::new(epoch, target.write_mode)),
         ProtocolName::Memcache => Protocol::Memcache(Memcache),
         ProtocolName::MemcacheMeta => Protocol::MemcacheMeta(MemcacheMeta),
         ProtocolName::Resp => Protocol::Resp(Resp),

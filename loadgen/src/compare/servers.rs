@@ -226,7 +226,7 @@ impl Server {
     pub(super) fn hold_idle(&mut self, count: u32) -> Result<f64, CompareError> {
         open_files_limit();
         let before = self.resident_bytes()?;
-        self.idle = connect_idle(self.address, self.kind.protocol(), count as usize)
+        self.idle = connect_idle(&[self.address], self.kind.protocol(), count as usize)
             .map_err(|error| CompareError::Idle { server: self.command.clone(), error })?;
         Ok(self.resident_bytes()?.saturating_sub(before) as f64 / f64::from(count.max(1)))
     }

@@ -4,13 +4,17 @@
 //! what has arrived. In between the loop spins in user space on the ring's flags. Clocks are read twice per turn, not
 //! per request: requests sent by one enter have one start, replies reaped after one have one end.
 //!
-//! `traffic` is the part without a kernel: requests out, replies in, for a connection's bytes.
+//! `traffic` is the part without a kernel: requests out, replies in, for a connection's bytes. `client` is another engine,
+//! which asks through the native client.
 
+mod client;
 mod connection;
 #[cfg(test)]
 mod engine_tests;
+mod gaps;
 mod in_flight;
 mod pace;
+mod phases;
 mod recorder;
 mod traffic;
 #[cfg(test)]
@@ -29,11 +33,13 @@ use crate::clock::now_ns;
 use crate::protocol::{Protocol, ProtocolError};
 use crate::socket::{BUFFER_GROUP, BufferPool, Completion, Ring, Token, TokenKind};
 use crate::work::Work;
+use phases::{Phase, Phases};
 use traffic::Traffic;
 
+pub(crate) use client::{ClientEngine, ClientFacts, ClientOptions, connect as connect_client};
 pub(crate) use in_flight::{InFlight, Waiting};
 pub(crate) use pace::Pace;
-pub(crate) use recorder::Recorder;
+pub(crate) use recorder::{Recorder, Tally};
 
 /// How long a server may answer nothing.
 pub(crate) const STALL_NS: u64 = 10_000_000_000;
@@ -100,6 +106,8 @@ pub(crate) struct Finished<W> {
     pub(crate) failure: Option<Failure>,
     /// Requests whose reply never came.
     pub(crate) unanswered: u64,
+    /// Of a thread that asks through the native client.
+    pub(crate) client: Option<ClientFacts>,
 }
 
 /// Why a run ended before its time.
@@ -176,9 +184,7 @@ impl<W: Work> Engine<W> {
             self.arm_receive(connection as u32)?;
         }
         let start_ns = now_ns();
-        let measure_ns = start_ns + self.options.warmup_ns;
-        let mut phase = if self.options.warmup_ns > 0 { Phase::WarmingUp } else { Phase::Measuring };
-        let end_ns = self.options.duration_ns.map_or(u64::MAX, |duration| measure_ns.saturating_add(duration));
+        let mut phases = Phases::new(start_ns, &self.options);
         self.traffic.pace = self.options.rate.map_or(Pace::Closed, |rate| Pace::open(start_ns, rate));
         self.traffic.requests_left = self.options.requests.unwrap_or(u64::MAX);
         let mut completions = Vec::with_capacity(1024);
@@ -189,25 +195,22 @@ impl<W: Work> Engine<W> {
         let mut idle_since: Option<u64> = None;
         let mut now = start_ns;
         loop {
-            match phase {
-                Phase::WarmingUp if now >= measure_ns => {
+            let is_to_stop = self.failure.is_some() || shared.stop.load(Ordering::Relaxed);
+            match phases.advance(now, is_to_stop) {
+                Some(Phase::Measuring) => {
                     self.traffic.recorder.reset();
                     idle_since = None;
-                    phase = Phase::Measuring;
                 }
-                Phase::WarmingUp | Phase::Measuring
-                    if now >= end_ns || self.failure.is_some() || shared.stop.load(Ordering::Relaxed) =>
-                {
+                Some(Phase::Draining) => {
                     shared.stop.store(true, Ordering::Relaxed);
-                    phase = Phase::Draining;
-                    measured_ns = now.saturating_sub(measure_ns);
+                    measured_ns = now.saturating_sub(phases.measure_ns);
                     in_window = self.traffic.recorder.tally.answered;
                     self.traffic.is_asking = false;
                     self.traffic.behind = self.traffic.pace.behind(now);
                 }
                 _ => {}
             }
-            if self.traffic.in_flight == 0 && (phase == Phase::Draining || self.traffic.has_finished()) {
+            if self.traffic.in_flight == 0 && (phases.current == Phase::Draining || self.traffic.has_finished()) {
                 break;
             }
             self.traffic.ask(now);
@@ -257,7 +260,7 @@ impl<W: Work> Engine<W> {
                 shared.answered.store(self.traffic.recorder.tally.answered, Ordering::Relaxed);
             }
         }
-        self.finish(phase, measured_ns, in_window, last_reply_ns.saturating_sub(measure_ns))
+        self.finish(phases.current, measured_ns, in_window, last_reply_ns.saturating_sub(phases.measure_ns))
     }
 
     fn finish(
@@ -285,6 +288,7 @@ impl<W: Work> Engine<W> {
             work: self.traffic.work,
             failure: self.failure,
             unanswered,
+            client: None,
         })
     }
 
@@ -392,13 +396,4 @@ impl<W: Work> Engine<W> {
         // SAFETY: names only the pool's buffers, which are unmapped after the ring is gone.
         unsafe { self.ring.push(&receive) }
     }
-}
-
-/// Where a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    WarmingUp,
-    Measuring,
-    /// Nothing more is asked; replies are waited for.
-    Draining,
 }

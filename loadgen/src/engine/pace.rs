@@ -38,6 +38,12 @@ impl Pace {
         }
     }
 
+    /// Nanoseconds until the next request is due; `None` in a closed loop.
+    pub(crate) fn next_due(&self, now_ns: u64) -> Option<u64> {
+        let Self::Open { start_ns, interval_ns, sent } = self else { return None };
+        Some((start_ns + (*sent as f64 * interval_ns) as u64).saturating_sub(now_ns))
+    }
+
     /// Takes note that the request that was due has been sent.
     #[inline]
     pub(crate) fn sent(&mut self) {

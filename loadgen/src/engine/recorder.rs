@@ -39,8 +39,12 @@ pub(crate) struct Tally {
     pub(crate) refused_no_space: u64,
     /// Refused: too busy.
     pub(crate) refused_overloaded: u64,
+    /// Refused: another node owns the key now.
+    pub(crate) refused_moved: u64,
     /// Refused for another reason.
     pub(crate) refused_other: u64,
+    /// Writes without an answer, which may have been carried out.
+    pub(crate) in_doubt: u64,
 }
 
 impl Tally {
@@ -68,6 +72,7 @@ impl Tally {
             Outcome::Deleted => self.deleted += 1,
             Outcome::Counted(_) => self.counted += 1,
             Outcome::Refused(refusal) => self.count_refusal(refusal),
+            Outcome::InDoubt => self.in_doubt += 1,
         }
     }
 
@@ -87,6 +92,7 @@ impl Tally {
             Refusal::TooLarge => self.refused_too_large += 1,
             Refusal::NoSpace => self.refused_no_space += 1,
             Refusal::Overloaded => self.refused_overloaded += 1,
+            Refusal::Moved => self.refused_moved += 1,
             Refusal::Other => self.refused_other += 1,
         }
     }
@@ -105,7 +111,9 @@ impl Tally {
         self.refused_too_large += other.refused_too_large;
         self.refused_no_space += other.refused_no_space;
         self.refused_overloaded += other.refused_overloaded;
+        self.refused_moved += other.refused_moved;
         self.refused_other += other.refused_other;
+        self.in_doubt += other.in_doubt;
     }
 }
 

@@ -4,7 +4,7 @@ use super::connection::{Connection, Passing};
 use super::in_flight::Waiting;
 use super::pace::Pace;
 use super::recorder::Recorder;
-use crate::protocol::{Outcome, Protocol, ProtocolError};
+use crate::protocol::{Answered, Outcome, Protocol, ProtocolError};
 use crate::work::{Op, Work};
 
 /// The connections of one thread with their workload.
@@ -184,7 +184,7 @@ impl<W: Work> Traffic<W> {
         self.in_flight -= 1;
         let latency_ns = now_ns.saturating_sub(waiting.intended_ns);
         self.recorder.answered(&waiting.ask, latency_ns, outcome, value_bytes);
-        self.work.done(index, &waiting, outcome, value, now_ns);
+        self.work.done(index, &waiting, Answered { outcome, version: 0, value }, now_ns);
         self.mark_ready(index as u32);
     }
 

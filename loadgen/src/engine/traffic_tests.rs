@@ -1,7 +1,7 @@
 //! The part without a kernel, against a responder in memory: replies in any pieces, and no allocation per request.
 
 use proptest::prelude::*;
-use quoit_wire::{Reply as WireReply, Request as WireRequest, RequestBody, Status, request_head};
+use quoit_wire::{Reply as WireReply, Request as WireRequest, RequestBody, Status, WriteMode, request_head};
 
 use super::traffic::Traffic;
 use crate::allocations;
@@ -100,7 +100,7 @@ fn turn(traffic: &mut Traffic<Mix>, answer: Answer, replies: &mut Vec<u8>, piece
 #[test]
 fn steady_state_allocates_nothing() {
     let all: [(Protocol, Answer, u16); 4] = [
-        (Protocol::Quoit(Quoit::new(1)), answer_quoit, 1),
+        (Protocol::Quoit(Quoit::new(1, WriteMode::ClusterDefault)), answer_quoit, 1),
         (Protocol::Memcache(Memcache), answer_memcache, 1),
         (Protocol::Memcache(Memcache), answer_memcache, 16),
         (Protocol::Echo(ECHO), answer_echo, 1),
@@ -154,7 +154,7 @@ proptest! {
     #[test]
     fn replies_may_come_in_any_pieces(piece in 1usize..400) {
         let all: [(Protocol, Answer, u16); 3] = [
-            (Protocol::Quoit(Quoit::new(1)), answer_quoit, 1),
+            (Protocol::Quoit(Quoit::new(1, WriteMode::ClusterDefault)), answer_quoit, 1),
             (Protocol::Memcache(Memcache), answer_memcache, 3),
             (Protocol::Echo(ECHO), answer_echo, 1),
         ];

@@ -37,6 +37,16 @@ pub(crate) enum Request<'a> {
     MultiGet { keys: &'a [u8], key_bytes: usize },
 }
 
+impl Request<'_> {
+    /// The one key it names.
+    pub(crate) const fn key(&self) -> Option<&[u8]> {
+        match self {
+            Self::Get { key } | Self::Set { key, .. } | Self::Delete { key } | Self::Increment { key } => Some(key),
+            Self::MultiGet { .. } => None,
+        }
+    }
+}
+
 /// The head of a reply, or all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
@@ -48,6 +58,17 @@ pub(crate) struct Reply {
     pub(crate) value: Range<usize>,
     /// How it ended.
     pub(crate) outcome: Outcome,
+}
+
+/// What became of a request, as a workload is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answered<'a> {
+    /// How it ended.
+    pub(crate) outcome: Outcome,
+    /// The item's version after a write or with a hit; zero where it is not known: only the native client looks.
+    pub(crate) version: u64,
+    /// The value of a hit, where workloads look at values; with a refusal, its message.
+    pub(crate) value: &'a [u8],
 }
 
 /// How a request ended.
@@ -70,6 +91,8 @@ pub(crate) enum Outcome {
     },
     /// The server said no.
     Refused(Refusal),
+    /// A write that has no answer: it may have been carried out (native client only).
+    InDoubt,
 }
 
 /// Why a server said no.
@@ -85,6 +108,8 @@ pub(crate) enum Refusal {
     NoSpace,
     /// Too busy.
     Overloaded,
+    /// Another node owns the key now.
+    Moved,
     /// Anything else; the message says what.
     Other,
 }

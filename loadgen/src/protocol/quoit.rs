@@ -5,8 +5,8 @@
 
 use quoit_wire::limits::BODY_BYTES_MAX;
 use quoit_wire::{
-    IncrementParameters, Keys, MultiResult, ReplyHeader, RequestBody, RequestOptions, SetCondition, SetParameters,
-    Status,
+    IncrementParameters, Keys, MultiResult, ReplyHeader, RequestBody, RequestFlags, RequestOptions, SetCondition,
+    SetParameters, Status, WriteMode,
 };
 
 use super::{Outcome, ProtocolError, Refusal, Reply, Request};
@@ -19,15 +19,17 @@ const NAME: &str = "quoit";
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Quoit {
     /// The epoch of the topology that requests were routed by.
-    pub(crate) epoch: u32,
+    epoch: u32,
+    /// What writes say of the copies they wait for.
+    write_flags: RequestFlags,
     /// The entries of a multi-get under construction.
     entries: Vec<u8>,
 }
 
 impl Quoit {
-    /// For requests routed by the topology of this `epoch`.
-    pub(crate) const fn new(epoch: u32) -> Self {
-        Self { epoch, entries: Vec::new() }
+    /// For requests routed by the topology of this `epoch`, and writes of this mode.
+    pub(crate) fn new(epoch: u32, mode: WriteMode) -> Self {
+        Self { epoch, write_flags: RequestFlags::default().with_write_mode(mode), entries: Vec::new() }
     }
 
     #[inline]
@@ -54,7 +56,8 @@ impl Quoit {
                 }
             }
         };
-        body.encode(slot + 1, RequestOptions { epoch: self.epoch, ..RequestOptions::default() }, out);
+        let flags = if body.operation().is_write() { self.write_flags } else { RequestFlags::default() };
+        body.encode(slot + 1, RequestOptions { epoch: self.epoch, flags, ..RequestOptions::default() }, out);
     }
 
     #[inline]
@@ -90,6 +93,7 @@ impl Quoit {
             (_, Status::TooLarge) => Outcome::Refused(Refusal::TooLarge),
             (_, Status::NoSpace) => Outcome::Refused(Refusal::NoSpace),
             (_, Status::Overloaded) => Outcome::Refused(Refusal::Overloaded),
+            (_, Status::Moved) => Outcome::Refused(Refusal::Moved),
             (_, status) if status.is_error() => Outcome::Refused(Refusal::Other),
             _ => return Err(wrong()),
         };
@@ -127,7 +131,7 @@ mod tests {
 
     fn encoded(request: Request<'_>) -> Vec<u8> {
         let mut out = Vec::new();
-        Quoit::new(3).encode(4, request, &mut out);
+        Quoit::new(3, WriteMode::ClusterDefault).encode(4, request, &mut out);
         out
     }
 

@@ -1,5 +1,6 @@
 //! What a run says at its end: text for people, JSON for scripts, from one struct.
 
+mod client;
 mod server_usage;
 
 use hdrhistogram::Histogram;
@@ -8,6 +9,7 @@ use serde::Serialize;
 use crate::engine::Recorder;
 use crate::work::ReplayTotals;
 
+pub(crate) use client::ClientReport;
 pub(crate) use server_usage::{ServerProbe, ServerUsage, UsageSample, resident_bytes_of};
 
 /// Below this the server's core had time to spare: the run shows the generator's limit, or the rate it was given.
@@ -88,6 +90,8 @@ pub(crate) struct Report {
     /// What a trace's replay adds.
     #[serde(flatten)]
     pub(crate) replay: Option<ReplayReport>,
+    /// What the native client has met with (`--client`).
+    pub(crate) client: Option<ClientReport>,
 }
 
 /// Microseconds within which so many of the requests were answered.
@@ -114,8 +118,12 @@ pub(crate) struct ErrorKinds {
     pub(crate) no_space: u64,
     /// Refused: too busy.
     pub(crate) overloaded: u64,
+    /// Refused: another node owns the key now.
+    pub(crate) moved: u64,
     /// Refused for another reason.
     pub(crate) other: u64,
+    /// Writes without an answer, which may have been carried out (`--client`).
+    pub(crate) in_doubt: u64,
     /// Requests whose reply never came.
     pub(crate) unanswered: u64,
     /// Replies that broke a promise (`--verify`).
@@ -164,15 +172,30 @@ impl ErrorKinds {
             too_large: tally.refused_too_large,
             no_space: tally.refused_no_space,
             overloaded: tally.refused_overloaded,
+            moved: tally.refused_moved,
             other: tally.refused_other,
+            in_doubt: tally.in_doubt,
             unanswered: 0,
             wrong: 0,
         }
     }
 
+    /// Adds those of another run.
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.too_large += other.too_large;
+        self.no_space += other.no_space;
+        self.overloaded += other.overloaded;
+        self.moved += other.moved;
+        self.other += other.other;
+        self.in_doubt += other.in_doubt;
+        self.unanswered += other.unanswered;
+        self.wrong += other.wrong;
+    }
+
     /// All of them.
     pub(crate) const fn total(&self) -> u64 {
-        self.too_large + self.no_space + self.overloaded + self.other + self.unanswered + self.wrong
+        let refused = self.too_large + self.no_space + self.overloaded + self.moved + self.other;
+        refused + self.in_doubt + self.unanswered + self.wrong
     }
 }
 
@@ -187,6 +210,17 @@ impl Report {
         self.error_kinds.wrong += count;
         self.errors += count;
         self.wrong.extend(told);
+    }
+
+    /// Adds the look at every key that ends a verification through the client.
+    pub(crate) fn add_last_look(&mut self, last: &Self) {
+        self.errors += last.errors;
+        self.error_kinds.add(&last.error_kinds);
+        self.failures.extend(last.failures.iter().cloned());
+        if let (Some(client), Some(last_client)) = (&mut self.client, &last.client) {
+            client.looked_at += last.requests;
+            client.errors_told.extend(last_client.errors_told.iter().cloned());
+        }
     }
 
     /// Adds what a trace's replay has found. That an object is too large for the server is a fact of the trace, no error.
@@ -245,7 +279,11 @@ impl Report {
                 self.behind
             ));
         }
+        lines.extend(self.client.iter().map(ClientReport::to_text));
         lines.push(self.error_line());
+        lines.extend(
+            self.client.iter().flat_map(|client| &client.errors_told).map(|error| format!("  error   {error}")),
+        );
         lines.extend(self.wrong.iter().map(|wrong| format!("  wrong   {wrong}")));
         lines.extend(self.failures.iter().map(|failure| format!("ended early: {failure}")));
         lines.join("\n")
@@ -274,7 +312,9 @@ impl Report {
             (kinds.too_large, "too large"),
             (kinds.no_space, "no space"),
             (kinds.overloaded, "overloaded"),
+            (kinds.moved, "moved"),
             (kinds.other, "otherwise refused"),
+            (kinds.in_doubt, "in doubt"),
         ];
         let parts: Vec<_> =
             named.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}")).collect();

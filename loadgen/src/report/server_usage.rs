@@ -16,8 +16,8 @@ use crate::cores::CoreList;
 /// Where the server's use of the processor is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ServerProbe {
-    /// A process and its threads.
-    Process(u32),
+    /// Processes and their threads.
+    Processes(Vec<u32>),
     /// Cores, whatever runs there.
     Cores(CoreList),
 }
@@ -63,32 +63,44 @@ const TICKS_PER_SEC: f64 = 100.0;
 const NS_PER_TICK: u64 = 10_000_000;
 
 impl ServerProbe {
-    /// The process of this machine that listens on `address`, if we may see it.
-    pub(crate) fn find(address: SocketAddr) -> Option<Self> {
-        let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
-            .iter()
-            .filter_map(|table| fs::read_to_string(table).ok())
-            .flat_map(|table| listening_inodes(&table, address.port()))
-            .map(|inode| format!("socket:[{inode}]"))
-            .collect();
-        fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-            let descriptors = fs::read_dir(entry.path().join("fd")).ok()?;
-            let listens = descriptors.flatten().any(|descriptor| {
-                let target = fs::read_link(descriptor.path()).unwrap_or_default();
-                inodes.iter().any(|inode| Path::new(inode) == target)
-            });
-            listens.then_some(Self::Process(pid))
-        })
+    /// The processes of this machine that listen on `addresses`, if we may see them all.
+    pub(crate) fn find(addresses: &[SocketAddr]) -> Option<Self> {
+        let mut pids: Vec<u32> = addresses.iter().map(|address| process_at(*address)).collect::<Option<_>>()?;
+        pids.sort_unstable();
+        pids.dedup();
+        Some(Self::Processes(pids))
     }
 
     /// Reads the counters.
     pub(crate) fn sample(&self) -> io::Result<UsageSample> {
         match self {
-            Self::Process(pid) => sample_process(*pid),
+            Self::Processes(pids) => {
+                let mut sum = UsageSample { at_ns: now_ns(), ..UsageSample::default() };
+                pids.iter().try_for_each(|pid| sample_process(*pid, &mut sum))?;
+                Ok(sum)
+            }
             Self::Cores(cores) => sample_cores(cores),
         }
     }
+}
+
+/// The process of this machine that listens on `address`.
+fn process_at(address: SocketAddr) -> Option<u32> {
+    let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|table| fs::read_to_string(table).ok())
+        .flat_map(|table| listening_inodes(&table, address.port()))
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let descriptors = fs::read_dir(entry.path().join("fd")).ok()?;
+        let listens = descriptors.flatten().any(|descriptor| {
+            let target = fs::read_link(descriptor.path()).unwrap_or_default();
+            inodes.iter().any(|inode| Path::new(inode) == target)
+        });
+        listens.then_some(pid)
+    })
 }
 
 impl UsageSample {
@@ -125,21 +137,22 @@ pub(crate) fn resident_bytes_of(pid: u32) -> io::Result<u64> {
     fs::read_to_string(format!("/proc/{pid}/status")).map(|status| resident_bytes(&status))
 }
 
-fn sample_process(pid: u32) -> io::Result<UsageSample> {
-    let at_ns = now_ns();
-    let mut busy = Vec::new();
+/// Adds what a process has used.
+fn sample_process(pid: u32, sum: &mut UsageSample) -> io::Result<()> {
     for entry in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
         let Some(thread) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         // A thread may end between the listing and the reading.
         let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         let busy_ns = text.split_whitespace().next().and_then(|ns| ns.parse().ok());
-        busy.extend(busy_ns.map(|busy_ns| Busy { number: thread, core: last_core(&stat).unwrap_or(0), busy_ns }));
+        sum.busy.extend(busy_ns.map(|busy_ns| Busy { number: thread, core: last_core(&stat).unwrap_or(0), busy_ns }));
     }
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (user_ticks, system_ticks) = process_ticks(&stat).unwrap_or_default();
-    let resident_bytes = fs::read_to_string(format!("/proc/{pid}/status")).map_or(0, |status| resident_bytes(&status));
-    Ok(UsageSample { at_ns, busy, user_ticks, system_ticks, resident_bytes })
+    sum.user_ticks += user_ticks;
+    sum.system_ticks += system_ticks;
+    sum.resident_bytes += fs::read_to_string(format!("/proc/{pid}/status")).map_or(0, |status| resident_bytes(&status));
+    Ok(())
 }
 
 fn sample_cores(cores: &CoreList) -> io::Result<UsageSample> {
@@ -242,8 +255,8 @@ mod tests {
     #[test]
     fn a_process_that_listens_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let found = ServerProbe::find(listener.local_addr().expect("bound"));
-        assert_eq!(found, Some(ServerProbe::Process(std::process::id())));
+        let found = ServerProbe::find(&[listener.local_addr().expect("bound")]);
+        assert_eq!(found, Some(ServerProbe::Processes(vec![std::process::id()])));
         let sample = found.expect("found").sample().expect("our own counters");
         assert!(!sample.busy.is_empty() && sample.resident_bytes > 0);
     }

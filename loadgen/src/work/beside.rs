@@ -8,7 +8,7 @@ use super::random::Random;
 use super::values::Values;
 use super::{Ask, Op, Work, set_of};
 use crate::engine::Waiting;
-use crate::protocol::{Outcome, Request};
+use crate::protocol::{Answered, Request};
 
 /// The stream of random numbers that the values are made of; threads have those from 0 on.
 const VALUES_STREAM: u64 = u64::MAX;
@@ -82,9 +82,9 @@ impl<W: Work> Work for Beside<W> {
     }
 
     #[inline]
-    fn done(&mut self, connection: usize, waiting: &Waiting, outcome: Outcome, value: &[u8], now_ns: u64) {
+    fn done(&mut self, connection: usize, waiting: &Waiting, answered: Answered<'_>, now_ns: u64) {
         if connection != self.connection {
-            return self.work.done(connection, waiting, outcome, value, now_ns);
+            return self.work.done(connection, waiting, answered, now_ns);
         }
         self.is_waiting = false;
         self.sets_next = !self.sets_next;

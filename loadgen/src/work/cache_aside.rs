@@ -14,7 +14,7 @@ use super::values::{SizeRange, Values};
 use super::zipf::Zipf;
 use super::{Ask, Op, Work, set_of};
 use crate::engine::Waiting;
-use crate::protocol::{Outcome, Request};
+use crate::protocol::{Answered, Outcome, Request};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -111,8 +111,8 @@ impl Work for CacheAside {
         }
     }
 
-    fn done(&mut self, connection: usize, waiting: &Waiting, outcome: Outcome, _value: &[u8], _now_ns: u64) {
-        if waiting.ask.op == Op::Get && outcome == Outcome::Miss {
+    fn done(&mut self, connection: usize, waiting: &Waiting, answered: Answered<'_>, _now_ns: u64) {
+        if waiting.ask.op == Op::Get && answered.outcome == Outcome::Miss {
             self.sets_left += 1;
             self.missed[connection].push_back(waiting.ask.key as u32);
         }
@@ -155,7 +155,7 @@ mod tests {
                     if sets.contains_key(&ask.key) { Outcome::Hit } else { Outcome::Miss }
                 }
             };
-            work.done(0, &Waiting { ask, intended_ns: 0 }, outcome, &[], 0);
+            work.done(0, &Waiting { ask, intended_ns: 0 }, Answered { outcome, version: 0, value: &[] }, 0);
         }
         (gets, sets)
     }

@@ -8,7 +8,7 @@ use super::routes::Routes;
 use super::values::{SizeRange, Values};
 use super::{Ask, Op, Work};
 use crate::engine::Waiting;
-use crate::protocol::{Outcome, Request};
+use crate::protocol::{Answered, Request};
 
 /// What is written.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ impl Work for Fill {
         Request::Set { key: &self.key, value, ttl_ms: ask.ttl_ms, client_flags: self.options.client_flags }
     }
 
-    fn done(&mut self, _connection: usize, _waiting: &Waiting, _outcome: Outcome, _value: &[u8], _now_ns: u64) {}
+    fn done(&mut self, _connection: usize, _waiting: &Waiting, _answered: Answered<'_>, _now_ns: u64) {}
 
     fn reads_values(&self) -> bool {
         false

@@ -7,7 +7,7 @@ use super::values::{SizeRange, Values};
 use super::zipf::Zipf;
 use super::{Ask, Op, Work, set_of};
 use crate::engine::Waiting;
-use crate::protocol::{Outcome, Request};
+use crate::protocol::{Answered, Request};
 
 /// Draws for one request before a connection waits for its next turn: a thread may hold no connection for most keys.
 const DRAWS_MAX: usize = 4096;
@@ -135,7 +135,7 @@ impl Work for Mix {
     }
 
     #[inline]
-    fn done(&mut self, _connection: usize, _waiting: &Waiting, _outcome: Outcome, _value: &[u8], _now_ns: u64) {}
+    fn done(&mut self, _connection: usize, _waiting: &Waiting, _answered: Answered<'_>, _now_ns: u64) {}
 
     fn reads_values(&self) -> bool {
         false

@@ -14,7 +14,7 @@ mod verify;
 mod zipf;
 
 use crate::engine::Waiting;
-use crate::protocol::{Outcome, Request};
+use crate::protocol::{Answered, Request};
 
 pub(crate) use beside::{Beside, BesideOptions};
 pub(crate) use cache_aside::{CacheAside, CacheAsideOptions};
@@ -83,8 +83,8 @@ pub(crate) trait Work {
     /// The request in full, borrowed until it is encoded.
     fn request(&mut self, connection: usize, ask: &Ask) -> Request<'_>;
 
-    /// Takes note of how a request ended. `value` is empty unless [`Self::reads_values`]; with a refusal, its message.
-    fn done(&mut self, connection: usize, waiting: &Waiting, outcome: Outcome, value: &[u8], now_ns: u64);
+    /// Takes note of how a request ended. The value is empty unless [`Self::reads_values`].
+    fn done(&mut self, connection: usize, waiting: &Waiting, answered: Answered<'_>, now_ns: u64);
 
     /// Whether values are looked at; if not, the engine lets the bytes of large ones pass without keeping them.
     fn reads_values(&self) -> bool;

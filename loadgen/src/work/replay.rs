@@ -14,7 +14,7 @@ use super::trace::{Record, TraceError, TraceReader};
 use super::values::Values;
 use super::{Ask, Op, Work, set_of};
 use crate::engine::Waiting;
-use crate::protocol::{Outcome, Refusal, Request};
+use crate::protocol::{Answered, Outcome, Refusal, Request};
 
 /// What a replay has found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,7 +123,8 @@ impl Work for Replay {
         }
     }
 
-    fn done(&mut self, connection: usize, waiting: &Waiting, outcome: Outcome, _value: &[u8], _now_ns: u64) {
+    fn done(&mut self, connection: usize, waiting: &Waiting, answered: Answered<'_>, _now_ns: u64) {
+        let outcome = answered.outcome;
         let Ask { op, key: object, value_bytes, .. } = waiting.ask;
         if op == Op::Get {
             let is_hit = outcome == Outcome::Hit;

@@ -6,12 +6,16 @@
 //! comes back must be no older than the floor and no newer than what was sent by the time of the reply.
 //!
 //! Times err on the side of the server: a write counts as carried out between its sending and its acknowledgement.
+//!
+//! Through the native client a write may travel more than once, over several connections: then a key has one write under
+//! way at a time, and the second floor is the first. A write that ends without an answer is in doubt: it may be seen at any
+//! time or never; `mod` excuses what follows from it.
 
 use super::stamp::{Stamp, StampError};
 
 /// How long after its expiry (counted from the acknowledgement of the write) an item may still be read: the server's
 /// clock moves in milliseconds.
-const EXPIRED_ALLOWANCE_NS: u64 = 1_000_000;
+pub(super) const EXPIRED_ALLOWANCE_NS: u64 = 1_000_000;
 /// How long before its expiry (counted from the sending of the write) an item may already be gone, for the same reason.
 const EARLY_ALLOWANCE_NS: u64 = 1_000_000;
 const NS_PER_MS: u64 = 1_000_000;
@@ -55,6 +59,15 @@ pub(super) struct Floors {
     pub(super) acknowledged: u32,
     /// Highest number that precedes the read on its own connection; never below `acknowledged`.
     pub(super) sent: u32,
+}
+
+/// What the server promises beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// It may drop live items.
+    pub(super) evicts: bool,
+    /// How long after its expiry an item may still be read.
+    pub(super) expired_late_ns: u64,
 }
 
 /// What a read gave.
@@ -116,6 +129,14 @@ pub(super) enum Violation {
         /// What should have been seen.
         floor: u32,
     },
+    /// A version that did not rise.
+    #[error("expected a version above {floor:x}, got {version:x}")]
+    Version {
+        /// What had been seen before the request was sent.
+        floor: u64,
+        /// What came.
+        version: u64,
+    },
     /// A counter that went back, or jumped.
     #[error("expected the counter at {expected}, got {actual}")]
     Counter {
@@ -127,6 +148,11 @@ pub(super) enum Violation {
 }
 
 impl KeyHistory {
+    /// Whether the key was ever written.
+    pub(super) const fn is_written(&self) -> bool {
+        self.sent > 0
+    }
+
     /// Whether a write with a time to live may be sent: only one is remembered, so no read or write may be open that
     /// depends on the one before.
     pub(super) const fn may_expire_next(&self) -> bool {
@@ -134,7 +160,10 @@ impl KeyHistory {
     }
 
     /// Whether a write may be sent: not behind one with a time to live that has no reply yet, nor past the last number.
-    pub(super) const fn may_write_next(&self) -> bool {
+    pub(super) const fn may_write_next(&self, one_at_a_time: bool) -> bool {
+        if one_at_a_time && self.writes_open > 0 {
+            return false;
+        }
         let behind_expiring = self.expiry.number == self.sent && self.expiry.number != 0 && self.writes_open > 0;
         !behind_expiring && self.writes_open < u16::MAX && self.sent < u32::MAX
     }
@@ -187,6 +216,11 @@ impl KeyHistory {
         Ok(())
     }
 
+    /// Takes note that a write has ended without an answer.
+    pub(super) fn write_in_doubt(&mut self) {
+        self.writes_open -= 1;
+    }
+
     /// Takes note that a read is sent.
     pub(super) fn read_sent(&mut self, on_writers_connection: bool) -> Floors {
         self.reads_open = self.reads_open.saturating_add(1);
@@ -207,12 +241,12 @@ impl KeyHistory {
         identity: (u64, u64),
         sent_ns: u64,
         now_ns: u64,
-        evicts: bool,
+        terms: Terms,
     ) -> Result<(), Violation> {
         self.reads_open = self.reads_open.saturating_sub(1);
         let judge = |floor| match seen {
-            Seen::Value(value) => self.judge_value(floor, value, identity, sent_ns),
-            Seen::Miss => self.judge_miss(floor, now_ns, evicts),
+            Seen::Value(value) => self.judge_value(floor, value, identity, sent_ns, terms),
+            Seen::Miss => self.judge_miss(floor, now_ns, terms.evicts),
         };
         let Err(violation) = judge(floors.sent) else { return Ok(()) };
         if floors.sent == floors.acknowledged {
@@ -230,7 +264,14 @@ impl KeyHistory {
         }
     }
 
-    fn judge_value(&self, floor: u32, value: &[u8], identity: (u64, u64), sent_ns: u64) -> Result<(), Violation> {
+    fn judge_value(
+        &self,
+        floor: u32,
+        value: &[u8],
+        identity: (u64, u64),
+        sent_ns: u64,
+        terms: Terms,
+    ) -> Result<(), Violation> {
         let (writer, key) = identity;
         let stamp = match Stamp::read(value) {
             Ok(stamp) => stamp,
@@ -256,7 +297,7 @@ impl KeyHistory {
         }
         if number == self.expiry.number && self.expiry.acknowledged_ns != 0 {
             let latest_ns = self.expiry.acknowledged_ns.saturating_add(self.expiry.ttl_ns);
-            if sent_ns > latest_ns.saturating_add(EXPIRED_ALLOWANCE_NS) {
+            if sent_ns > latest_ns.saturating_add(terms.expired_late_ns) {
                 return Err(Violation::Expired { number, late_ms: (sent_ns - latest_ns) / NS_PER_MS });
             }
         }
@@ -290,6 +331,34 @@ impl Expiry {
     }
 }
 
+/// The versions seen of one key: whoever asks after one was seen sees that or a later one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct VersionHistory {
+    newest: u64,
+    /// When it was seen.
+    seen_ns: u64,
+}
+
+impl VersionHistory {
+    /// Judges the version in an answer to what was sent at `sent_ns`; a write's must be a new one.
+    pub(super) fn answered(
+        &mut self,
+        version: u64,
+        is_write: bool,
+        sent_ns: u64,
+        now_ns: u64,
+    ) -> Result<(), Violation> {
+        let floor = self.newest;
+        let is_bound = self.seen_ns < sent_ns && floor != 0;
+        if version > self.newest {
+            (self.newest, self.seen_ns) = (version, now_ns);
+        } else if is_bound && (is_write || version < floor) {
+            return Err(Violation::Version { floor, version });
+        }
+        Ok(())
+    }
+}
+
 /// What is known of one counter, incremented by its one writer alone.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct CounterHistory {
@@ -300,24 +369,47 @@ pub(super) struct CounterHistory {
     value: i64,
     /// Whether increments since then were refused, so that the next value can't be foretold.
     is_uncertain: bool,
+    /// Increments without a reply.
+    open: u32,
+    /// Increments that ended without an answer and may still be carried out.
+    in_doubt: u32,
 }
 
 impl CounterHistory {
+    /// Whether an increment may be sent while at most one is to be under way.
+    pub(super) const fn is_idle(&self) -> bool {
+        self.open == 0
+    }
+
+    /// Whether the counter was ever incremented.
+    pub(super) const fn is_used(&self) -> bool {
+        self.sent > 0
+    }
+
     /// Takes note that an increment is sent, and numbers it.
     pub(super) fn increment_sent(&mut self) -> u32 {
         self.sent += 1;
+        self.open += 1;
         self.sent
     }
 
     /// Takes note that an increment was refused.
     pub(super) fn increment_refused(&mut self) {
+        self.open -= 1;
         self.is_uncertain = true;
+    }
+
+    /// Takes note that an increment has ended without an answer: it was carried out, or will be, or never.
+    pub(super) fn increment_in_doubt(&mut self) {
+        self.increment_refused();
+        self.in_doubt += 1;
     }
 
     /// Judges what an increment gave.
     ///
     /// Each must be one more than the one before. Where items are evicted a counter may begin again at 1.
     pub(super) fn increment_answered(&mut self, number: u32, value: i64, evicts: bool) -> Result<(), Violation> {
+        self.open -= 1;
         if number < self.answered {
             // A reply that was overtaken: its value lies below the one that is known.
             return if value < self.value || evicts { Ok(()) } else { Err(self.violation(value, 0)) };
@@ -326,8 +418,13 @@ impl CounterHistory {
         let known = self.answered != 0;
         let expected = self.value + steps;
         let continues = !known || value == expected || (self.is_uncertain && value > self.value && value < expected);
+        let late = value.saturating_sub(expected);
+        let was_late = late > 0 && late <= i64::from(self.in_doubt);
         let begins_again = evicts && (1..=steps).contains(&value);
-        let result = if continues || begins_again { Ok(()) } else { Err(self.violation(value, steps)) };
+        let result = if continues || was_late || begins_again { Ok(()) } else { Err(self.violation(value, steps)) };
+        if was_late {
+            self.in_doubt -= late as u32;
+        }
         (self.answered, self.value, self.is_uncertain) = (number, value, false);
         result
     }

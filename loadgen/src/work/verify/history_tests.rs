@@ -1,11 +1,17 @@
 //! Each promise broken once, on purpose: a checker that finds nothing is worth nothing.
 
-use super::history::{CounterHistory, Floors, KeyHistory, Seen, Violation};
+use super::history::{
+    CounterHistory, EXPIRED_ALLOWANCE_NS, Floors, KeyHistory, Seen, Terms, VersionHistory, Violation,
+};
 use super::stamp::Stamp;
 
 const KEY: u64 = 42;
 const WRITER: u64 = 7;
 const MS: u64 = 1_000_000;
+
+const fn terms(evicts: bool) -> Terms {
+    Terms { evicts, expired_late_ns: EXPIRED_ALLOWANCE_NS }
+}
 
 fn value(number: u32) -> Vec<u8> {
     stamped(KEY, WRITER, number)
@@ -30,7 +36,7 @@ fn history(writes: &str) -> KeyHistory {
 /// A read from another connection that gives `seen`.
 fn read(history: &mut KeyHistory, seen: Seen<'_>, evicts: bool) -> Result<(), Violation> {
     let floors = history.read_sent(false);
-    history.read_answered(floors, seen, (WRITER, KEY), 0, 0, evicts)
+    history.read_answered(floors, seen, (WRITER, KEY), 0, 0, terms(evicts))
 }
 
 #[test]
@@ -113,14 +119,14 @@ fn on_the_writers_connection_a_write_must_be_seen_before_its_reply() {
     let number = late.set_sent(0, 0);
     let floors = late.read_sent(true);
     assert_eq!(floors, Floors { acknowledged: 1, sent: 2 });
-    assert_eq!(late.read_answered(floors, Seen::Value(&value(1)), (WRITER, KEY), 0, 0, true), Ok(()), "a doubt");
+    assert_eq!(late.read_answered(floors, Seen::Value(&value(1)), (WRITER, KEY), 0, 0, terms(true)), Ok(()), "a doubt");
     assert!(matches!(late.write_answered(number, true, 0), Err(Violation::Stale { floor: 2, .. })));
     // It comes before.
     let mut early = history("s");
     let number = early.set_sent(0, 0);
     let floors = early.read_sent(true);
     early.write_answered(number, true, 0).expect("no doubt yet");
-    let stale = early.read_answered(floors, Seen::Value(&value(1)), (WRITER, KEY), 0, 0, true);
+    let stale = early.read_answered(floors, Seen::Value(&value(1)), (WRITER, KEY), 0, 0, terms(true));
     assert_eq!(stale, Err(Violation::Stale { floor: 2, number: 1, deleted: false }));
 }
 
@@ -129,7 +135,7 @@ fn a_doubt_is_dropped_when_the_write_was_refused() {
     let mut history = history("s");
     let number = history.set_sent(0, 0);
     let floors = history.read_sent(true);
-    assert_eq!(history.read_answered(floors, Seen::Value(&value(1)), (WRITER, KEY), 0, 0, false), Ok(()));
+    assert_eq!(history.read_answered(floors, Seen::Value(&value(1)), (WRITER, KEY), 0, 0, terms(false)), Ok(()));
     assert_eq!(history.write_answered(number, false, 0), Ok(()));
 }
 
@@ -144,7 +150,7 @@ fn expiring() -> KeyHistory {
 
 fn read_at(history: &mut KeyHistory, seen: Seen<'_>, sent_ms: u64, answered_ms: u64) -> Result<(), Violation> {
     let floors = history.read_sent(false);
-    history.read_answered(floors, seen, (WRITER, KEY), sent_ms * MS, answered_ms * MS, false)
+    history.read_answered(floors, seen, (WRITER, KEY), sent_ms * MS, answered_ms * MS, terms(false))
 }
 
 #[test]
@@ -174,10 +180,10 @@ fn an_expired_item_may_be_missed_while_the_next_write_is_on_its_way() {
 fn an_expiring_write_waits_for_what_is_open() {
     let mut history = history("s");
     history.read_sent(false);
-    assert!(!history.may_expire_next() && history.may_write_next());
+    assert!(!history.may_expire_next() && history.may_write_next(false));
     let mut history = self::history("s");
     history.set_sent(100, 0);
-    assert!(!history.may_write_next(), "nothing is sent behind an expiring write without a reply");
+    assert!(!history.may_write_next(false), "nothing is sent behind an expiring write without a reply");
 }
 
 #[test]
@@ -209,4 +215,47 @@ fn a_refused_increment_makes_the_next_one_uncertain_but_no_less() {
     let mut went_back = counter;
     assert_eq!(counter.increment_answered(third, 11, false), Ok(()));
     assert!(went_back.increment_answered(third, 10, false).is_err());
+}
+
+#[test]
+fn an_increment_in_doubt_may_be_carried_out_late_and_once() {
+    let count = |values: &[i64]| {
+        let mut counter = CounterHistory::default();
+        let first = counter.increment_sent();
+        counter.increment_answered(first, 1, false)?;
+        counter.increment_sent();
+        counter.increment_in_doubt();
+        values.iter().try_for_each(|&value| {
+            let number = counter.increment_sent();
+            counter.increment_answered(number, value, false)
+        })
+    };
+    assert_eq!(count(&[2, 3]), Ok(()), "it was never carried out");
+    assert_eq!(count(&[3, 4]), Ok(()), "it was carried out in its place");
+    assert_eq!(count(&[2, 4, 5]), Ok(()), "it was carried out late");
+    assert_eq!(count(&[2, 4, 6]), Err(Violation::Counter { expected: 5, actual: 6 }), "it was carried out twice");
+    assert_eq!(count(&[2, 2]), Err(Violation::Counter { expected: 3, actual: 2 }));
+}
+
+#[test]
+fn a_version_that_was_seen_is_not_gone_back_behind() {
+    let mut versions = VersionHistory::default();
+    assert_eq!(versions.answered(5, true, 0, 10), Ok(()));
+    assert_eq!(versions.answered(5, false, 11, 12), Ok(()), "a read of what was written");
+    assert_eq!(versions.answered(4, false, 9, 12), Ok(()), "it was asked before");
+    assert_eq!(versions.answered(4, false, 11, 12), Err(Violation::Version { floor: 5, version: 4 }));
+    assert_eq!(versions.answered(5, true, 13, 14), Err(Violation::Version { floor: 5, version: 5 }));
+    assert_eq!(versions.answered(6, true, 15, 16), Ok(()));
+}
+
+#[test]
+fn one_write_at_a_time_waits_for_the_one_before() {
+    let mut history = KeyHistory::default();
+    let first = history.set_sent(0, 0);
+    assert!(history.may_write_next(false) && !history.may_write_next(true));
+    history.write_in_doubt();
+    assert!(history.may_write_next(true));
+    // What is in doubt may be there or not.
+    assert_eq!(read(&mut history, Seen::Value(&value(first)), false), Ok(()));
+    assert_eq!(read(&mut history, Seen::Miss, false), Ok(()));
 }

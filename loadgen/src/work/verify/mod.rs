@@ -2,11 +2,15 @@
 //!
 //! Each key belongs to one generator thread and is written over one of its connections; all connections of the thread
 //! that may ask for it read it. `history` knows what may be read, `stamp` makes values whose every byte can be checked.
+//! Through the native client, over a cluster with faults, a write may end in doubt: what it alone can explain is excused, and
+//! counted. In the end every key is looked at once more.
 
 mod history;
 #[cfg(test)]
 mod history_tests;
 mod stamp;
+
+use std::collections::HashMap;
 
 use super::keys::{KeySpace, write_digits};
 use super::mix::{MixOptions, write_counter_key};
@@ -15,8 +19,8 @@ use super::routes::Routes;
 use super::zipf::Zipf;
 use super::{Ask, Op, Work};
 use crate::engine::Waiting;
-use crate::protocol::{Outcome, Request};
-use history::{CounterHistory, Floors, KeyHistory, Seen, Violation};
+use crate::protocol::{Answered, Outcome, Request};
+use history::{CounterHistory, EXPIRED_ALLOWANCE_NS, Floors, KeyHistory, Seen, Terms, VersionHistory, Violation};
 use stamp::Stamp;
 
 pub(crate) use stamp::STAMP_BYTES;
@@ -25,6 +29,9 @@ pub(crate) use stamp::STAMP_BYTES;
 const VIOLATIONS_TOLD_MAX: usize = 10;
 /// Draws for one request before a connection waits for its next turn.
 const DRAWS_MAX: usize = 4096;
+/// How long after its expiry an item may still be read in a cluster: a failover ends a time to live late by the replication
+/// delay, which is at most the time after which a silent copy is dropped, and 100 ms (C12).
+const EXPIRED_ALLOWANCE_CLUSTER_NS: u64 = 600_000_000;
 
 /// What is verified.
 #[derive(Clone, Debug)]
@@ -33,6 +40,8 @@ pub(crate) struct VerifyOptions {
     pub(crate) mix: MixOptions,
     /// Whether the server may drop live items. If not, a miss of one is a violation.
     pub(crate) evicts: bool,
+    /// Whether requests go through the native client, which may send them more than once.
+    pub(crate) through_client: bool,
     /// Distinguishes this run from those before it.
     pub(crate) run: u32,
 }
@@ -51,6 +60,12 @@ pub(crate) struct Verify {
     writer: u64,
     keys: Vec<KeyHistory>,
     counters: Vec<CounterHistory>,
+    /// Through the client: the versions seen of each key.
+    versions: Vec<VersionHistory>,
+    /// The writes in doubt of each key that has some.
+    in_doubt: HashMap<u64, Vec<Doubt>>,
+    /// How far the look at every key is, once it has begun.
+    last_look: Option<u64>,
     /// The connection that writes each key.
     writer_of: Vec<u32>,
     /// The keys each connection writes, popular ones first.
@@ -62,6 +77,16 @@ pub(crate) struct Verify {
     pub(crate) violations: u64,
     /// The first of them, in words.
     pub(crate) violations_told: Vec<String>,
+    /// What a write in doubt explains.
+    pub(crate) excused: u64,
+}
+
+/// A write that ended without an answer.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    number: u32,
+    /// It deletes the item, or lets it expire.
+    takes_away: bool,
 }
 
 impl Verify {
@@ -77,6 +102,9 @@ impl Verify {
             writer: (u64::from(options.run) << 32) | thread,
             keys: vec![KeyHistory::default(); local.len() as usize],
             counters: vec![CounterHistory::default(); local.len() as usize],
+            versions: vec![VersionHistory::default(); if options.through_client { local.len() as usize } else { 0 }],
+            in_doubt: HashMap::new(),
+            last_look: None,
             writer_of: vec![0; local.len() as usize],
             own_keys: vec![Vec::new(); routes.classes().len()],
             key: local.blank(),
@@ -84,12 +112,38 @@ impl Verify {
             value: Vec::with_capacity(options.mix.value_bytes.most as usize),
             violations: 0,
             violations_told: Vec::with_capacity(VIOLATIONS_TOLD_MAX),
+            excused: 0,
             local,
             routes,
             options,
         };
         verify.share_out_writing();
         verify
+    }
+
+    /// From here on every key that was written is read once, every counter counted once more, and that is all.
+    pub(crate) fn begin_last_look(&mut self) {
+        self.last_look = Some(0);
+    }
+
+    /// The next of that look.
+    fn look_at_next(&mut self, place: u64) -> Option<Ask> {
+        let keys = self.local.len();
+        for place in place..2 * keys {
+            self.last_look = Some(place + 1);
+            let local = place % keys;
+            let is_counter = place >= keys;
+            let is_used = if is_counter {
+                self.counters[local as usize].is_used()
+            } else {
+                self.keys[local as usize].is_written()
+            };
+            if is_used {
+                write_digits(self.global(local), &mut self.key);
+                return Some(if is_counter { self.ask_increment(local) } else { self.ask_get(0, local) });
+            }
+        }
+        None
     }
 
     /// Gives each key to one of the connections that may ask for it.
@@ -143,7 +197,8 @@ impl Verify {
     }
 
     fn ask_get(&mut self, connection: usize, local: u64) -> Ask {
-        let on_writers_connection = self.writer_of[local as usize] as usize == connection;
+        let keeps_order = !self.options.through_client;
+        let on_writers_connection = keeps_order && self.writer_of[local as usize] as usize == connection;
         let floors = self.keys[local as usize].read_sent(on_writers_connection);
         let mark = (u64::from(floors.sent) << 32) | u64::from(floors.acknowledged);
         Ask { mark, ..Ask::of(Op::Get, local) }
@@ -153,7 +208,7 @@ impl Verify {
         let history = &mut self.keys[local as usize];
         // Half of the sets expire, at any time up to the one asked for.
         let expires = self.options.mix.ttl_ms != 0 && self.random.below(2) == 0;
-        if !history.may_write_next() || (expires && !history.may_expire_next()) {
+        if !history.may_write_next(self.options.through_client) || (expires && !history.may_expire_next()) {
             return self.ask_get(connection, local);
         }
         let ttl_ms = if expires { 1 + self.random.below(self.options.mix.ttl_ms) } else { 0 };
@@ -162,8 +217,27 @@ impl Verify {
         Ask { value_bytes, ttl_ms, mark, ..Ask::of(Op::Set, local) }
     }
 
+    fn ask_increment(&mut self, local: u64) -> Ask {
+        let mark = u64::from(self.counters[local as usize].increment_sent());
+        Ask { mark, ..Ask::of(Op::Increment, local) }
+    }
+
+    /// Whether a write in doubt explains what looks wrong: it may be carried out at any time.
+    fn is_excused(&self, local: u64, violation: &Violation) -> bool {
+        let Some(doubts) = self.in_doubt.get(&local) else { return false };
+        match violation {
+            Violation::Stale { number, .. } => doubts.iter().any(|doubt| doubt.number == *number),
+            Violation::Lost { .. } => doubts.iter().any(|doubt| doubt.takes_away),
+            _ => false,
+        }
+    }
+
     fn judge(&mut self, local: u64, result: Result<(), Violation>) {
         let Err(violation) = result else { return };
+        if self.is_excused(local, &violation) {
+            self.excused += 1;
+            return;
+        }
         self.violations += 1;
         if self.violations_told.len() < VIOLATIONS_TOLD_MAX {
             self.violations_told.push(format!("key {:x}: {violation}", self.global(local)));
@@ -173,6 +247,9 @@ impl Verify {
 
 impl Work for Verify {
     fn next(&mut self, connection: usize, now_ns: u64) -> Option<Ask> {
+        if let Some(place) = self.last_look {
+            return self.look_at_next(place);
+        }
         let draw = self.random.unit();
         let MixOptions { set_ratio, delete_ratio, increment_ratio, .. } = self.options.mix;
         let below_deletes = set_ratio + delete_ratio;
@@ -189,9 +266,11 @@ impl Work for Verify {
         Some(if draw < set_ratio {
             self.ask_set(connection, local, now_ns)
         } else if draw >= below_deletes {
-            let mark = u64::from(self.counters[local as usize].increment_sent());
-            Ask { mark, ..Ask::of(Op::Increment, local) }
-        } else if self.keys[local as usize].may_write_next() {
+            if self.options.through_client && !self.counters[local as usize].is_idle() {
+                return Some(self.ask_get(connection, local));
+            }
+            self.ask_increment(local)
+        } else if self.keys[local as usize].may_write_next(self.options.through_client) {
             let mark = u64::from(self.keys[local as usize].delete_sent());
             Ask { mark, ..Ask::of(Op::Delete, local) }
         } else {
@@ -216,19 +295,28 @@ impl Work for Verify {
         }
     }
 
-    fn done(&mut self, _connection: usize, waiting: &Waiting, outcome: Outcome, value: &[u8], now_ns: u64) {
+    fn done(&mut self, _connection: usize, waiting: &Waiting, answered: Answered<'_>, now_ns: u64) {
         let ask = &waiting.ask;
+        let Answered { outcome, version, value } = answered;
         let (key, counter) = (&mut self.keys[ask.key as usize], &mut self.counters[ask.key as usize]);
-        let evicts = self.options.evicts;
+        let VerifyOptions { evicts, through_client, .. } = self.options;
+        let expired_late_ns = if through_client { EXPIRED_ALLOWANCE_CLUSTER_NS } else { EXPIRED_ALLOWANCE_NS };
+        let terms = Terms { evicts, expired_late_ns };
         let result = match (ask.op, outcome) {
             (Op::Get, Outcome::Hit | Outcome::Miss) => {
                 let floors = Floors { acknowledged: ask.mark as u32, sent: (ask.mark >> 32) as u32 };
                 let seen = if outcome == Outcome::Hit { Seen::Value(value) } else { Seen::Miss };
                 let identity = (self.writer, ask.key * self.threads + self.thread);
-                key.read_answered(floors, seen, identity, waiting.intended_ns, now_ns, evicts)
+                key.read_answered(floors, seen, identity, waiting.intended_ns, now_ns, terms)
             }
             (Op::Get | Op::MultiGet, _) => {
                 key.read_refused();
+                Ok(())
+            }
+            (Op::Set | Op::Delete, Outcome::InDoubt) => {
+                key.write_in_doubt();
+                let takes_away = ask.op == Op::Delete || ask.ttl_ms > 0;
+                self.in_doubt.entry(ask.key).or_default().push(Doubt { number: ask.mark as u32, takes_away });
                 Ok(())
             }
             (Op::Set | Op::Delete, outcome) => {
@@ -236,12 +324,21 @@ impl Work for Verify {
                 key.write_answered(ask.mark as u32, carried_out, now_ns)
             }
             (Op::Increment, Outcome::Counted(value)) => counter.increment_answered(ask.mark as u32, value, evicts),
+            (Op::Increment, Outcome::InDoubt) => {
+                counter.increment_in_doubt();
+                Ok(())
+            }
             (Op::Increment, _) => {
                 counter.increment_refused();
                 Ok(())
             }
         };
         self.judge(ask.key, result);
+        if ask.op != Op::Increment && version != 0 && through_client {
+            let versions = &mut self.versions[ask.key as usize];
+            let result = versions.answered(version, ask.op != Op::Get, waiting.intended_ns, now_ns);
+            self.judge(ask.key, result);
+        }
     }
 
     fn reads_values(&self) -> bool {
@@ -249,6 +346,6 @@ impl Work for Verify {
     }
 
     fn is_exhausted(&self) -> bool {
-        false
+        self.last_look.is_some_and(|place| place >= 2 * self.local.len())
     }
 }
