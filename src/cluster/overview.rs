@@ -166,7 +166,7 @@ pub fn check_drain(known: &Known, name: &str, fewer_copies: bool) -> Result<u64,
     let id = find(known, name)?;
     let takes = |id: &u64| {
         let intent = known.intents.get(id).copied().unwrap_or_default();
-        !intent.draining
+        !intent.draining && !known.registrations.get(id).is_some_and(|registration| registration.leaving)
     };
     let left = known.registrations.keys().filter(|other| **other != id && takes(other)).count();
     let copies = known.ring.as_ref().map_or(1, |ring| 1 + usize::from(ring.replicas));
@@ -185,6 +185,7 @@ fn is_alive(known: &Known, member: Option<&Member>) -> bool {
 fn of_member(known: &Known, member: &Member) -> NodeOverview {
     let intent = known.intents.get(&member.node.id).copied().unwrap_or_default();
     let registration = known.registrations.get(&member.node.id);
+    let is_leaving = registration.is_some_and(|registration| registration.node == member.node && registration.leaving);
     let own_weight = registration.map_or(member.weight, |registration| registration.weight);
     NodeOverview {
         node: member.node,
@@ -194,7 +195,7 @@ fn of_member(known: &Known, member: &Member) -> NodeOverview {
         cores: member.cores,
         weight: intent.weight.unwrap_or(own_weight),
         memory_bytes: registration.map(|registration| registration.memory_bytes),
-        state: match (is_alive(known, Some(member)), member.draining, intent.draining) {
+        state: match (is_alive(known, Some(member)), member.draining, intent.draining || is_leaving) {
             (false, _, _) => NodeState::Lost,
             (true, true, true) => NodeState::Drained,
             // The leader has not obeyed yet.
@@ -245,6 +246,7 @@ mod tests {
             cores: 1,
             weight: 1,
             memory_bytes: 1 << 30,
+            leaving: false,
         }
     }
 

@@ -25,7 +25,7 @@ use super::bytes::{BytesError, Reader, put_seat, put_text};
 use super::ring::{COPIES_MAX, CopyState, Member, NodeRef, Registration, Ring, RingError, Roles};
 
 /// The version of every record's format, and of what nodes say to each other; a cluster has one.
-pub const FORMAT: u8 = 2;
+pub const FORMAT: u8 = 3;
 /// Keys over which the vnodes' roles are spread: one change of one vnode writes 1/64 of the ring.
 pub const CHUNKS_MAX: usize = 64;
 
@@ -211,6 +211,7 @@ impl Registration {
         out.extend_from_slice(&self.cores.to_le_bytes());
         out.extend_from_slice(&self.weight.to_le_bytes());
         out.extend_from_slice(&self.memory_bytes.to_le_bytes());
+        out.push(u8::from(self.leaving));
         out
     }
 
@@ -225,6 +226,7 @@ impl Registration {
             cores: reader.u16()?,
             weight: reader.u16()?,
             memory_bytes: reader.u64()?,
+            leaving: reader.bool()?,
         };
         reader.end()?;
         Ok(registration)

@@ -40,6 +40,8 @@ pub struct Registration {
     pub weight: u16,
     /// `--memory`.
     pub memory_bytes: u64,
+    /// It is about to end: it gives everything away and takes nothing.
+    pub leaving: bool,
 }
 
 /// A node that has a slot in the ring.

@@ -86,6 +86,10 @@ pub(super) struct ClusterTask {
     pub questions: flume::Receiver<Question>,
     /// Told once, when the node has its place.
     pub joined: flume::Sender<()>,
+    /// Turns true when the node is to give away what it has.
+    pub leaving: watch::Receiver<bool>,
+    /// Told once, when it has.
+    pub left: flume::Sender<()>,
 }
 
 impl Joining {
@@ -219,6 +223,7 @@ impl ClusterNode {
                 cores: task.cores.len() as u16,
                 weight: config.weight,
                 memory_bytes: task.memory_bytes,
+                leaving: false,
             },
             lease_secs: config.lease.as_secs() as i64,
             identity: identity.clone(),
@@ -247,6 +252,8 @@ impl ClusterNode {
         ask_cores.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let events = self.task.events.clone();
         let questions = self.task.questions.clone();
+        let mut leaving = self.task.leaving.clone();
+        let mut is_leaving = false;
         loop {
             while let Some((ticket, request)) = self.agent.poll_request(boot_time()) {
                 if let EtcdRequest::Watch { prefix, from_revision } = request {
@@ -268,6 +275,10 @@ impl ClusterNode {
                 self.take(news).await;
             }
             let all_told = self.tell_cores();
+            if is_leaving && self.agent.has_left() {
+                // Told before, it does not need to be told again.
+                let _ = self.task.left.try_send(());
+            }
 
             let now = boot_time();
             let wait = Duration::from_millis(self.agent.poll_timeout(now).since(now).as_millis().max(1));
@@ -296,6 +307,10 @@ impl ClusterNode {
                     }
                 }
                 () = sleep(wait) => {}
+                _ = leaving.wait_for(|leaving| *leaving), if !is_leaving => {
+                    is_leaving = true;
+                    self.agent.leave();
+                }
                 _ = stopped.wait_for(|stopped| *stopped) => break,
             }
         }

@@ -34,6 +34,10 @@ use crate::runtime::{CoreEvent, CoreHandle};
 /// Time between two looks whether every core still lives. A core that has failed is noticed after at most this.
 const CORE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A node that is told to stop hands its vnodes over for so long at most. Longer than a small node takes; shorter than
+/// those who stop services wait before they kill (systemd 90 s, Kubernetes 30 s).
+const HANDOVER_TIME_MAX: Duration = Duration::from_secs(20);
+
 /// Time between two looks whether a node that waits for its place in its cluster is to stop.
 const JOIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -74,6 +78,9 @@ pub struct Control {
     stop_requests: flume::Receiver<StopSignal>,
     /// Says when the node has its place in its cluster.
     joined: flume::Receiver<()>,
+    /// Says that the node is to leave its cluster, and when it has.
+    leave: watch::Sender<bool>,
+    left: flume::Receiver<()>,
     stop: watch::Sender<bool>,
     thread: thread::JoinHandle<()>,
 }
@@ -122,6 +129,8 @@ impl Control {
         let (stop_request_sender, stop_requests) = flume::bounded(1);
         let (started_sender, started) = flume::bounded(1);
         let (joined_sender, joined) = flume::bounded(1);
+        let (leave, leaving) = watch::channel(false);
+        let (left_sender, left) = flume::bounded(1);
 
         let thread_phase = Arc::clone(&phase);
         let cores = options.cores.clone();
@@ -152,6 +161,8 @@ impl Control {
                     topology,
                     questions,
                     joined: joined_sender,
+                    leaving,
+                    left: left_sender,
                 });
                 let admin = Arc::new(Admin::new(Cores::new(options.cores), shown_topology, thread_phase, operators));
                 // The receiver waits below until this is sent.
@@ -175,7 +186,7 @@ impl Control {
                 return Err(io::Error::other("the control thread ended at its start"));
             }
         }
-        Ok(Self { address, phase, cores, stop_requests, joined, stop, thread })
+        Ok(Self { address, phase, cores, stop_requests, joined, leave, left, stop, thread })
     }
 
     /// Where the admin HTTP listens.
@@ -222,6 +233,19 @@ impl Control {
         };
         self.phase.set(Phase::Stopping);
         reason
+    }
+
+    /// Hands over what the node has to others of its cluster, as far as that goes in [`HANDOVER_TIME_MAX`].
+    pub fn leave_cluster(&self) {
+        self.leave.send_replace(true);
+        match self.left.recv_timeout(HANDOVER_TIME_MAX) {
+            Ok(()) => tracing::info!("the cluster goes on without this node"),
+            // There is no cluster.
+            Err(flume::RecvTimeoutError::Disconnected) => {}
+            Err(flume::RecvTimeoutError::Timeout) => tracing::warn!(
+                "not everything could be handed over in time: what has copies on other nodes goes on there                  (`quoit cluster drain` before a node is stopped takes as long as it takes)"
+            ),
+        }
     }
 
     /// Ends the control thread: the last thing a node does.

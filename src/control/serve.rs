@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! options ─► log ─► start-up checks ─► admin address ─► cores ─► control thread ─► saved state ─► "ready"
-//!         ─► signal ─► drain ─► state saved ─► end
+//!         ─► signal ─► vnodes handed over, in a cluster ─► drain ─► state saved ─► end
 //! ```
 //! Exit codes: 0 after a graceful end, 1 when the node could not start or a core ended by itself, 2 for options that can't
 //! be, 130 and 143 when a second SIGINT or SIGTERM cut the end short.
@@ -122,7 +122,10 @@ fn serve(flags: &ServeFlags) -> Result<(), ServeError> {
 
     let reason = control.wait_for_stop();
     match reason {
-        StopReason::Signal(signal) => tracing::info!(%signal, "stopping: requests in flight are answered"),
+        StopReason::Signal(signal) => {
+            tracing::info!(%signal, "stopping: requests in flight are answered");
+            control.leave_cluster();
+        }
         StopReason::CoreEnded(core) => tracing::error!(core, "a core has ended by itself: stopping the others"),
     }
     node.begin_shutdown();

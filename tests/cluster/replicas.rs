@@ -42,3 +42,18 @@ fn a_node_that_joins_gets_its_share_and_nothing_is_lost() {
     assert!(present(&mut client).into_iter().all(|is_there| is_there));
     nodes.into_values().for_each(NodeProcess::stop);
 }
+
+#[test]
+fn a_node_that_is_told_to_stop_hands_over_what_it_has() {
+    let etcd = Etcd::start();
+    // Without replicas: what is not handed over is lost.
+    let mut nodes = found(&etcd, &["a", "b", "c"], &["--replicas", "0"]);
+    let mut client = client(nodes["b"].address);
+    fill(&mut client);
+    let leaving = nodes.remove("c").expect("it is there");
+    let address = leaving.address.to_string();
+    leaving.stop();
+    assert!(!owners(&nodes["a"]).0.contains(&address));
+    assert!(present(&mut client).into_iter().all(|is_there| is_there));
+    nodes.into_values().for_each(NodeProcess::stop);
+}

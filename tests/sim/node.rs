@@ -110,6 +110,7 @@ impl Node {
             cores: CORES,
             weight: 1,
             memory_bytes: 1 << 30,
+            leaving: false,
         };
         let options = AgentOptions {
             cluster: CLUSTER.to_owned(),

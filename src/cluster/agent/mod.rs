@@ -27,11 +27,11 @@ use quoit_wire::topology::Seat;
 use self::mirror::Mirror;
 pub use self::wishes::Wish;
 use self::wishes::Wishes;
-use super::etcd::{Compare, EtcdFailure, EtcdRequest, EtcdResponse, Put, WatchEvent};
+use super::etcd::{Compare, Entry, EtcdFailure, EtcdRequest, EtcdResponse, Put, WatchEvent};
 use super::leader::{Founding, Known, Leader};
 use super::messages::{ControlMessage, ENTRIES_MAX, Election, Order, Report};
 use super::records::{Identity, Keys, RecordError};
-use super::ring::{NodeRef, Registration, Ring};
+use super::ring::{NodeRef, Registration, Ring, Roles};
 use crate::time::{Duration, Instant};
 
 /// A request that is not answered by then counts as unanswered.
@@ -249,6 +249,22 @@ impl Agent {
         }
     }
 
+    /// The node is about to end: from now on it gives everything away and takes nothing, until [`Self::has_left`].
+    pub fn leave(&mut self) {
+        self.options.registration.leaving = true;
+    }
+
+    /// Whether nothing is left to give away, or nobody to give it to.
+    pub fn has_left(&self) -> bool {
+        let own = self.options.registration.node;
+        let Some((ring, slot)) = self.ring.as_ref().and_then(|ring| Some((ring, ring.slot_of(own)?))) else {
+            return true;
+        };
+        let has_taker = ring.slots.iter().flatten().any(|member| member.node != own && !member.draining);
+        let is_seated = |roles: &Roles| roles.primary.node == slot || roles.copies().any(|copy| copy.seat.node == slot);
+        !has_taker || !ring.vnodes.iter().any(is_seated)
+    }
+
     /// A core's report, made under `election`.
     pub fn handle_report(&mut self, now: Instant, election: Election, seat: Seat, report: Report) {
         match self.told_leader {
@@ -402,13 +418,14 @@ impl Agent {
         let Some(lease) = self.lease else {
             return Some((Purpose::Grant, EtcdRequest::LeaseGrant { ttl_secs: self.options.lease_secs }));
         };
-        let key = self.keys.node(self.options.registration.node.id);
-        let value = self.options.registration.to_bytes();
+        let own = &self.options.registration;
+        let (key, value) = (self.keys.node(own.node.id), own.to_bytes());
         let put = Put { key: key.clone(), value: value.clone(), lease: lease.id };
+        let is_own = |entry: &Entry| Registration::from_bytes(&entry.value).is_ok_and(|found| found.node == own.node);
         match mirror.get(&key) {
             None => return Some((Purpose::Own, create(put))),
-            // This life's, under a lease that was lost and is not over yet.
-            Some(entry) if entry.value == value && entry.lease != lease.id => {
+            // This life's: under a lease that was lost and is not over yet, or not as it should be now.
+            Some(entry) if is_own(entry) && (entry.value != value || entry.lease != lease.id) => {
                 let compares = vec![Compare::ModRevision { key, revision: entry.mod_revision }];
                 return Some((Purpose::Own, EtcdRequest::Transaction { compares, puts: vec![put] }));
             }

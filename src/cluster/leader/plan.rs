@@ -235,7 +235,7 @@ impl Leader {
             zone: registration.zone.clone(),
             cores: registration.cores,
             weight: intent.weight.unwrap_or(registration.weight),
-            draining: intent.draining,
+            draining: intent.draining || registration.leaving,
         }
     }
 

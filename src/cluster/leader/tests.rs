@@ -15,7 +15,7 @@ fn seat(id: u64) -> Seat {
 
 fn registration(node: NodeRef) -> Registration {
     let (name, address, zone) = (format!("node-{}", node.id), format!("node-{}:7400", node.id), String::new());
-    Registration { node, name, address, zone, cores: 1, weight: 1, memory_bytes: 0 }
+    Registration { node, name, address, zone, cores: 1, weight: 1, memory_bytes: 0, leaving: false }
 }
 
 /// A leader of nodes 1 to `nodes`, one core each, with 8 vnodes and one replica; it has founded the cluster.

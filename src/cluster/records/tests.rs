@@ -97,6 +97,7 @@ fn every_record_is_read_as_it_was_written() {
         cores: 2,
         weight: 3,
         memory_bytes: 1 << 40,
+        leaving: false,
     };
     assert_eq!(Registration::from_bytes(&registration.to_bytes()), Ok(registration));
     for intent in [Intent { draining: true, weight: None }, Intent { draining: false, weight: Some(0) }] {

@@ -39,6 +39,7 @@ fn options(node: NodeRef) -> AgentOptions {
             cores: CORES,
             weight: 1,
             memory_bytes: 0,
+            leaving: false,
         },
         lease_secs: 2,
         identity: Identity { cluster_id: 5, seed: 6, vnode_bits: 2 },

@@ -140,6 +140,7 @@ impl World {
             cores: CORES,
             weight: 1,
             memory_bytes: 1 << 30,
+            leaving: false,
         };
         let options = AgentOptions {
             cluster: "test".to_owned(),
