@@ -79,6 +79,7 @@ impl Gather {
                 version: quoit_wire::Version::NONE,
                 client_flags: 0,
                 retry_after_ms: super::limits::OVERLOADED_RETRY_MS,
+                is_stale: false,
                 value: &[],
             };
             match bodies.iter_mut().find(|(part, _, _)| part == core) {

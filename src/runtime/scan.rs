@@ -4,7 +4,7 @@
 //! owns its key. What can't go on stalls the connection. The scan moves no bytes to the carry and executes nothing: it says
 //! why it stopped ([`Stop`]), and `intake.rs` does what follows from that.
 
-use quoit_wire::{Operation, Refusal, Request, RequestBody, RequestHead, Status, request_head};
+use quoit_wire::{Operation, Refusal, Request, RequestBody, RequestFlags, RequestHead, Status, request_head};
 
 use super::budget::{Admission, Want};
 use super::connection::{Connection, Intake, Stall, Token};
@@ -106,7 +106,14 @@ pub(super) fn scan(
             core.refuse_hello(slot, connection, head.id, Status::Malformed);
             continue;
         }
-        let route = if head.key_bytes > 0 { core.shard.route(hash) } else { Route::Here };
+        let mut route = if head.key_bytes > 0 { core.shard.route(hash) } else { Route::Here };
+        if let Route::Moved { .. } = route
+            && head.operation == Operation::Get
+            && head.flags.has(RequestFlags::ANY_COPY)
+            && core.shard.keeps_copy(hash)
+        {
+            route = Route::Here;
+        }
         match route {
             Route::Here => match head.operation {
                 Operation::Stats | Operation::MultiGet | Operation::MultiSet | Operation::Flush

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use quoit_wire::peer::KeptResult;
 use quoit_wire::topology::vnode_of;
-use quoit_wire::{Operation, Request, RequestBody, RequestHead, RetryToken, Status, Version, WriteMode};
+use quoit_wire::{Operation, Request, RequestBody, RequestFlags, RequestHead, RetryToken, Status, Version, WriteMode};
 
 use super::execute::answer;
 use super::large_set::LargeSet;
@@ -42,6 +42,10 @@ pub(super) struct Cluster {
     waits: Vec<(u16, Commit)>,
     /// Whether there is room to keep that reply back.
     may_wait: bool,
+    /// What was last admitted may be answered with something stale, and then waits for nothing.
+    is_stale: bool,
+    /// Replies that were marked stale.
+    stale_replies: u64,
 }
 
 impl Shard {
@@ -51,7 +55,14 @@ impl Shard {
             (0..self.topology.vnodes.len()).all(|vnode| !self.owned.has(vnode)),
             "a shard joins a cluster before it owns anything"
         );
-        self.cluster = Some(Box::new(Cluster { copies, mode: WriteMode::Async, waits: Vec::new(), may_wait: true }));
+        self.cluster = Some(Box::new(Cluster {
+            copies,
+            mode: WriteMode::Async,
+            waits: Vec::new(),
+            may_wait: true,
+            is_stale: false,
+            stale_replies: 0,
+        }));
     }
 
     /// The copies and what they hold, for the messages, orders and news that are theirs; none without a cluster.
@@ -139,8 +150,12 @@ impl Shard {
                 let before = self.last_write(hash);
                 let pin_bytes_min = if self.rests_on_something(hash) { usize::MAX } else { limits.pin_bytes_min };
                 let key = head.key(frame);
+                let start = output.bytes.len();
                 let status = self.get(now, hash, key, head.id, ReplyLimits { pin_bytes_min, ..limits }, output);
                 self.settle_key(now, hash, key, before, None);
+                if self.notes_stale() {
+                    output.mark_stale(start);
+                }
                 status
             }
         };
@@ -159,6 +174,11 @@ impl Shard {
     ) -> Outcome {
         let id = request.head.id;
         let need = self.begin(request, limits.may_wait);
+        if let (Need::ReadAny, RequestBody::Get { key }, None) = (need, request.body, self.refusal(request)) {
+            let status = self.get_any(now, hash, key, id, limits, output);
+            self.counters.count(Operation::Get, status);
+            return Outcome::Done;
+        }
         let key = request.body.key();
         let held_back = match request.body {
             RequestBody::Flush => self.has_no_room(hash, need).then_some(Status::Overloaded),
@@ -175,15 +195,70 @@ impl Shard {
                 // A reply that may have to wait is kept as bytes: it must not lie in the arena.
                 let may_wait = key.is_none() || need != Need::Read || self.rests_on_something(hash);
                 let pin_bytes_min = if may_wait { usize::MAX } else { limits.pin_bytes_min };
+                let start = output.bytes.len();
                 let status = self.execute_checked(now, request, hash, ReplyLimits { pin_bytes_min, ..limits }, output);
                 if let Some(key) = key {
                     self.settle_key(now, hash, key, before, request.retry);
+                    if self.notes_stale() {
+                        output.mark_stale(start);
+                    }
                 }
                 status
             }
         };
         self.counters.count(request.head.operation, status);
         self.outcome(now)
+    }
+
+    /// A get that any copy may answer, with what may be stale or uncommitted: it waits for nothing, and says so.
+    fn get_any(
+        &mut self,
+        now: Instant,
+        hash: u64,
+        key: &[u8],
+        id: u32,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) -> Status {
+        if let Some(status) = self.held_back(now, hash, Need::ReadAny) {
+            return self.refuse(id, status, output);
+        }
+        let is_copy = self.cluster.as_deref().is_some_and(|cluster| cluster.copies.keeps_copy(hash));
+        let start = output.bytes.len();
+        let rests_on_something = self.rests_on_something(hash);
+        let status = match is_copy {
+            // The primary alone decides what lives how long.
+            true => match self.store.read_only(now, hash, key) {
+                Some(hit) => output.hit(id, &hit, limits),
+                None => answer(id, Status::Miss, Version::NONE, output),
+            },
+            false => {
+                let before = self.last_write(hash);
+                let status = self.get(now, hash, key, id, limits, output);
+                self.settle_key(now, hash, key, before, None);
+                status
+            }
+        };
+        if let Some(cluster) = self.cluster.as_deref_mut() {
+            cluster.is_stale |= rests_on_something;
+            cluster.waits.clear();
+        }
+        if self.notes_stale() {
+            output.mark_stale(start);
+        }
+        status
+    }
+
+    /// Whether what is answered now may be stale; counted, if it is.
+    pub(super) fn notes_stale(&mut self) -> bool {
+        let Some(cluster) = self.cluster.as_deref_mut() else { return false };
+        cluster.stale_replies += u64::from(cluster.is_stale);
+        cluster.is_stale
+    }
+
+    /// Whether this core has a copy of a vnode that it is not the primary of, for reads that any copy may answer.
+    pub fn keeps_copy(&self, hash: u64) -> bool {
+        self.cluster.as_deref().is_some_and(|cluster| cluster.copies.keeps_copy(hash))
     }
 
     /// Carries out a complete large set in a cluster; else as [`Self::publish_large_set`].
@@ -218,14 +293,15 @@ impl Shard {
     }
 
     /// Why a request on the key with this hash is not carried out now, if so; never without a cluster.
-    pub(super) fn held_back(&self, now: Instant, hash: u64, need: Need) -> Option<Status> {
-        let cluster = self.cluster.as_deref()?;
-        match cluster.copies.admit(now, hash, need) {
+    pub(super) fn held_back(&mut self, now: Instant, hash: u64, need: Need) -> Option<Status> {
+        let cluster = self.cluster.as_deref_mut()?;
+        let admission = cluster.copies.admit(now, hash, need);
+        cluster.is_stale = admission == Admission::Stale;
+        match admission {
             Admission::Go if self.has_no_room(hash, need) => Some(Status::Overloaded),
-            Admission::Go => None,
+            Admission::Go | Admission::Stale => None,
             Admission::Moved => Some(Status::Moved),
-            // Replies have no mark for what may be stale yet: such a read is refused like the rest.
-            Admission::Later | Admission::Stale => Some(Status::Overloaded),
+            Admission::Later => Some(Status::Overloaded),
             Admission::NotEnoughCopies => Some(Status::NotEnoughCopies),
         }
     }
@@ -270,12 +346,15 @@ impl Shard {
                 cluster.copies.record_refresh(&mut self.store, hash, key, ttl_ms);
             }
         }
-        cluster.waits.extend(cluster.copies.dependency(hash));
+        if !cluster.is_stale {
+            cluster.waits.extend(cluster.copies.dependency(hash));
+        }
     }
 
     /// Whether the reply to a request would have to wait, and could not be kept back.
     fn has_no_room(&self, hash: u64, need: Need) -> bool {
-        let Some(cluster) = self.cluster.as_deref().filter(|cluster| !cluster.may_wait) else { return false };
+        let waits = need != Need::ReadAny;
+        let Some(cluster) = self.cluster.as_deref().filter(|cluster| waits && !cluster.may_wait) else { return false };
         matches!(need, Need::Write(WriteMode::One | WriteMode::All)) || cluster.copies.dependency(hash).is_some()
     }
 
@@ -292,12 +371,17 @@ impl Shard {
     fn begin(&mut self, request: &Request<'_>, may_wait: bool) -> Need {
         let Some(cluster) = self.cluster.as_deref_mut() else { return Need::Read };
         cluster.waits.clear();
+        cluster.is_stale = false;
         cluster.may_wait = may_wait;
         cluster.mode = match request.head.flags.write_mode() {
             WriteMode::ClusterDefault => cluster.copies.default_write_mode(),
             mode => mode,
         };
-        if request.head.operation.is_write() { Need::Write(cluster.mode) } else { Need::Read }
+        match request.head.operation.is_write() {
+            true => Need::Write(cluster.mode),
+            false if request.head.flags.has(RequestFlags::ANY_COPY) => Need::ReadAny,
+            false => Need::Read,
+        }
     }
 
     fn rests_on_something(&self, hash: u64) -> bool {

@@ -36,6 +36,10 @@ fn seat(node: usize) -> Seat {
 }
 
 fn shard(node: usize) -> Shard {
+    shard_with(node, OnEtcdLoss::Fence)
+}
+
+fn shard_with(node: usize, on_etcd_loss: OnEtcdLoss) -> Shard {
     let own = topology::Node {
         id: node as u64 + 1,
         incarnation: 1,
@@ -63,13 +67,17 @@ fn shard(node: usize) -> Shard {
         hash_seed: SEED,
     };
     let mut shard = Shard::new(0, 0, Arc::new(nobody), options).unwrap();
-    shard.join_cluster(Copies::new(peer(node), 0, 4 << 20, OnEtcdLoss::Fence));
+    shard.join_cluster(Copies::new(peer(node), 0, 4 << 20, on_etcd_loss));
     shard
 }
 
 impl World {
     /// `nodes` nodes; node 0 leads the one vnode, the others are in-sync copies.
     fn new(nodes: usize) -> Self {
+        Self::with(nodes, OnEtcdLoss::Fence)
+    }
+
+    fn with(nodes: usize, on_etcd_loss: OnEtcdLoss) -> Self {
         let mut roles = Roles::new(TERM, seat(0));
         (1..nodes).for_each(|node| assert!(roles.put(seat(node), CopyState::InSync)));
         let member = |node: usize| Member {
@@ -95,7 +103,7 @@ impl World {
         let now = Instant::from_millis(10_000);
         let mut world = Self {
             now,
-            shards: (0..nodes).map(shard).collect(),
+            shards: (0..nodes).map(|node| shard_with(node, on_etcd_loss)).collect(),
             ring,
             released: BTreeMap::new(),
             reports: Vec::new(),
@@ -186,6 +194,16 @@ impl World {
         if body.operation().is_write() {
             flags = flags.with_write_mode(mode);
         }
+        self.ask_with(node, body, flags, retry)
+    }
+
+    fn ask_with(
+        &mut self,
+        node: usize,
+        body: RequestBody<'_>,
+        flags: RequestFlags,
+        retry: Option<RetryToken>,
+    ) -> (Outcome, Reply<'static>) {
         let mut frame = Vec::new();
         body.encode(1, RequestOptions { retry, flags, ..RequestOptions::default() }, &mut frame);
         let head = request_head(&frame, 1 << 20).unwrap().unwrap();
@@ -206,6 +224,11 @@ impl World {
 
     fn get(&mut self, node: usize, key: &[u8]) -> (Outcome, Reply<'static>) {
         self.ask(node, RequestBody::Get { key }, WriteMode::ClusterDefault, None)
+    }
+
+    /// A get that any copy may answer.
+    fn get_any(&mut self, node: usize, key: &[u8]) -> (Outcome, Reply<'static>) {
+        self.ask_with(node, RequestBody::Get { key }, RequestFlags::ANY_COPY, None)
     }
 
     /// The reply's wait is over, and well.
@@ -390,4 +413,86 @@ fn evictions_are_the_primarys_and_reach_the_copies() {
     let (primary, copy) = (&world.shards[0].store, &world.shards[1].store);
     assert!(primary.items() < 5000, "something was evicted: {}", primary.items());
     assert_eq!((copy.items(), copy.position(0)), (primary.items(), primary.position(0)));
+}
+
+#[test]
+fn without_etcd_serve_answers_what_may_be_stale_and_says_so_and_fence_answers_nothing() {
+    for on_etcd_loss in [OnEtcdLoss::Serve, OnEtcdLoss::Fence] {
+        let mut world = World::with(2, on_etcd_loss);
+        let _ = world.set(b"key", b"value", WriteMode::One);
+        world.pump(20);
+        assert!(!world.get(0, b"key").1.is_stale);
+        // Nothing renews the leases any more, and no copy answers.
+        world.now = world.now + Duration::from_secs(3);
+        let serves = on_etcd_loss == OnEtcdLoss::Serve;
+        let (outcome, hit) = world.get(0, b"key");
+        let (_, miss) = world.get(0, b"other");
+        let (_, any) = world.get_any(0, b"key");
+        let (_, from_copy) = world.get_any(1, b"key");
+        let mut keys = Vec::new();
+        Keys::push(b"key", &mut keys);
+        let multi = RequestBody::MultiGet(Keys::parse(1, &keys).unwrap());
+        let (_, multi) = world.ask(0, multi, WriteMode::ClusterDefault, None);
+        let result = MultiResult::take(multi.value).unwrap().0;
+        let reads = [(hit.status, hit.is_stale), (any.status, any.is_stale), (from_copy.status, from_copy.is_stale)];
+        let expected = if serves { (Status::Ok, true) } else { (Status::Overloaded, false) };
+        assert_eq!((outcome, reads), (Outcome::Done, [expected; 3]), "{on_etcd_loss:?}");
+        assert_eq!((result.status, result.is_stale), expected, "{on_etcd_loss:?}");
+        assert_eq!((miss.status == Status::Miss, miss.is_stale), (serves, serves), "{on_etcd_loss:?}");
+        let written = [WriteMode::Async, WriteMode::One, WriteMode::All].map(|mode| {
+            let (outcome, reply) = world.set(b"key", b"newer", mode);
+            assert_eq!(outcome, Outcome::Done);
+            reply.status
+        });
+        let (refused, later) = (Status::NotEnoughCopies, Status::Overloaded);
+        let expected = if serves { [Status::Ok, refused, refused] } else { [later; 3] };
+        assert_eq!(written, expected, "{on_etcd_loss:?}");
+    }
+}
+
+#[test]
+fn any_copy_answers_with_what_it_has_and_its_version_and_changes_nothing() {
+    let mut world = World::new(3);
+    let parameters = SetParameters { ttl_ms: 1000, options: SetParameters::IDLE_EXPIRY, ..SetParameters::default() };
+    let condition = SetCondition::Always;
+    let set = RequestBody::Set { key: b"key", parameters, condition, value: b"value" };
+    let (outcome, written) = world.ask(0, set, WriteMode::One, None);
+    let (read, uncommitted) = world.get_any(0, b"key");
+    assert_eq!(
+        (read, uncommitted.value, uncommitted.is_stale),
+        (Outcome::Done, &b"value"[..], true),
+        "it does not wait"
+    );
+    world.pump(20);
+    world.assert_committed(0, outcome);
+    assert!(!world.get_any(0, b"key").1.is_stale, "the primary knows that it is committed");
+    let position = world.shards[1].store.position(0);
+    for node in [1, 2] {
+        let (outcome, reply) = world.get_any(node, b"key");
+        assert_eq!((outcome, reply.status, reply.value), (Outcome::Done, Status::Ok, &b"value"[..]));
+        assert_eq!((reply.version, reply.is_stale), (written.version, true));
+        assert_eq!(world.get_any(node, b"other").1.status, Status::Miss);
+        assert_eq!(world.get(node, b"key").1.status, Status::Moved, "only who allows it is answered by a copy");
+    }
+    world.now = world.now + Duration::from_millis(900);
+    assert_eq!(world.get_any(1, b"key").1.status, Status::Ok, "hits on a copy keep nothing alive");
+    world.now = world.now + Duration::from_millis(200);
+    let (_, ended) = world.get_any(1, b"key");
+    assert_eq!((ended.status, ended.is_stale), (Status::Miss, true));
+    let copy = &world.shards[1].store;
+    assert_eq!((copy.items(), copy.position(0)), (1, position), "the primary removes it");
+}
+
+#[test]
+fn a_copy_that_does_not_count_answers_no_read() {
+    let mut world = catching_up();
+    assert_eq!(world.get_any(1, &1u32.to_le_bytes()).1.status, Status::Moved);
+    let late = world.late_slices.take().unwrap();
+    late.into_iter().for_each(|(from, to, bytes)| world.deliver(from, to, &bytes));
+    world.pump(300);
+    assert_eq!(world.get_any(1, &1u32.to_le_bytes()).1.status, Status::Moved, "the ring does not say so yet");
+    assert!(world.ring.vnodes[0].put(seat(1), CopyState::InSync));
+    world.ring.epoch += 1;
+    world.tell_ring();
+    assert_eq!(world.get_any(1, &1u32.to_le_bytes()).1.status, Status::Ok);
 }

@@ -311,11 +311,15 @@ impl Shard {
             return multi_ended(status, self.version_with(status), output);
         }
         let before = self.last_write(hash);
+        let start = output.bytes.len();
         let status = match self.store.get(now, hash, key) {
             Some(hit) => output.multi_hit(open, &hit, MULTI_REPLY_BYTES_MAX, limits),
             None => multi_ended(Status::Miss, Version::NONE, output),
         };
         self.settle_key(now, hash, key, before, None);
+        if self.notes_stale() {
+            output.mark_result_stale(start);
+        }
         status
     }
 
@@ -410,7 +414,14 @@ pub(super) fn answer(id: u32, status: Status, version: Version, output: &mut Out
 }
 
 fn multi_ended(status: Status, version: Version, output: &mut Output) -> Status {
-    output.multi_result(&MultiResult { status, version, client_flags: 0, retry_after_ms: 0, value: &[] });
+    output.multi_result(&MultiResult {
+        status,
+        version,
+        client_flags: 0,
+        retry_after_ms: 0,
+        is_stale: false,
+        value: &[],
+    });
     status
 }
 

@@ -113,6 +113,7 @@ impl Output {
             version: hit.version,
             client_flags: hit.client_flags,
             retry_after_ms: 0,
+            is_stale: false,
             value: &[],
         };
         if value_bytes >= limits.pin_bytes_min
@@ -143,6 +144,16 @@ impl Output {
         Status::Ok
     }
 
+    /// Marks the reply that was appended at `start`: what it says may be stale.
+    pub(super) fn mark_stale(&mut self, start: usize) {
+        self.bytes[start + ReplyHeader::FLAGS_AT] |= ReplyHeader::STALE;
+    }
+
+    /// Marks the result of a multi operation that was appended at `start`.
+    pub(super) fn mark_result_stale(&mut self, start: usize) {
+        self.bytes[start + ResultEntry::FLAGS_AT] |= ReplyHeader::STALE;
+    }
+
     /// Begins the reply to a multi operation; [`Self::close_multi`] ends it.
     pub fn open_multi(&mut self, id: u32) -> OpenMulti {
         let start = self.bytes.len();
@@ -164,6 +175,7 @@ impl Output {
             version: hit.version,
             client_flags: hit.client_flags,
             retry_after_ms: 0,
+            is_stale: false,
             value,
         };
         self.reserve(ResultEntry::BYTES + hit.value.len().min(bytes_max));

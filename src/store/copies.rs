@@ -11,7 +11,7 @@ use quoit_wire::topology::{key_hash, vnode_of};
 
 use super::index::{CURSOR_END, cursor_of};
 use super::versions::TERMS_MAX;
-use super::{Expiry, Found, Head, Header, SetOutcome, Store, TermStart, Value, VnodeRole, Write};
+use super::{Expiry, Found, Head, Header, Hit, SetOutcome, Store, TermStart, Value, VnodeRole, Write};
 use crate::time::{Duration, Instant};
 
 /// Pages that one step of a walk looks at, where they are empty.
@@ -111,6 +111,15 @@ impl Store {
     pub fn peek(&self, now: Instant, hash: u64, key: &[u8]) -> Option<StoredItem<'_>> {
         let (_, entry, _) = self.find(hash, key)?;
         self.stored_item(now, entry.location())
+    }
+
+    /// Reads an item as [`Self::get`] does, and changes nothing: neither is it counted as a hit, nor does it live longer by
+    /// it, nor is it removed if it has ended.
+    pub fn read_only(&self, now: Instant, hash: u64, key: &[u8]) -> Option<Hit<'_>> {
+        let item = self.peek(now, hash, key)?;
+        let expires = (item.ttl_ms > 0).then(|| now + Duration::from_millis(item.ttl_ms));
+        let version = self.versions.of(hash, item.sequence);
+        Some(Hit { version, client_flags: item.client_flags, expires, value: item.value })
     }
 
     /// Carries out write number `sequence` of `vnode`, as another copy has made it. Afterwards that is the vnode's

@@ -196,7 +196,7 @@ mod tests {
     fn a_multi_get_counts_its_hits() {
         let mut results = Vec::new();
         for (status, value) in [(Status::Ok, &b"xyz"[..]), (Status::Miss, b""), (Status::Ok, b"")] {
-            MultiResult { status, version: Version::NONE, client_flags: 0, retry_after_ms: 0, value }
+            MultiResult { status, version: Version::NONE, client_flags: 0, retry_after_ms: 0, is_stale: false, value }
                 .push(&mut results);
         }
         let frame = reply(1, Status::Ok, &results);
@@ -226,7 +226,7 @@ mod tests {
         fn a_mutated_reply_is_answered_without_a_panic(at in 0usize..60, byte: u8) {
             let mut results = Vec::new();
             let hit = MultiResult {
-                status: Status::Ok, version: Version::NONE, client_flags: 0, retry_after_ms: 0, value: b"0123456789",
+                status: Status::Ok, version: Version::NONE, client_flags: 0, retry_after_ms: 0, is_stale: false, value: b"0123456789",
             };
             hit.push(&mut results);
             let mut frame = reply(1, Status::Ok, &results);

@@ -38,7 +38,7 @@ flat! {
         id: u32,
         /// Code of a [`crate::Status`].
         status: u8,
-        /// Zero; reserved for stale and lease marks. A client ignores the bits it does not know.
+        /// [`ReplyHeader::STALE`]; others are reserved. A client ignores the bits it does not know.
         flags: u8,
         /// With `Overloaded`: milliseconds to wait before trying again. Else zero.
         retry_after_ms: u16,
@@ -199,8 +199,17 @@ impl RequestHeader {
 }
 
 impl ReplyHeader {
+    /// Mark: what the reply says may be stale, or not be committed yet.
+    pub const STALE: u8 = 1;
+    /// Where the marks lie in a frame.
+    pub const FLAGS_AT: usize = 9;
     /// Bytes of the length before the header and the header itself.
     pub const FRAME_BYTES: usize = 4 + Self::BYTES;
+}
+
+impl ResultEntry {
+    /// Where the marks lie in an entry; they are those of [`ReplyHeader`].
+    pub const FLAGS_AT: usize = 17;
 }
 
 impl HelloParameters {

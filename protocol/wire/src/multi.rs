@@ -10,7 +10,7 @@
 //! ```
 //! `Keys` and `Items` are checked once, whole, when they are parsed; walking them can't fail after that.
 
-use crate::header::{ItemEntry, KeyEntry, ResultEntry};
+use crate::header::{ItemEntry, KeyEntry, ReplyHeader, ResultEntry};
 use crate::limits::MULTI_KEYS_MAX;
 use crate::operation::Status;
 use crate::version::Version;
@@ -165,6 +165,8 @@ pub struct MultiResult<'a> {
     pub client_flags: u32,
     /// With `Overloaded`: milliseconds to wait before trying again.
     pub retry_after_ms: u16,
+    /// What it says may be stale, or not be committed yet.
+    pub is_stale: bool,
     /// The value of a hit.
     pub value: &'a [u8],
 }
@@ -177,7 +179,7 @@ impl<'a> MultiResult<'a> {
             client_flags: self.client_flags,
             value_bytes: crate::frame_length(self.value.len()),
             status: self.status.code(),
-            flags: 0,
+            flags: if self.is_stale { ReplyHeader::STALE } else { 0 },
             retry_after_ms: self.retry_after_ms,
         }
         .put(body);
@@ -193,6 +195,7 @@ impl<'a> MultiResult<'a> {
             version: Version::from_u64(entry.version),
             client_flags: entry.client_flags,
             retry_after_ms: entry.retry_after_ms,
+            is_stale: entry.flags & ReplyHeader::STALE != 0,
             value,
         };
         Some((result, rest))

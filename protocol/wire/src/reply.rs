@@ -18,6 +18,8 @@ pub struct Reply<'a> {
     pub client_flags: u32,
     /// With `Overloaded`: milliseconds to wait before trying again.
     pub retry_after_ms: u16,
+    /// What it says may be stale, or not be committed yet.
+    pub is_stale: bool,
     /// The value, a structured body, or (with an error) a message for a person.
     pub value: &'a [u8],
 }
@@ -53,6 +55,7 @@ impl<'a> Reply<'a> {
             version: Version::from_u64(header.version),
             client_flags: header.client_flags,
             retry_after_ms: header.retry_after_ms,
+            is_stale: header.flags & ReplyHeader::STALE != 0,
             value,
         };
         Ok(Some((reply, frame_bytes)))
@@ -71,7 +74,7 @@ impl<'a> Reply<'a> {
         let header = ReplyHeader {
             id: self.id,
             status: self.status.code(),
-            flags: 0,
+            flags: if self.is_stale { ReplyHeader::STALE } else { 0 },
             retry_after_ms: self.retry_after_ms,
             version: self.version.as_u64(),
             client_flags: self.client_flags,
@@ -86,6 +89,6 @@ impl<'a> Reply<'a> {
     /// A reply of a status alone.
     #[inline]
     pub const fn status(id: u32, status: Status) -> Self {
-        Self { id, status, version: Version::NONE, client_flags: 0, retry_after_ms: 0, value: &[] }
+        Self { id, status, version: Version::NONE, client_flags: 0, retry_after_ms: 0, is_stale: false, value: &[] }
     }
 }

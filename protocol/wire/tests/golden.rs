@@ -117,8 +117,14 @@ fn multi_messages() -> Vec<(&'static str, Message)> {
         Items::push(Item { key: b"a", value: b"one", ttl_ms: 0, client_flags: 0 }, body);
         Items::push(Item { key: b"bc", value: b"two", ttl_ms: 60_000, client_flags: 42 }, body);
     });
-    let miss =
-        MultiResult { status: Status::Miss, version: Version::NONE, client_flags: 0, retry_after_ms: 0, value: &[] };
+    let miss = MultiResult {
+        status: Status::Miss,
+        version: Version::NONE,
+        client_flags: 0,
+        retry_after_ms: 0,
+        is_stale: false,
+        value: &[],
+    };
     let get_results = leaked(|body| {
         MultiResult { status: Status::Ok, version: VERSION, client_flags: 42, value: b"value", ..miss }.push(body);
         miss.push(body);
@@ -194,6 +200,17 @@ fn messages() -> BTreeMap<&'static str, Message> {
         ("get-request", request(RequestBody::Get { key: KEY })),
         ("get-request-traced", Message::Request(RequestBody::Get { key: KEY }, traced)),
         ("get-reply-hit", ok(0, 42, b"value")),
+        (
+            "get-request-any-copy",
+            Message::Request(
+                RequestBody::Get { key: KEY },
+                RequestOptions { epoch: 7, flags: RequestFlags::ANY_COPY, ..RequestOptions::default() },
+            ),
+        ),
+        (
+            "get-reply-stale",
+            Message::Reply(Reply { version: VERSION, is_stale: true, value: b"value", ..Reply::status(1, Status::Ok) }),
+        ),
         ("get-reply-miss", plain(Status::Miss, &[])),
         ("stats-request", request(RequestBody::Stats)),
         ("stats-reply", plain(Status::Ok, small_stats().to_bytes().leak())),

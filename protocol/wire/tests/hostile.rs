@@ -258,17 +258,17 @@ fn decoding_a_frame_that_is_not_there_is_a_programmer_error() {
     let _ = Request::decode(head, &bytes[..bytes.len() - 1]);
 }
 
-fn reply_parts() -> impl Strategy<Value = (u32, Status, u64, u32, u16, Vec<u8>)> {
+fn reply_parts() -> impl Strategy<Value = (u32, Status, u64, u32, u16, bool, Vec<u8>)> {
     let status = proptest::sample::select(Status::ALL);
-    (any::<u32>(), status, any::<u64>(), any::<u32>(), any::<u16>(), vec(any::<u8>(), 0..100))
+    (any::<u32>(), status, any::<u64>(), any::<u32>(), any::<u16>(), any::<bool>(), vec(any::<u8>(), 0..100))
 }
 
 #[test]
 fn a_reply_comes_back_as_it_was_encoded_and_a_cut_one_is_waited_for() {
     check((reply_parts(), any::<proptest::sample::Index>()), |(parts, cut)| {
-        let (id, status, version, client_flags, retry_after_ms, value) = parts;
+        let (id, status, version, client_flags, retry_after_ms, is_stale, value) = parts;
         let version = Version::from_u64(version);
-        let reply = Reply { id, status, version, client_flags, retry_after_ms, value: &value };
+        let reply = Reply { id, status, version, client_flags, retry_after_ms, is_stale, value: &value };
         let mut bytes = Vec::new();
         reply.encode(&mut bytes);
         prop_assert_eq!(bytes.len(), 24 + value.len());

@@ -24,7 +24,7 @@ mod world_test;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use quoit_wire::peer::{HeartbeatEntry, PeerMessage};
+use quoit_wire::peer::{AckEntry, HeartbeatEntry, PeerMessage};
 
 use self::backlog::Backlog;
 use self::lead::Lead;
@@ -125,6 +125,8 @@ struct Follow {
     told: u32,
     /// The last record found no memory.
     is_short: bool,
+    /// The ring says that it counts.
+    is_in_sync: bool,
 }
 
 /// What waits for one other core.
@@ -285,6 +287,13 @@ impl Copies {
             copy.is_dirty = true;
             self.dirty.push_back(vnode);
         }
+    }
+}
+
+impl Follow {
+    /// Whether it has everything up to some moment, and counts.
+    fn may_be_read(&self) -> bool {
+        self.is_in_sync && self.has_begun && self.cursor >= AckEntry::CURSOR_END
     }
 }
 

@@ -16,6 +16,8 @@ use crate::time::Instant;
 pub enum Need {
     /// To read what is there.
     Read,
+    /// To read what some copy has, stale or uncommitted as it may be (C14).
+    ReadAny,
     /// To write, and to be acknowledged when so many copies have it. The cluster's default is resolved.
     Write(WriteMode),
 }
@@ -48,10 +50,17 @@ pub enum OnEtcdLoss {
 impl Copies {
     /// Whether this core may carry out a request on the key with this hash.
     pub fn admit(&self, now: Instant, hash: u64, need: Need) -> Admission {
-        let Some(Copy { role: Role::Leading(lead), term, fence, .. }) =
-            self.copies[vnode_of(hash, self.vnode_bits)].as_deref()
-        else {
+        let Some(Copy { role, term, fence, .. }) = self.copies[vnode_of(hash, self.vnode_bits)].as_deref() else {
             return Admission::Moved;
+        };
+        let lead = match role {
+            Role::Leading(lead) => lead,
+            Role::Following(follow) if need == Need::ReadAny && term == fence && follow.may_be_read() => {
+                // A copy that can't tell whether it still counts answers like a primary that can't.
+                let is_known = now < self.lease_until || self.on_etcd_loss == OnEtcdLoss::Serve;
+                return if is_known { Admission::Stale } else { Admission::Later };
+            }
+            Role::Following(_) => return Admission::Moved,
         };
         if term != fence || lead.phase != Phase::Serving {
             return Admission::Later;
@@ -59,7 +68,7 @@ impl Copies {
         if !lead.may_answer(now, self.lease_until) {
             let is_etcd_lost = now >= self.lease_until;
             return match (self.on_etcd_loss, need) {
-                (OnEtcdLoss::Serve, Need::Read) if is_etcd_lost => Admission::Stale,
+                (OnEtcdLoss::Serve, Need::Read | Need::ReadAny) if is_etcd_lost => Admission::Stale,
                 (OnEtcdLoss::Serve, Need::Write(WriteMode::Async)) if is_etcd_lost => Admission::Go,
                 (OnEtcdLoss::Serve, Need::Write(_)) if is_etcd_lost => Admission::NotEnoughCopies,
                 _ => Admission::Later,
@@ -72,6 +81,12 @@ impl Copies {
             Need::Write(WriteMode::One | WriteMode::All) if self.tickets.len() >= WAITS_MAX => Admission::Later,
             _ => Admission::Go,
         }
+    }
+
+    /// Whether this core has a copy of the vnode of `hash` that counts, and is not its primary.
+    pub fn keeps_copy(&self, hash: u64) -> bool {
+        let copy = self.copies[vnode_of(hash, self.vnode_bits)].as_deref();
+        matches!(copy, Some(Copy { role: Role::Following(follow), .. }) if follow.may_be_read())
     }
 
     /// What a write waits for that does not say.

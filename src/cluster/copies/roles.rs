@@ -32,7 +32,13 @@ impl Copies {
                 // Sealed under a higher term, or told of one: this ring is of before.
                 Some(fence) if roles.term < fence && (is_primary || is_copy) => {}
                 _ if is_primary => self.lead(now, state, vnode, roles, ring),
-                _ if is_copy => self.follow(state, vnode, roles, ring),
+                _ if is_copy => {
+                    self.follow(state, vnode, roles, ring);
+                    let is_in_sync = own.and_then(|own| roles.state(own)) == Some(CopyState::InSync);
+                    if let Some(Copy { role: Role::Following(follow), .. }) = self.copies[vnode].as_deref_mut() {
+                        follow.is_in_sync = is_in_sync;
+                    }
+                }
                 _ => self.drop_copy(state, vnode),
             }
         }
@@ -165,7 +171,8 @@ impl Copies {
         if self.copies[vnode].is_none() {
             state.store.add_vnode(vnode, roles.term);
             self.backlog.restart(vnode, 1);
-            let follow = Follow { leader: None, has_begun: false, cursor: 0, told: 0, is_short: false };
+            let follow =
+                Follow { leader: None, has_begun: false, cursor: 0, told: 0, is_short: false, is_in_sync: false };
             self.copies[vnode] = Some(Box::new(Copy::new(roles.term, Role::Following(follow))));
         }
         self.obey_term(state.store, vnode, roles.term);
@@ -184,8 +191,14 @@ impl Copies {
             Role::Leading(lead) => {
                 lead.abandon(&mut self.tickets);
                 let cursor = AckEntry::CURSOR_END;
-                copy.role =
-                    Role::Following(Follow { leader: None, has_begun: false, cursor, told: cursor, is_short: false });
+                copy.role = Role::Following(Follow {
+                    leader: None,
+                    has_begun: false,
+                    cursor,
+                    told: cursor,
+                    is_short: false,
+                    is_in_sync: false,
+                });
                 store.set_vnode_role(vnode, VnodeRole::Following);
             }
         }

@@ -288,7 +288,8 @@ impl Cluster {
                     } else {
                         item.map_or(Version::NONE, |item| item.version)
                     };
-                    MultiResult { status, version, client_flags: 0, retry_after_ms: 0, value }.push(&mut body);
+                    MultiResult { status, version, client_flags: 0, retry_after_ms: 0, is_stale: false, value }
+                        .push(&mut body);
                 }
                 (Status::Ok, Version::NONE, 0, body)
             }
@@ -300,7 +301,8 @@ impl Cluster {
                     } else {
                         (Status::Moved, self.epoch())
                     };
-                    MultiResult { status, version, client_flags: 0, retry_after_ms: 0, value: &[] }.push(&mut body);
+                    MultiResult { status, version, client_flags: 0, retry_after_ms: 0, is_stale: false, value: &[] }
+                        .push(&mut body);
                 }
                 (Status::Ok, Version::NONE, 0, body)
             }
