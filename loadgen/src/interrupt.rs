@@ -42,6 +42,11 @@ pub(crate) fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
+/// Forgets the signal: what it asked to end has ended, and what follows is short. A second signal is not caught.
+pub(crate) fn forget() {
+    REQUESTED.store(false, Ordering::Relaxed);
+}
+
 /// A descriptor that becomes readable with the signal, and stays so.
 pub(crate) fn wake_descriptor() -> Option<RawFd> {
     WAKE.get().map(AsRawFd::as_raw_fd)

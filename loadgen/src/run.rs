@@ -11,6 +11,7 @@ use crate::cores::CoreError;
 use crate::drive::{Plan, drive};
 use crate::echo::open_files_limit;
 use crate::engine::{ClientOptions, EngineOptions, STALL_NS};
+use crate::interrupt;
 use crate::protocol::{Echo, Memcache, MemcacheMeta, Protocol, Quoit, Resp};
 use crate::report::{Report, ServerProbe};
 use crate::work::{
@@ -196,6 +197,7 @@ fn verify(
     let mut report = driven.report;
     if args.target.client {
         // What was acknowledged and never read again may be lost as well: everything is looked at once more.
+        interrupt::forget();
         driven.works.iter_mut().for_each(Verify::begin_last_look);
         let options = EngineOptions { rate: None, warmup_ns: 0, duration_ns: None, requests: None, ..options };
         let (last, _) = plan("run", &args.target, pipes, options)?;

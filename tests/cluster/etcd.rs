@@ -1,31 +1,58 @@
-//! A real etcd as a child process, its data on tmpfs.
+//! A real etcd as a child process, its data on tmpfs; and a watch on what it deletes.
 
-use std::net::TcpListener;
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use etcd_client::{Client, EventType, WatchOptions};
+
+use crate::namespaces::{self, Namespaces};
+use crate::world::unix_ms;
 
 /// Ended, and its data removed, with the test.
 pub(crate) struct Etcd {
     child: Child,
     data: PathBuf,
+    place: Place,
+}
+
+/// Where it listens.
+#[derive(Clone)]
+struct Place {
+    /// The network namespace, where it is not the test's own.
+    namespace: Option<String>,
+    address: IpAddr,
+    /// For clients, and for peers it does not have.
     ports: [u16; 2],
 }
 
 impl Etcd {
     /// Starts an etcd of one member on free ports. Whoever asks it may have to wait until it answers.
     pub(crate) fn start() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let data = PathBuf::from(format!("/dev/shm/quoit-etcd-{}-{number}", std::process::id()));
         // Both at once, so that they differ.
         let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
         let ports = free.map(|listener| listener.local_addr().expect("bound").port());
-        Self { child: spawn(&data, ports), data, ports }
+        Self::start_at(Place { namespace: None, address: Ipv4Addr::LOCALHOST.into(), ports })
+    }
+
+    /// The same where the network's hub is.
+    pub(crate) fn start_in(network: &Namespaces) -> Self {
+        let place = Place { namespace: Some(network.hub()), address: namespaces::HUB.into(), ports: [2379, 2380] };
+        Self::start_at(place)
+    }
+
+    fn start_at(place: Place) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let data = PathBuf::from(format!("/dev/shm/quoit-etcd-{}-{number}", std::process::id()));
+        Self { child: spawn(&data, &place), data, place }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports[0])
+        format!("http://{}:{}", self.place.address, self.place.ports[0])
     }
 
     /// Ends it as a crash would.
@@ -36,7 +63,7 @@ impl Etcd {
 
     /// Starts it again, on its data and ports.
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(&self.data, self.ports);
+        self.child = spawn(&self.data, &self.place);
     }
 }
 
@@ -49,9 +76,14 @@ impl Drop for Etcd {
     }
 }
 
-fn spawn(data: &std::path::Path, [client, peer]: [u16; 2]) -> Child {
-    let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-    Command::new("etcd")
+fn spawn(data: &Path, place: &Place) -> Child {
+    let [client, peer] = place.ports.map(|port| format!("http://{}:{port}", place.address));
+    let mut command = Command::new("etcd");
+    if let Some(namespace) = &place.namespace {
+        command = Command::new("ip");
+        command.args(["netns", "exec", namespace, "etcd"]);
+    }
+    command
         .arg("--data-dir")
         .arg(data)
         .args(["--name", "test", "--logger", "zap", "--log-level", "error"])
@@ -63,4 +95,52 @@ fn spawn(data: &std::path::Path, [client, peer]: [u16; 2]) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .expect("etcd runs: .ci/setup installs it")
+}
+
+/// What etcd deletes, as it does.
+pub(crate) struct Deletions(flume::Receiver<(String, u64)>);
+
+impl Deletions {
+    /// Watches from here on, until etcd ends.
+    pub(crate) fn watch(url: &str, network: Option<&Namespaces>) -> Self {
+        let (deletion, deletions) = flume::unbounded();
+        let (url, hub) = (url.to_owned(), network.map(Namespaces::hub));
+        thread::spawn(move || {
+            hub.iter().for_each(|hub| namespaces::enter(hub));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async move {
+                // It may not listen yet.
+                let mut client = loop {
+                    match Client::connect([&url], None).await {
+                        Ok(client) => break client,
+                        Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    }
+                };
+                let mut stream = loop {
+                    match client.watch("/quoit/", Some(WatchOptions::new().with_prefix())).await {
+                        Ok(stream) => break stream,
+                        Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    }
+                };
+                while let Ok(Some(message)) = stream.message().await {
+                    let deleted = message.events().iter().filter(|event| event.event_type() == EventType::Delete);
+                    for key in deleted.filter_map(|event| event.kv()).filter_map(|kv| kv.key_str().ok()) {
+                        // The test may be over.
+                        let _ = deletion.send((key.to_owned(), unix_ms()));
+                    }
+                }
+            });
+        });
+        Self(deletions)
+    }
+
+    /// Waits until a key is deleted; when.
+    pub(crate) fn of(&self, key: &str, patience: Duration) -> u64 {
+        loop {
+            let (deleted, unix_ms) = self.0.recv_timeout(patience).expect("etcd deletes it");
+            if deleted == key {
+                return unix_ms;
+            }
+        }
+    }
 }

@@ -1,9 +1,20 @@
-//! A cluster of real processes and a real etcd: what it promises without replicas; with them in `replicas.rs`.
+//! A cluster of real processes and a real etcd: here what it promises without replicas, in `replicas` with them. `world` puts
+//! verified load beside, and `kills`, `silence`, `moves` and `etcd_loss` let things happen to it.
+
+#![expect(clippy::print_stdout, reason = "figures; without --nocapture cargo keeps them to itself")]
 
 mod etcd;
+mod etcd_loss;
+#[path = "../generator/mod.rs"]
+mod generator;
+mod kills;
+mod moves;
+mod namespaces;
 #[path = "../node_process/mod.rs"]
 mod node_process;
 mod replicas;
+mod silence;
+mod world;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "the figures of a soak; without --nocapture cargo keeps them to itself")]
 
+#[path = "../generator/mod.rs"]
 mod generator;
 mod life;
 #[path = "../node_process/mod.rs"]

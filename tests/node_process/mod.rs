@@ -3,9 +3,11 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 /// The binary, without any option of the environment this test runs in.
 pub(crate) fn quoit(arguments: &[&str]) -> Command {
@@ -22,7 +24,7 @@ pub(crate) fn quoit(arguments: &[&str]) -> Command {
 /// A node in a process of its own, ended with the test.
 pub(crate) struct NodeProcess {
     child: Child,
-    log: BufReader<ChildStderr>,
+    log: Box<dyn BufRead + Send>,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
 }
@@ -35,13 +37,15 @@ impl NodeProcess {
 
     /// Starts a node that listens on `listen`, with its admin HTTP on a free port, and waits until it is ready.
     pub(crate) fn start_on(listen: &str, arguments: &[&str]) -> Self {
-        let mut child = quoit(&["serve", "--listen", listen, "--admin", "127.0.0.1:0"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let log = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut command = quoit(&["serve", "--listen", listen, "--admin", "127.0.0.1:0"]);
+        command.args(arguments);
+        Self::start_as(command)
+    }
+
+    /// Starts the node that `command` is, and waits until it is ready.
+    pub(crate) fn start_as(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let log = Box::new(BufReader::new(child.stderr.take().expect("it is piped")));
         let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut ready = String::new();
         output.read_line(&mut ready).expect("text");
@@ -58,6 +62,20 @@ impl NodeProcess {
         // SAFETY: no memory is passed; the process is this test's own child and has not been waited for.
         let sent = unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
         assert_eq!(sent, 0, "the node lives");
+    }
+
+    /// Takes the log as it is written from here on, so that a node which says much never waits for a reader.
+    pub(crate) fn drain_log(&mut self) -> Arc<Mutex<String>> {
+        let drained = Arc::new(Mutex::new(String::new()));
+        let (mut log, into) = (std::mem::replace(&mut self.log, Box::new(io::empty())), Arc::clone(&drained));
+        thread::spawn(move || {
+            let mut line = String::new();
+            while log.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+                into.lock().unwrap_or_else(PoisonError::into_inner).push_str(&line);
+                line.clear();
+            }
+        });
+        drained
     }
 
     /// Waits for a line of the log that holds `text`; the line.
@@ -86,24 +104,12 @@ impl NodeProcess {
 
     /// Asks the admin HTTP; the whole answer.
     pub(crate) fn http_get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.admin).expect("the admin HTTP listens");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: quoit\r\nConnection: close\r\n\r\n").expect("the node reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("the node answers");
-        answer
+        http(self.admin, "GET", path).expect("the admin HTTP answers")
     }
 
     /// The sum of a metric over all its cores and labels. Fails the test when there is no such metric.
     pub(crate) fn metric(&self, name: &str) -> u64 {
-        let metrics = self.http_get("/metrics");
-        let value_of = |line: &str| {
-            let rest = line.strip_prefix(name)?;
-            let value = rest.strip_prefix(' ').or_else(|| rest.strip_prefix('{')?.split_once("} ").map(|it| it.1))?;
-            value.parse::<f64>().ok()
-        };
-        let values: Vec<f64> = metrics.lines().filter_map(value_of).collect();
-        assert!(!values.is_empty(), "{name} is missing in\n{metrics}");
-        values.iter().sum::<f64>() as u64
+        metric_of(&self.http_get("/metrics"), name)
     }
 
     /// The most memory the process has had resident since its start: the kernel's `VmHWM`, which misses no moment.
@@ -127,4 +133,25 @@ impl Drop for NodeProcess {
 fn ready_line(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let (listen, admin) = line.trim_end().strip_prefix("ready listen=")?.split_once(" admin=")?;
     Some((listen.parse().ok()?, admin.parse().ok()?))
+}
+
+/// Asks an admin HTTP; the whole answer.
+pub(crate) fn http(admin: SocketAddr, method: &str, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(admin)?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: quoit\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// The sum of a metric over all its cores and labels, in what `/metrics` says.
+pub(crate) fn metric_of(metrics: &str, name: &str) -> u64 {
+    let value_of = |line: &str| {
+        let rest = line.strip_prefix(name)?;
+        let value = rest.strip_prefix(' ').or_else(|| rest.strip_prefix('{')?.split_once("} ").map(|it| it.1))?;
+        value.parse::<f64>().ok()
+    };
+    let values: Vec<f64> = metrics.lines().filter_map(value_of).collect();
+    assert!(!values.is_empty(), "{name} is missing in\n{metrics}");
+    values.iter().sum::<f64>() as u64
 }

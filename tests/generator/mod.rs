@@ -1,13 +1,14 @@
 //! The real `quoit-loadgen` as a child process, and its report.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
 use serde_json::Value;
-
-use crate::cpus;
 
 /// A generator that runs; ended with the test.
 pub(crate) struct Generator {
@@ -28,16 +29,37 @@ pub(crate) struct Report {
 impl Generator {
     /// Starts `quoit-loadgen COMMAND` against a server.
     pub(crate) fn start(command: &str, server: SocketAddr, arguments: &[&str]) -> Self {
+        Self::start_as(command, &server.to_string(), arguments, |line| line)
+    }
+
+    /// Starts it against several servers, as the command that `wrap` makes of its own.
+    pub(crate) fn start_as(
+        command: &str,
+        servers: &str,
+        arguments: &[&str],
+        wrap: impl FnOnce(Command) -> Command,
+    ) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let json = std::env::temp_dir().join(format!("quoit-e2e-{}-{number}.json", std::process::id()));
         let mut line = Command::new(binary());
         // The last CPU: a node on a machine with several has the first ones.
-        line.args([command, "--server", &server.to_string(), "--cores", &(cpus() - 1).to_string(), "--json"]);
+        let last = thread::available_parallelism().map_or(1, usize::from) - 1;
+        line.args([command, "--server", servers, "--cores", &last.to_string(), "--json"]);
         line.arg(&json).args(arguments);
+        let mut line = wrap(line);
         let command_line = format!("{line:?}");
         let child = line.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         Self { child: Some(child.expect("the generator starts")), command_line, json }
+    }
+
+    /// Tells it that this is enough, and waits for its end.
+    pub(crate) fn stop(self) -> Report {
+        let child = self.child.as_ref().expect("it is waited for once");
+        // SAFETY: no memory is passed; the process is this test's own child and has not been waited for.
+        let sent = unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+        assert_eq!(sent, 0, "the generator runs");
+        self.finish()
     }
 
     /// Waits for its end, which comes by itself.
