@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn json_keeps_every_byte_and_every_bit() {
-        let hit = Hit { value: vec![0xff, 0x00], version: Version::new(815, 7), client_flags: 42 };
+        let hit = Hit { value: vec![0xff, 0x00], version: Version::new(815, 7), client_flags: 42, is_stale: false };
         let shown = hit_json(b"key", Some(&hit));
         let expected = json!({"key": "key", "found": true, "value": {"hex": "ff00"}, "version": "815.7", "flags": 42});
         assert_eq!(shown, expected);

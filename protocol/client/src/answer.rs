@@ -20,6 +20,9 @@ pub struct Answer {
     pub version: Version,
     /// The client's flags, kept with the item.
     pub client_flags: u32,
+    /// What it says may be stale, or not be committed yet: any copy was allowed to answer, or the node has lost touch with
+    /// its cluster.
+    pub is_stale: bool,
     /// The value of a hit, or a body.
     pub value: Vec<u8>,
 }
@@ -33,6 +36,8 @@ pub struct Hit {
     pub version: Version,
     /// The flags it was set with.
     pub client_flags: u32,
+    /// A later write may have overtaken it, or it may yet be lost: see [`Answer::is_stale`].
+    pub is_stale: bool,
 }
 
 /// How a set ended.
@@ -66,7 +71,12 @@ impl Answer {
     /// Reads the answer to a get or a get-and-touch; `None` is a miss.
     pub fn into_hit(self) -> Result<Option<Hit>, Error> {
         match self.status {
-            Status::Ok => Ok(Some(Hit { value: self.value, version: self.version, client_flags: self.client_flags })),
+            Status::Ok => Ok(Some(Hit {
+                value: self.value,
+                version: self.version,
+                client_flags: self.client_flags,
+                is_stale: self.is_stale,
+            })),
             Status::Miss => Ok(None),
             _ => Err(self.unexpected()),
         }

@@ -260,6 +260,19 @@ impl Request {
         self
     }
 
+    /// The same get, which any in-sync copy may answer: with something stale or uncommitted, perhaps, and then it says so.
+    /// Reads spread over all copies of an item by it, and go on while its primary is being replaced. It does nothing to
+    /// other requests.
+    #[must_use]
+    pub fn from_any_copy(mut self) -> Self {
+        if let Ask::Owner(frame) = &mut self.0
+            && frame.operation == Operation::Get
+        {
+            frame.flags = frame.flags.with(RequestFlags::ANY_COPY);
+        }
+        self
+    }
+
     fn owner(body: &RequestBody<'_>) -> Self {
         let key = body.key().unwrap_or_default();
         let value = match body {
@@ -315,6 +328,11 @@ impl Frame {
     /// Bytes the frame holds in memory and, but for a token, on the wire.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.len() + if self.trace.is_some() { TraceContext::BYTES } else { 0 }
+    }
+
+    /// Whether any in-sync copy may answer.
+    pub(crate) const fn takes_any_copy(&self) -> bool {
+        self.flags.has(RequestFlags::ANY_COPY)
     }
 
     /// The same frame with these flags.

@@ -796,3 +796,36 @@ fn all_that_is_under_way_survives_the_loss_of_every_connection() {
         assert!(world.session.counters().repeats > 0, "something was under way");
     });
 }
+
+#[test]
+fn reads_that_any_copy_may_answer_spread_over_the_copies_and_say_what_may_be_stale() {
+    let mut world = World::with(1, FAIR, &NODES[..1], PATIENT);
+    let mut replicated = world.cluster.topology.clone();
+    for placement in &mut replicated.vnodes {
+        let other = |by: u16| Seat { node: (placement.primary.node + by) % 3, core: 1 };
+        (placement.replicas[0], placement.replicas[1]) = (other(1), other(2));
+    }
+    world.cluster.topology = replicated;
+    assert!(world.call(Request::set("key", "value", SetOptions::default())).is_ok());
+    let mut stale = 0;
+    for _ in 0..300 {
+        let answer = world.call(Request::get("key").from_any_copy()).expect("somebody answers");
+        assert_eq!(answer.value, b"value");
+        stale += u32::from(answer.is_stale);
+    }
+    let by_copies = &world.cluster.answered_by_copies;
+    assert!(by_copies.len() == 2 && by_copies.values().all(|count| *count > 60), "{by_copies:?}");
+    assert_eq!(stale, by_copies.values().sum::<u32>());
+    assert_eq!(world.session.counters().redirects, 0);
+    assert!(!world.call(Request::get("key")).expect("the primary answers").is_stale);
+
+    // Copies that are gone, and those that leave the permission unused, cost nothing but time.
+    let primary = world.cluster.topology.nodes[usize::from(world.cluster.topology.owner(b"key").node)].id;
+    let copy = NODES.into_iter().find(|node| *node != primary).expect("three nodes");
+    world.kill(copy);
+    world.cluster.copies_answer = false;
+    for _ in 0..50 {
+        let answer = world.call(Request::get("key").from_any_copy()).expect("the primary answers");
+        assert!(!answer.is_stale);
+    }
+}

@@ -58,8 +58,8 @@ impl<T> Session<T> {
         self.end_hold(key, now);
         let result = match replied.status {
             Status::Ok | Status::Miss | Status::ConditionFailed => {
-                let Replied { status, version, client_flags, value, .. } = replied;
-                Ok(Answer { operation, status, version, client_flags, value })
+                let Replied { status, version, client_flags, is_stale, value, .. } = replied;
+                Ok(Answer { operation, status, version, client_flags, is_stale, value })
             }
             Status::TopologyChanged => {
                 Err(ProtocolError::Status { operation: operation.name(), status: replied.status }.into())

@@ -71,6 +71,7 @@ pub(super) struct Replied {
     pub(super) version: quoit_wire::Version,
     pub(super) client_flags: u32,
     pub(super) retry_after_ms: u16,
+    pub(super) is_stale: bool,
     pub(super) value: Vec<u8>,
 }
 
@@ -252,6 +253,7 @@ impl Connection {
             version: reply.version,
             client_flags: reply.client_flags,
             retry_after_ms: reply.retry_after_ms,
+            is_stale: reply.is_stale,
             value: reply.value.to_vec(),
         };
         self.events.push_back(Event::Replied(entry, replied));

@@ -175,6 +175,7 @@ fn single_answer(operation: Operation, status: Status, result: &MultiResult<'_>)
             status,
             version: result.version,
             client_flags: result.client_flags,
+            is_stale: result.is_stale,
             value: result.value.to_vec(),
         }),
         Status::TopologyChanged => Err(ProtocolError::Status { operation: operation.name(), status }.into()),

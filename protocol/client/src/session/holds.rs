@@ -167,11 +167,15 @@ impl<T> Session<T> {
         self.holds.remove(&place)
     }
 
-    /// What the entry would be held with; nothing for what concerns several vnodes, or none.
+    /// What the entry would be held with; nothing for what concerns several vnodes, or none, or any copy.
     fn hold_key(&self, key: Key) -> Option<HoldKey> {
         let (Some(topology), Work::Owner(frame)) = (&self.map.topology, &self.entries.get(key)?.work) else {
             return None;
         };
+        // What one copy refuses, another may answer.
+        if frame.takes_any_copy() {
+            return None;
+        }
         Some(HoldKey { vnode: topology.vnode(frame.key()), is_write: frame.operation.is_write() })
     }
 }

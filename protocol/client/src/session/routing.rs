@@ -44,6 +44,11 @@ impl<T> Session<T> {
             return;
         };
         let link = match &entry.work {
+            Work::Owner(frame) if frame.takes_any_copy() => {
+                let (vnode, setbacks) = (topology.vnode(frame.key()), entry.setbacks);
+                let seat = self.seat_of_any_copy(vnode, setbacks);
+                Some(self.link_of(seat, now))
+            }
             Work::Owner(frame) => {
                 let seat = topology.owner(frame.key());
                 Some(self.link_of(seat, now))
@@ -105,6 +110,23 @@ impl<T> Session<T> {
             let part = Entry::new(Work::Node(frame.clone(), node), origin, whole.deadline, whole.sequence);
             let part = self.hold(part);
             self.route(part, now);
+        }
+    }
+
+    /// Whom to ask that any copy of `vnode` may answer: each as often as the others, but none that can't be reached. After a
+    /// copy has refused, the primary; and if that does, any again.
+    fn seat_of_any_copy(&mut self, vnode: usize, setbacks: u8) -> Seat {
+        let topology = self.map.topology.as_ref().expect("whoever asks has one");
+        let placement = topology.vnodes[vnode];
+        let is_reachable = |seat: &Seat| {
+            let link = self.map.seats[usize::from(seat.node)][usize::from(seat.core)];
+            link.and_then(|link| self.links.get(link)).is_none_or(|link| link.failures() == 0)
+        };
+        let copies: Vec<Seat> = placement.seats().filter(is_reachable).collect();
+        match copies.len() {
+            0 => placement.primary,
+            _ if setbacks % 2 == 1 => placement.primary,
+            count => copies[self.rng.random_range(0..count)],
         }
     }
 

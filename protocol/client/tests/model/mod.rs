@@ -32,6 +32,10 @@ pub(crate) struct Cluster {
     pub(crate) sealed: BTreeMap<usize, Seal>,
     /// How often one was.
     pub(crate) refusals: u32,
+    /// Whether replicas answer reads that allow it.
+    pub(crate) copies_answer: bool,
+    /// Reads that replicas have answered, by node.
+    pub(crate) answered_by_copies: BTreeMap<u64, u32>,
     sequence: u64,
     sessions: HashMap<u64, BTreeMap<u32, Kept>>,
 }
@@ -116,6 +120,8 @@ impl Cluster {
             topologies_told: 0,
             sealed: BTreeMap::new(),
             refusals: 0,
+            copies_answer: true,
+            answered_by_copies: BTreeMap::new(),
             sequence: 0,
             sessions: HashMap::new(),
         }
@@ -175,6 +181,23 @@ impl Cluster {
         if let Mood::Refuses(status) = mood {
             let retry_after_ms = if status == Status::Overloaded { 7 } else { 0 };
             return encode(&Reply { retry_after_ms, ..Reply::status(id, status) });
+        }
+        if let RequestBody::Get { key } = request.body
+            && request.head.flags.has(RequestFlags::ANY_COPY)
+            && self.copies_answer
+            && self.follows(end.node, key)
+        {
+            *self.answered_by_copies.entry(end.node).or_default() += 1;
+            let (status, version, client_flags, value) = self.keep_to_tokens(end, request);
+            return encode(&Reply {
+                id,
+                status,
+                version,
+                client_flags,
+                retry_after_ms: 0,
+                is_stale: true,
+                value: &value,
+            });
         }
         if let Some(key) = request.body.key()
             && !self.owns(end.node, key)
@@ -333,6 +356,12 @@ impl Cluster {
 
     fn owns(&self, node: u64, key: &[u8]) -> bool {
         self.topology.nodes[usize::from(self.topology.owner(key).node)].id == node
+    }
+
+    /// Whether the node has a replica of the key's vnode.
+    fn follows(&self, node: u64, key: &[u8]) -> bool {
+        let copies = self.topology.vnodes[self.topology.vnode(key)].seats().skip(1);
+        copies.map(|seat| self.topology.nodes[usize::from(seat.node)].id).any(|id| id == node)
     }
 
     fn epoch(&self) -> Version {
