@@ -1,6 +1,7 @@
 //! Vnodes that refuse for now: one request asks again, the others wait for what it hears.
 //!
-//! While a cluster changes, a vnode refuses for a while: it is between two primaries, a copy is missing, its node stops. If
+//! While a cluster changes, a vnode refuses for a while: it is between two primaries, a copy is missing, its node stops, or
+//! is in its next life and knows of no owner. If
 //! each of its requests asked again by itself, nodes in trouble would get many times their load; if they shared a budget of
 //! retries, most would fail although a later attempt would have succeeded. So one of them, the probe, asks again after
 //! waits that grow, and the others, with those that are new, wait here unsent. An answer frees them all, and so does a new
@@ -62,7 +63,7 @@ impl Refusal {
 impl<T> Session<T> {
     /// A request was refused, and nothing changed by this attempt: it is tried again as long as its time allows.
     pub(super) fn refuse(&mut self, key: Key, refusal: Refusal, now: Instant) {
-        self.counters.refusals += 1;
+        self.counters.refusals += u64::from(refusal.status != Status::Moved);
         let place = self.hold_key(key);
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.refused();
