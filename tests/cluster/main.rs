@@ -12,6 +12,7 @@ mod moves;
 mod namespaces;
 #[path = "../node_process/mod.rs"]
 mod node_process;
+mod operate;
 mod replicas;
 mod silence;
 mod world;
