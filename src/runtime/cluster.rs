@@ -183,10 +183,10 @@ impl Core {
             if peer.node == own.node {
                 self.mesh.send_frames(usize::from(peer.core), bytes);
             } else {
-                self.send_to_peer(
-                    peer,
-                    |out| if out.is_empty() { *out = bytes } else { out.extend_from_slice(&bytes) },
-                );
+                self.send_to_peer(peer, |out| out.extend_from_slice(&bytes));
+                if let Some((copies, _)) = self.shard.copies() {
+                    copies.recycle(bytes);
+                }
             }
         }
         for peer in down {

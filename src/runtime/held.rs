@@ -4,18 +4,17 @@
 //! core, another core of the node, or a gather; who has gone meanwhile gets nothing. What is kept is bounded in number and
 //! bytes and counts as the core's buffers do; at the limit a request that would wait is refused before it is carried out.
 
-use std::collections::HashMap;
-
 use quoit_wire::{Reply, RequestHead, Status, Version};
 
 use super::limits::{HELD_BUFFER_BYTES_MAX, HELD_SHARE, HELD_SPARE_BYTES_MAX};
 use super::spare::Spare;
-use crate::cluster::copies::{Release, Ticket, limits::WAITS_MAX};
+use crate::cluster::copies::limits::WAITS_MAX;
+use crate::cluster::copies::{Release, Ticket, TicketMap};
 
 /// The waiting replies of one core.
 #[derive(Debug)]
 pub(super) struct Held {
-    replies: HashMap<Ticket, HeldReply>,
+    replies: TicketMap<HeldReply>,
     /// Capacity of the buffers of `replies`.
     bytes: usize,
     bytes_max: usize,
@@ -58,7 +57,7 @@ impl Held {
     /// None yet; they may take their share of `buffer_bytes_max`.
     pub(super) fn new(buffer_bytes_max: usize) -> Self {
         Self {
-            replies: HashMap::new(),
+            replies: TicketMap::default(),
             bytes: 0,
             bytes_max: buffer_bytes_max / HELD_SHARE,
             spare: Spare::new(HELD_SPARE_BYTES_MAX, HELD_BUFFER_BYTES_MAX),

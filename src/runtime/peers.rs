@@ -276,6 +276,9 @@ impl Core {
         if is_full {
             self.peers.counters.dropped_full += 1;
         } else {
+            if connection.output.bytes.capacity() == 0 {
+                connection.output.bytes = self.spare.take();
+            }
             put(&mut connection.output.bytes);
             self.peers.counters.sent += 1;
             self.recharge(&mut connection);

@@ -3,8 +3,8 @@
 use quoit_wire::Version;
 use quoit_wire::limits::PEER_ENTRIES_MAX;
 use quoit_wire::peer::{
-    AckEntry, AppendHead, BeginHead, Change, Entries, Handover, HeartbeatEntry, KeptResult, PeerMessage, RecordEntry,
-    ResultEntry, Run, SliceHead, TermEntry,
+    AckEntry, AppendHead, BeginHead, Change, Entries, Handover, HeartbeatEntry, KeptResult, PeerMessage, ResultEntry,
+    Run, SliceHead, TermEntry,
 };
 
 use super::limits::{MOVE_TIME_MAX, PROMISE_TIME, RELY_TIME};
@@ -86,6 +86,7 @@ impl Copies {
         if !follow.has_begun || head.first_sequence > position + 1 {
             return Ok(());
         }
+        let has_siblings = follow.has_siblings;
         let mut is_short = false;
         for (sequence, record) in (head.first_sequence..).zip(records.records()) {
             if sequence <= position {
@@ -96,9 +97,10 @@ impl Copies {
                 break;
             }
             position = sequence;
-            let mut bytes = Vec::with_capacity(record_bytes(&record.change));
-            record.push(&mut bytes);
-            self.backlog.push(vnode, sequence, bytes.into());
+            self.note_idle(head.vnode, &record.change);
+            if has_siblings {
+                self.keep_record(vnode, sequence, |bytes| record.push(bytes));
+            }
             if let Some(result) = &record.result {
                 state.retries.learn(now, head.vnode, result);
             }
@@ -128,6 +130,7 @@ impl Copies {
         let mut is_short = false;
         for item in items.items() {
             let change = Change::Put(item.put);
+            self.note_idle(head.vnode, &change);
             is_short =
                 !applied(head.vnode, state.store.apply(now, vnode, item.sequence.min(head.at_sequence), &change))?;
             if is_short {
@@ -163,13 +166,15 @@ impl Copies {
         let may_go_on = self.pace.has_room();
         if may_go_on {
             for (peer, vnode) in std::mem::take(&mut self.paced) {
-                self.link(peer).acks.insert(vnode);
+                self.link(peer).acks.push(vnode);
             }
         }
         for (peer, link) in &mut self.links {
-            let due = std::mem::take(&mut link.acks);
-            let entries: Vec<AckEntry> = due
-                .into_iter()
+            link.acks.sort_unstable();
+            link.acks.dedup();
+            let entries: Vec<AckEntry> = link
+                .acks
+                .drain(..)
                 .filter_map(|vnode| {
                     let copy = self.copies[usize::from(vnode)].as_deref_mut()?;
                     if let Role::Following(follow) = &mut copy.role {
@@ -193,13 +198,22 @@ impl Copies {
     /// either case.
     fn obey(&mut self, store: &mut Store, from: Peer, vnode: u16, term: u32) -> Option<&mut Follow> {
         let fence = self.copy(vnode)?.fence;
-        self.link(from).acks.insert(vnode);
+        self.link(from).acks.push(vnode);
         if term < fence || term > Version::TERM_MAX {
             return None;
         }
         self.obey_term(store, usize::from(vnode), term);
         let Role::Following(follow) = &mut self.copy(vnode)?.role else { return None };
         (*follow.leader.get_or_insert(from) == from).then_some(follow)
+    }
+
+    fn note_idle(&mut self, vnode: u16, change: &Change<'_>) {
+        if let Change::Put(put) = change
+            && put.idle_ms > 0
+            && let Some(copy) = self.copy(vnode)
+        {
+            copy.has_idle = true;
+        }
     }
 
     fn note_stamp(&mut self, from: Peer, stamp: u64) {
@@ -237,11 +251,4 @@ fn acknowledgement(now: Instant, store: &Store, vnode: u16, copy: &mut Copy, to:
         }
     }
     entry
-}
-
-/// About what a record takes.
-fn record_bytes(change: &Change<'_>) -> usize {
-    let value_bytes = if let Change::Put(put) = change { put.value.len() } else { 0 };
-    let key_bytes = change.key().map_or(0, <[u8]>::len);
-    RecordEntry::BYTES + ResultEntry::BYTES + key_bytes + value_bytes
 }

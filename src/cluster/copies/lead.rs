@@ -86,8 +86,6 @@ pub(super) struct Lead {
     pub(super) committed: Commit,
     pub(super) uncommitted: Uncommitted,
     pub(super) waits: Vec<Wait>,
-    /// An item with idle expiry was written: hits may have to be told.
-    pub(super) has_idle: bool,
 }
 
 impl Member {
@@ -151,7 +149,6 @@ impl Lead {
             committed: Commit::default(),
             uncommitted: Uncommitted::default(),
             waits: Vec::new(),
-            has_idle: true,
         }
     }
 
@@ -176,8 +173,12 @@ impl Lead {
 
     /// Whether `member` is in the ring's or the proposed set.
     pub(super) fn counts_for_all(&self, member: &Member) -> bool {
-        let is_proposed = self.proposal.as_ref().is_some_and(|proposal| proposal.in_sync.contains(&member.peer));
-        member.is_in_sync || is_proposed
+        Self::is_in_union(self.proposal.as_ref(), member)
+    }
+
+    /// See there.
+    pub(super) fn is_in_union(proposal: Option<&Proposal>, member: &Member) -> bool {
+        member.is_in_sync || proposal.is_some_and(|proposal| proposal.in_sync.contains(&member.peer))
     }
 
     /// Whether `member` is in the ring's and the proposed set, and on another node than `own` (it shares no fate).

@@ -27,6 +27,8 @@ pub const WAIT_MAX: Duration = Duration::from_secs(5);
 pub const WAITS_MAX: usize = 16 << 10;
 /// Bytes of records that wait to be taken, for each other core. Past it they stay in the backlog.
 pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// The largest buffer that is kept for reuse.
+pub const SPARE_BYTES_MAX: usize = 256 << 10;
 /// Bytes of records in one append, as long as they are small.
 pub const APPEND_BYTES: usize = 64 << 10;
 /// Bytes of items in one slice. Larger: appends of the vnode wait longer behind it.

@@ -28,11 +28,11 @@ use quoit_wire::peer::{AckEntry, HeartbeatEntry, PeerMessage};
 
 use self::backlog::Backlog;
 use self::lead::Lead;
-use self::limits::WORK_INTERVAL;
+use self::limits::{SPARE_BYTES_MAX, WORK_INTERVAL};
 use self::pace::Pace;
 pub use self::requests::{Admission, Need, OnEtcdLoss};
 use self::waits::Tickets;
-pub use self::waits::{Commit, Release, Ticket};
+pub use self::waits::{Commit, Release, Spread, Ticket, TicketMap};
 use super::retries::RetryTable;
 use super::{Election, NodeRef, Report, Ring};
 use crate::samples::{Sample, SampleKind};
@@ -77,6 +77,10 @@ pub struct Copies {
     links: BTreeMap<Peer, Link>,
     backlog: Backlog,
     tickets: Tickets,
+    /// The record under construction, kept for its memory.
+    record: Vec<u8>,
+    /// Emptied buffers of links, kept for their memory.
+    spare: Vec<Vec<u8>>,
     /// Led vnodes that have something to send.
     dirty: VecDeque<u16>,
     /// Sealed vnodes whose report is due as soon as no promise stands against it.
@@ -106,6 +110,8 @@ struct Copy {
     /// It answers no seal before.
     promised_until: Instant,
     is_dirty: bool,
+    /// It may hold items with idle expiry, whose hits copies have to be told of.
+    has_idle: bool,
     role: Role,
 }
 
@@ -127,6 +133,8 @@ struct Follow {
     is_short: bool,
     /// The ring says that it counts.
     is_in_sync: bool,
+    /// There are other copies, which this one may have to bring up to date when it leads.
+    has_siblings: bool,
 }
 
 /// What waits for one other core.
@@ -134,8 +142,8 @@ struct Follow {
 struct Link {
     /// The newest stamp that came from there.
     stamp: u64,
-    /// Vnodes whose acknowledgement is due.
-    acks: BTreeSet<u16>,
+    /// Vnodes whose acknowledgement is due; one may stand here several times.
+    acks: Vec<u16>,
     heartbeat: Vec<HeartbeatEntry>,
     out: Vec<u8>,
 }
@@ -153,6 +161,8 @@ impl Copies {
             links: BTreeMap::new(),
             backlog: Backlog::new(vnodes, backlog_bytes_max),
             tickets: Tickets::default(),
+            record: Vec::new(),
+            spare: Vec::new(),
             dirty: VecDeque::new(),
             sealed: BTreeSet::new(),
             reports: VecDeque::new(),
@@ -239,7 +249,15 @@ impl Copies {
     /// Bytes for the link to another core that `is_open`, if there are any: whole frames, in order.
     pub fn poll_send(&mut self, mut is_open: impl FnMut(Peer) -> bool) -> Option<(Peer, Vec<u8>)> {
         let (peer, link) = self.links.iter_mut().find(|(peer, link)| !link.out.is_empty() && is_open(**peer))?;
-        Some((*peer, std::mem::take(&mut link.out)))
+        Some((*peer, std::mem::replace(&mut link.out, self.spare.pop().unwrap_or_default())))
+    }
+
+    /// Takes the buffer of what [`Self::poll_send`] gave and was sent back, to use it again.
+    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < self.links.len() && buffer.capacity() <= SPARE_BYTES_MAX {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
     }
 
     /// What the leader is to learn, with the election that this core knows.
@@ -269,6 +287,16 @@ impl Copies {
             label: None,
             value: value as u64,
         }));
+    }
+
+    /// Keeps the record of write `sequence`, which `push` makes, for the copies of `vnode`.
+    fn keep_record(&mut self, vnode: usize, sequence: u64, push: impl FnOnce(&mut Vec<u8>)) {
+        push(&mut self.record);
+        self.backlog.push(vnode, sequence, self.record.as_slice().into());
+        self.record.clear();
+        if self.record.capacity() > SPARE_BYTES_MAX {
+            self.record = Vec::new();
+        }
     }
 
     fn copy(&mut self, vnode: u16) -> Option<&mut Copy> {

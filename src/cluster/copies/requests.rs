@@ -98,7 +98,7 @@ impl Copies {
     pub fn has_idle(&self, hash: u64) -> bool {
         matches!(
             self.copies[vnode_of(hash, self.vnode_bits)].as_deref(),
-            Some(Copy { role: Role::Leading(lead), .. }) if lead.has_idle && !lead.members.is_empty()
+            Some(Copy { role: Role::Leading(lead), has_idle: true, .. }) if !lead.members.is_empty()
         )
     }
 
@@ -115,23 +115,20 @@ impl Copies {
         mode: WriteMode,
         result: Option<&KeptResult>,
     ) {
-        let mut bytes = Vec::new();
-        match store.peek(now, hash, key) {
-            Some(item) => {
-                if item.idle_ms > 0
-                    && let Some((_, lead)) = self.leading(vnode_of(hash, self.vnode_bits) as u16)
-                {
-                    lead.has_idle = true;
-                }
-                let (length, value) = (item.value.len(), item.value.slices());
-                Record::push_put(&item.put(), length, value, result, &mut bytes);
-            }
-            None => Record { change: Change::Delete { key }, result: result.copied() }.push(&mut bytes),
+        let vnode = vnode_of(hash, self.vnode_bits);
+        let item = store.peek(now, hash, key);
+        if item.as_ref().is_some_and(|item| item.idle_ms > 0)
+            && let Some(copy) = self.copies[vnode].as_deref_mut()
+        {
+            copy.has_idle = true;
         }
-        self.record(vnode_of(hash, self.vnode_bits), sequence, bytes);
+        self.record(vnode, sequence, |bytes| match item {
+            Some(item) => Record::push_put(&item.put(), item.value.len(), item.value.slices(), result, bytes),
+            None => Record { change: Change::Delete { key }, result: result.copied() }.push(bytes),
+        });
         let commit = commit_of(sequence, mode);
         if commit != Commit::default()
-            && let Some((_, lead)) = self.leading(vnode_of(hash, self.vnode_bits) as u16)
+            && let Some((_, lead)) = self.leading(vnode as u16)
         {
             lead.uncommitted.write(hash, commit);
         }
@@ -140,19 +137,17 @@ impl Copies {
     /// What the store has evicted, in the order of its numbers: each eviction is a write of its vnode (C11).
     pub fn record_evictions(&mut self, evictions: &[Eviction]) {
         for eviction in evictions {
-            let mut bytes = Vec::new();
-            Record { change: Change::Evict { key: &eviction.key }, result: None }.push(&mut bytes);
-            self.record(eviction.vnode, eviction.sequence, bytes);
+            let record = Record { change: Change::Evict { key: &eviction.key }, result: None };
+            self.record(eviction.vnode, eviction.sequence, |bytes| record.push(bytes));
         }
     }
 
     /// A hit has given an item with idle expiry `ttl_ms` more.
     pub fn record_refresh(&mut self, store: &mut Store, hash: u64, key: &[u8], ttl_ms: u64) {
         let vnode = vnode_of(hash, self.vnode_bits);
-        let mut bytes = Vec::new();
-        Record { change: Change::Refresh { key, ttl_ms }, result: None }.push(&mut bytes);
+        let record = Record { change: Change::Refresh { key, ttl_ms }, result: None };
         let sequence = store.take_sequence(vnode);
-        self.record(vnode, sequence, bytes);
+        self.record(vnode, sequence, |bytes| record.push(bytes));
     }
 
     /// Flushes every vnode that this core leads and may write to; what the flush waits for.
@@ -170,9 +165,7 @@ impl Copies {
             }
             state.store.clear_vnode(vnode);
             let sequence = state.store.take_sequence(vnode);
-            let mut bytes = Vec::new();
-            Record { change: Change::Clear, result: None }.push(&mut bytes);
-            self.record(vnode, sequence, bytes);
+            self.record(vnode, sequence, |bytes| Record { change: Change::Clear, result: None }.push(bytes));
             let commit = commit_of(sequence, mode);
             if let Some((_, lead)) = self.leading(vnode as u16).filter(|_| commit != Commit::default()) {
                 lead.uncommitted.clear(commit);
@@ -202,13 +195,14 @@ impl Copies {
         ticket
     }
 
-    fn record(&mut self, vnode: usize, sequence: u64, bytes: Vec<u8>) {
+    /// Makes the record of write `sequence`, if there are copies to be told of it.
+    fn record(&mut self, vnode: usize, sequence: u64, push: impl FnOnce(&mut Vec<u8>)) {
         let has_copies = matches!(
             self.copies[vnode].as_deref(),
             Some(Copy { role: Role::Leading(lead), .. }) if !lead.members.is_empty()
         );
         if has_copies {
-            self.backlog.push(vnode, sequence, bytes.into());
+            self.keep_record(vnode, sequence, push);
             self.mark_dirty(vnode as u16);
         }
     }

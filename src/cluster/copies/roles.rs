@@ -161,7 +161,9 @@ impl Copies {
         }
         self.abandon(vnode);
         let mut copy = Copy::new(term, Role::Leading(Box::new(Lead::new(tail))));
-        copy.promised_until = self.copies[vnode].as_deref().map_or(Instant::ORIGIN, |old| old.promised_until);
+        if let Some(old) = self.copies[vnode].as_deref() {
+            (copy.promised_until, copy.has_idle) = (old.promised_until, old.has_idle);
+        }
         self.copies[vnode] = Some(Box::new(copy));
     }
 
@@ -171,13 +173,21 @@ impl Copies {
         if self.copies[vnode].is_none() {
             state.store.add_vnode(vnode, roles.term);
             self.backlog.restart(vnode, 1);
-            let follow =
-                Follow { leader: None, has_begun: false, cursor: 0, told: 0, is_short: false, is_in_sync: false };
+            let follow = Follow {
+                leader: None,
+                has_begun: false,
+                cursor: 0,
+                told: 0,
+                is_short: false,
+                is_in_sync: false,
+                has_siblings: true,
+            };
             self.copies[vnode] = Some(Box::new(Copy::new(roles.term, Role::Following(follow))));
         }
         self.obey_term(state.store, vnode, roles.term);
         if let Some(Copy { role: Role::Following(follow), .. }) = self.copies[vnode].as_deref_mut() {
             follow.leader = leader;
+            follow.has_siblings = roles.copies().count() > 1;
         }
         state.store.set_vnode_role(vnode, VnodeRole::Following);
     }
@@ -198,6 +208,7 @@ impl Copies {
                     told: cursor,
                     is_short: false,
                     is_in_sync: false,
+                    has_siblings: true,
                 });
                 store.set_vnode_role(vnode, VnodeRole::Following);
             }
@@ -265,7 +276,8 @@ impl Copies {
 impl Copy {
     fn new(term: u32, role: Role) -> Self {
         let (report_from, promised_until) = (Instant::ORIGIN, Instant::ORIGIN);
-        Self { term, fence: term, sealed: None, report_from, promised_until, is_dirty: false, role }
+        let (is_dirty, has_idle) = (false, false);
+        Self { term, fence: term, sealed: None, report_from, promised_until, is_dirty, has_idle, role }
     }
 }
 

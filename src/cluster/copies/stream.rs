@@ -126,9 +126,10 @@ impl Copies {
                 continue;
             }
             let settled = lead.settled(state.store.position(usize::from(vnode)).sequence());
-            let union: Vec<bool> = lead.members.iter().map(|member| lead.counts_for_all(member)).collect();
             let mut has_more = false;
-            for (member, counts) in lead.members.iter_mut().zip(union) {
+            let Lead { members, proposal, .. } = &mut **lead;
+            for member in members {
+                let counts = Lead::is_in_union(proposal.as_ref(), member);
                 let link = self.links.entry(member.peer).or_default();
                 let mut sending = Sending {
                     now,
@@ -327,26 +328,23 @@ impl Sending<'_> {
             }
             let first_sequence = self.member.sent + 1;
             let mut bytes = 0;
-            let records: Vec<&[u8]> = self
-                .backlog
-                .records(vnode, first_sequence)
-                .take(PEER_ENTRIES_MAX)
-                .take_while(|record| {
-                    let fits = bytes == 0 || bytes + record.len() <= APPEND_BYTES;
-                    bytes += record.len();
-                    fits
-                })
-                .collect();
+            let records = || self.backlog.records(vnode, first_sequence).take(PEER_ENTRIES_MAX);
+            let fitting = records().take_while(|record| {
+                let fits = bytes == 0 || bytes + record.len() <= APPEND_BYTES;
+                bytes += record.len();
+                fits
+            });
+            let count = fitting.count();
             let head = AppendHead {
                 vnode: self.vnode,
                 term: self.term,
                 first_sequence,
                 settled: self.settled,
                 stamp: self.now.as_millis(),
-                records: records.len() as u16,
+                records: count as u16,
             };
-            self.member.sent += records.len() as u64;
-            PeerMessage::push_append(head, records.into_iter(), &mut self.link.out);
+            self.member.sent += count as u64;
+            PeerMessage::push_append(head, records().take(count), &mut self.link.out);
         }
         false
     }
