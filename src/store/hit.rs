@@ -3,7 +3,7 @@
 use quoit_wire::Version;
 
 use super::blocks::{BlockId, block_start, segment_of_block};
-use super::item::Head;
+use super::item::{Head, INLINE_BYTES_MAX};
 use super::segments::{BLOCK_BYTES, Memory, segment_of};
 use crate::time::Instant;
 
@@ -31,25 +31,18 @@ impl Hit<'_> {
 #[derive(Clone)]
 pub struct Value<'a> {
     memory: &'a Memory,
+    /// Where the item begins.
     location: usize,
+    /// Where its bytes begin: of a large one first what lies in the item itself (its tail), then the blocks' numbers.
+    body_at: usize,
     length: usize,
-    /// The blocks' numbers, four bytes each.
-    list: &'a [u8],
-    /// What lies in the item itself, after the blocks.
-    tail: &'a [u8],
 }
 
 impl<'a> Value<'a> {
     /// The value of the item at `location`.
     #[inline(always)]
     pub(super) fn new(memory: &'a Memory, location: usize, head: &Head) -> Self {
-        let body_at = location + head.key_at() + head.key_bytes;
-        let tail = memory.arena.bytes(body_at, head.inline_bytes());
-        let list = match head.blocks() {
-            0 => &[],
-            blocks => memory.arena.bytes(body_at + tail.len(), 4 * blocks),
-        };
-        Self { memory, location, length: head.value_bytes, list, tail }
+        Self { memory, location, body_at: location + head.key_at() + head.key_bytes, length: head.value_bytes }
     }
 
     /// Length in bytes.
@@ -67,13 +60,15 @@ impl<'a> Value<'a> {
     /// The whole value, when it lies in one piece.
     #[inline]
     pub fn as_slice(&self) -> Option<&'a [u8]> {
-        self.list.is_empty().then_some(self.tail)
+        (self.length <= INLINE_BYTES_MAX).then(|| self.memory.arena.bytes(self.body_at, self.length))
     }
 
     /// The pieces of the value in order; none is empty.
     #[inline]
     pub fn slices(&self) -> Slices<'a> {
-        Slices { memory: self.memory, list: self.list, tail: self.tail }
+        let tail_bytes = if self.length > INLINE_BYTES_MAX { self.length % BLOCK_BYTES } else { self.length };
+        let tail = self.memory.arena.bytes(self.body_at, tail_bytes);
+        Slices { memory: self.memory, list: self.list(), tail }
     }
 
     /// Appends the value to `out`.
@@ -87,9 +82,9 @@ impl<'a> Value<'a> {
         if !self.memory.segments.pin(segment_of(self.location)) {
             return None;
         }
-        for (number, block) in blocks(self.list).enumerate() {
+        for (number, block) in self.blocks().enumerate() {
             if !self.memory.segments.pin(segment_of_block(block)) {
-                for pinned in blocks(self.list).take(number) {
+                for pinned in self.blocks().take(number) {
                     self.memory.segments.unpin(segment_of_block(pinned));
                 }
                 self.memory.segments.unpin(segment_of(self.location));
@@ -101,7 +96,16 @@ impl<'a> Value<'a> {
 
     /// The blocks it lies in.
     pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> + use<'a> {
-        blocks(self.list)
+        blocks(self.list())
+    }
+
+    /// The blocks' numbers, four bytes each.
+    #[inline]
+    fn list(&self) -> &'a [u8] {
+        if self.length <= INLINE_BYTES_MAX {
+            return &[];
+        }
+        self.memory.arena.bytes(self.body_at + self.length % BLOCK_BYTES, 4 * (self.length / BLOCK_BYTES))
     }
 }
 

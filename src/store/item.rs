@@ -193,7 +193,8 @@ impl Header {
     }
 }
 
-/// What every item says: what most reads need to know.
+/// What every item says: what most reads need to know. It is read in few steps, as they all wait for the item's memory, and
+/// the processor has room for little more than a hundred that wait.
 #[derive(Clone, Copy)]
 pub(super) struct Head {
     shape: u8,
@@ -205,26 +206,26 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Most keys are short and most values not large; then no field is further than a choice of two away.
+    /// Reads the head at the start of `bytes`.
     #[inline(always)]
     pub(super) fn read(bytes: &[u8; READ_BYTES]) -> Self {
-        let word = word_at(bytes, 0);
-        let shape = word as u8;
+        Self::read_common(bytes).unwrap_or_else(|| Self::read_any(bytes))
+    }
+
+    /// Reads a head of the common kind, where no field is further away than a choice of two: a short key, and a value that
+    /// is not large. `None`: of another kind.
+    #[inline(always)]
+    pub(super) fn read_common(bytes: &[u8; READ_BYTES]) -> Option<Self> {
+        let shape = bytes[0];
         if shape & (SHAPE_LONG_KEY | SHAPE_VALUE_LARGE) != 0 {
-            return Self::read_any(bytes);
+            return None;
         }
-        let is_two = shape & SHAPE_VALUE_TWO != 0;
-        let value_bytes = if is_two { word >> 8 & 0xFFFF } else { word >> 8 & 0xFF } as usize;
-        let key_bytes = if is_two { word >> 24 & 0xFF } else { word >> 16 & 0xFF } as usize;
-        let sequence_at = 3 + usize::from(is_two);
-        let sequence = word_at(bytes, sequence_at) & SEQUENCE_MASKS[usize::from(shape & 3)];
-        Self {
-            shape,
-            key_bytes,
-            value_bytes,
-            sequence,
-            fields_at: sequence_at + SEQUENCE_WIDTH_MIN + usize::from(shape & 3),
-        }
+        let is_two = usize::from((shape & SHAPE_VALUE_TWO) >> SHAPE_VALUE_SHIFT);
+        let value_bytes = (word_at(bytes, 1) & low_bytes(1 + is_two)) as usize;
+        let key_bytes = usize::from(bytes[2 + is_two]);
+        let sequence = word_at(bytes, 3 + is_two) & SEQUENCE_MASKS[usize::from(shape & 3)];
+        let fields_at = 3 + is_two + SEQUENCE_WIDTH_MIN + usize::from(shape & 3);
+        Some(Self { shape, key_bytes, value_bytes, sequence, fields_at })
     }
 
     /// Shape and both lengths take at most seven bytes: one load, and shifts.
@@ -250,18 +251,6 @@ impl Head {
     #[inline(always)]
     pub(super) fn key_at(&self) -> usize {
         usize::from(HEADER_BYTES[usize::from(self.shape)])
-    }
-
-    /// Blocks that the value lies in.
-    #[inline(always)]
-    pub(super) fn blocks(&self) -> usize {
-        if self.value_bytes > INLINE_BYTES_MAX { self.value_bytes / BLOCK_BYTES } else { 0 }
-    }
-
-    /// Bytes of the value that lie in the item itself.
-    #[inline(always)]
-    pub(super) fn inline_bytes(&self) -> usize {
-        if self.value_bytes > INLINE_BYTES_MAX { self.value_bytes % BLOCK_BYTES } else { self.value_bytes }
     }
 }
 
@@ -344,7 +333,6 @@ mod tests {
             let head = Head::read(bytes.first_chunk().unwrap());
             prop_assert_eq!((head.key_bytes, head.value_bytes, head.sequence), (key_bytes, value_bytes, sequence));
             prop_assert_eq!(head.key_at(), header.bytes());
-            prop_assert_eq!((head.blocks(), head.inline_bytes()), (header.blocks(), header.inline_bytes()));
             prop_assert_eq!(head.is_plain(), expires_ms.is_none() && idle_ms == 0 && client_flags == 0);
         }
 

@@ -136,9 +136,16 @@ impl Versions {
         let vnode_number = vnode_of(hash, self.vnode_bits);
         let vnode = self.vnodes[vnode_number];
         if vnode.marked_term & MANY_TERMS != 0 {
-            return Version::new(self.term_of(vnode_number, sequence), sequence);
+            return self.of_many_terms(vnode_number, sequence);
         }
-        Version::new(vnode.term(), sequence)
+        // An item's sequence never has more bits; that it has not need not be asserted anew for every read.
+        Version::new(vnode.term(), sequence & Version::SEQUENCE_MAX)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn of_many_terms(&self, vnode: usize, sequence: u64) -> Version {
+        Version::new(self.term_of(vnode, sequence), sequence)
     }
 
     /// Every vnode was flushed.
@@ -160,7 +167,6 @@ impl Versions {
     }
 
     /// Under which term write number `sequence` of `vnode` was made; zero where that is not known any more.
-    #[cold]
     pub(super) fn term_of(&self, vnode: usize, sequence: u64) -> u32 {
         let at = self.vnodes[vnode];
         if at.marked_term == NOT_OWNED {

@@ -1,78 +1,88 @@
-//! One bucket: eight entries in a cache line, compared at once.
+//! One bucket: eight entries in a cache line, searched at once.
 //!
-//! Where in its bucket an entry stands can't be predicted, so a search that branches on each entry loses more to
-//! mispredictions than to the comparing.
+//! ```text
+//!    0      2      4             14     16                22                          58             64 bytes
+//! ┌──────┬──────┬──────┬─ ... ─┬──────┬─────────────────┬─────────────────┬─ ... ─┬─────────────────┐
+//! │ mark │ mark │ mark │       │ mark │ rest of entry 0 │ rest of entry 1 │       │ rest of entry 7 │
+//! └──────┴──────┴──────┴─ ... ─┴──────┴─────────────────┴─────────────────┴─ ... ─┴─────────────────┘
+//! ```
+//! The marks stand together, so that one comparison finds what fits. Where in its bucket an entry stands can't be
+//! predicted: a search that branches on each loses more to mispredictions than to the comparing. And it has to be short:
+//! what waits for a bucket waits in the processor's window, in which there is room for little more than a few look-ups.
 
-#[cfg(any(test, not(target_arch = "x86_64")))]
 use super::entry::Entry;
+use super::pages::BUCKET_ENTRIES;
 use crate::store::arena::Line;
+
+/// The entry at `lane`.
+#[inline(always)]
+pub(super) fn entry(line: &Line, lane: usize) -> Entry {
+    let lane = lane % BUCKET_ENTRIES;
+    let rest = BUCKET_ENTRIES + 3 * lane;
+    Entry::from_pieces([line[lane], line[rest + 2], line[rest + 1], line[rest]])
+}
+
+/// All eight, empty places included.
+#[inline(always)]
+pub(super) fn entries(line: &Line) -> [Entry; BUCKET_ENTRIES] {
+    std::array::from_fn(|lane| entry(line, lane))
+}
+
+/// Puts an entry, or none, at `lane`.
+#[inline(always)]
+pub(super) fn put(line: &mut Line, lane: usize, entry: Entry) {
+    let lane = lane % BUCKET_ENTRIES;
+    let rest = BUCKET_ENTRIES + 3 * lane;
+    [line[lane], line[rest + 2], line[rest + 1], line[rest]] = entry.pieces();
+}
 
 /// Whether no place is empty.
 #[inline(always)]
 pub(super) fn is_full(line: &Line) -> bool {
-    empty(line) == 0
+    first_empty(line).is_none()
 }
 
-/// One bit for each empty place.
+/// The first empty place.
+#[inline(always)]
+pub(super) fn first_empty(line: &Line) -> Option<usize> {
+    let mut unmarked = marked(line, 0);
+    while unmarked != 0 {
+        let lane = unmarked.trailing_zeros() as usize;
+        // Of the entries that there are one in 65,536 has this mark, too.
+        if entry(line, lane).is_empty() {
+            return Some(lane);
+        }
+        unmarked &= unmarked - 1;
+    }
+    None
+}
+
+/// One bit for each place with this mark; for mark zero empty places are among them.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) fn empty(line: &Line) -> u32 {
+pub(super) fn marked(line: &Line, mark: u16) -> u32 {
     use std::arch::x86_64::{
-        _mm_castps_si128, _mm_castsi128_ps, _mm_cmpeq_epi32, _mm_movemask_ps, _mm_or_si128, _mm_set_epi64x,
-        _mm_setzero_si128, _mm_shuffle_ps,
+        _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16, _mm_setzero_si128,
     };
-    // SAFETY: the intrinsics need SSE and SSE2, which every x86-64 has, and take values, no pointers.
+    // SAFETY: the intrinsics need SSE2, which every x86-64 has; the load reads the first sixteen of the line's 64 bytes.
     unsafe {
-        let two = |at: usize| _mm_castsi128_ps(_mm_set_epi64x(line[at + 1] as i64, line[at] as i64));
-        let four = |at: usize| {
-            let uppers = _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(two(at), two(at + 2)));
-            let lowers = _mm_castps_si128(_mm_shuffle_ps::<0b10_00_10_00>(two(at), two(at + 2)));
-            let either = _mm_or_si128(uppers, lowers);
-            _mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(either, _mm_setzero_si128()))) as u32
-        };
-        four(0) | (four(4) << 4)
+        let marks = _mm_loadu_si128(line.as_ptr().cast());
+        let same = _mm_cmpeq_epi16(marks, _mm_set1_epi16(mark.cast_signed()));
+        _mm_movemask_epi8(_mm_packs_epi16(same, _mm_setzero_si128())) as u32
     }
 }
 
-/// One bit for each empty place.
+/// One bit for each place with this mark; for mark zero empty places are among them.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline]
-pub(super) fn empty(line: &Line) -> u32 {
-    line.iter().rev().fold(0, |places, word| (places << 1) | u32::from(*word == 0))
+pub(super) fn marked(line: &Line, mark: u16) -> u32 {
+    marked_plainly(line, mark)
 }
 
-/// One bit for each entry that has `tag`.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-pub(super) fn matching(line: &Line, tag: u32) -> u32 {
-    use std::arch::x86_64::{
-        _mm_and_si128, _mm_castps_si128, _mm_castsi128_ps, _mm_cmpeq_epi32, _mm_movemask_ps, _mm_set_epi64x,
-        _mm_set1_epi32, _mm_shuffle_ps,
-    };
-    // SAFETY: the intrinsics need SSE and SSE2, which every x86-64 has, and take values, no pointers.
-    unsafe {
-        // A tag is the upper 24 bits of the upper half of an entry.
-        let (wanted, mask) = (_mm_set1_epi32((tag << 8) as i32), _mm_set1_epi32(-256));
-        let two = |at: usize| _mm_castsi128_ps(_mm_set_epi64x(line[at + 1] as i64, line[at] as i64));
-        let four = |at: usize| {
-            let uppers = _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(two(at), two(at + 2)));
-            _mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(_mm_and_si128(uppers, mask), wanted))) as u32
-        };
-        four(0) | (four(4) << 4)
-    }
-}
-
-/// One bit for each entry that has `tag`.
-#[cfg(not(target_arch = "x86_64"))]
-#[inline]
-pub(super) fn matching(line: &Line, tag: u32) -> u32 {
-    matching_plainly(line, tag)
-}
-
-/// What [`matching`] finds, entry by entry.
+/// What [`marked`] finds, entry by entry.
 #[cfg(any(test, not(target_arch = "x86_64")))]
-fn matching_plainly(line: &Line, tag: u32) -> u32 {
-    line.iter().rev().fold(0, |matches, word| (matches << 1) | u32::from(Entry::from_word(*word).tag() == tag))
+fn marked_plainly(line: &Line, mark: u16) -> u32 {
+    line[..BUCKET_ENTRIES].iter().rev().fold(0, |found, there| (found << 1) | u32::from(*there == mark))
 }
 
 #[cfg(test)]
@@ -80,19 +90,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::store::arena::EMPTY_LINE;
 
     proptest! {
         #[test]
         fn comparing_at_once_finds_what_comparing_one_by_one_finds(
-            words in proptest::array::uniform8(prop_oneof![
-                Just(0u64), any::<u64>(), (0u64..1 << 41).prop_map(|low| 7 << 40 | low), (1u64..100).prop_map(|high| high << 32), 1u64..100
+            items in proptest::array::uniform8(prop_oneof![
+                Just(None),
+                (0u32..1 << 24, 1usize..1 << 36).prop_map(Some),
+                (prop_oneof![Just(0u32), Just(7), Just(0xFF_0000)], 1usize..100).prop_map(Some),
             ]),
-            tag in prop_oneof![Just(0u32), Just(7), 0u32..1 << 24],
+            mark in prop_oneof![Just(0u16), Just(7), any::<u16>()],
         ) {
-            prop_assert_eq!(matching(&words, tag), matching_plainly(&words, tag));
-            prop_assert_eq!(is_full(&words), !words.contains(&0));
-            prop_assert_eq!((0..8).filter(|place| empty(&words) >> place & 1 != 0).count(), words.iter().filter(|word| **word == 0).count());
-            prop_assert!((0..8).all(|place| (empty(&words) >> place & 1 != 0) == (words[place] == 0)));
+            let mut line = EMPTY_LINE;
+            for (lane, item) in items.iter().enumerate() {
+                if let Some((tag, location)) = item {
+                    put(&mut line, lane, Entry::new(*tag, 3, *location));
+                }
+            }
+            prop_assert_eq!(marked(&line, mark), marked_plainly(&line, mark));
+            prop_assert_eq!(is_full(&line), !items.contains(&None));
+            prop_assert_eq!(first_empty(&line), items.iter().position(Option::is_none));
+            for (lane, item) in items.iter().enumerate() {
+                let there = entry(&line, lane);
+                let expected = item.map(|(tag, location)| (tag, 3, location));
+                prop_assert_eq!((!there.is_empty()).then(|| (there.tag(), there.policy_bits(), there.location())), expected);
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Emptying one vnode's table, page by page.
 
-use super::{Entry, Index, Page};
+use super::{Entry, Index, Page, Vnode};
 use crate::store::segments::Memory;
 
 impl Index {
@@ -16,14 +16,14 @@ impl Index {
         entries.clear();
         if number >= self.vnodes[vnode].pages.len() {
             debug_assert_eq!(self.vnodes[vnode].entries, 0, "every page was cleared");
-            self.vnodes[vnode].pages = Vec::new();
+            self.vnodes[vnode] = Vnode::default();
             return false;
         }
         self.empty_if_flushed(memory, vnode, number);
         let page = self.vnodes[vnode].pages[number];
         if page.buckets > 0 {
             entries.extend(page.entries(memory));
-            self.vnodes[vnode].entries -= entries.len();
+            self.vnodes[vnode].entries -= entries.len() as u32;
             self.vnodes[vnode].pages[number] = Page { flush_epoch: self.flush_epoch, ..Page::default() };
             self.give(memory, page);
         }

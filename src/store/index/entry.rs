@@ -1,13 +1,15 @@
 //! One index entry: eight bytes that say which item, how it fares with the eviction policy, and where it lies.
 //!
 //! ```text
-//!  63                    40 39         36 35                                    0
-//! ┌────────────────────────┬─────────────┬───────────────────────────────────────┐
-//! │ tag (24)               │ policy (4)  │ location: byte offset in the arena    │
-//! └────────────────────────┴─────────────┴───────────────────────────────────────┘
+//!  63            48 47         40 39         36 35                                    0
+//! ┌────────────────┬─────────────┬─────────────┬───────────────────────────────────────┐
+//! │ tag, its lower │ tag, its    │ policy (4)  │ location: byte offset in the arena    │
+//! │ 16 bits        │ upper 8     │             │                                       │
+//! └────────────────┴─────────────┴─────────────┴───────────────────────────────────────┘
 //! ```
 //! The tag is the 24 bits of the key's hash below the vnode: its low bits choose the page within the vnode, its high bits
-//! the bucket within the page, so pages grow and split without reading a key. Zero is an empty place.
+//! the bucket within the page, so pages grow and split without reading a key. Its lower 16 bits are what a bucket is
+//! searched for: the upper ones are much the same throughout a bucket. Zero is an empty place.
 
 use crate::store::segments::ARENA_BYTES_MAX;
 
@@ -15,11 +17,15 @@ use crate::store::segments::ARENA_BYTES_MAX;
 pub(in crate::store) const TAG_BITS: u32 = 24;
 const LOCATION_BITS: u32 = 36;
 const POLICY_SHIFT: u32 = LOCATION_BITS;
-const TAG_SHIFT: u32 = 64 - TAG_BITS;
+/// Bits of a tag by which a bucket is searched.
+const MARK_BITS: u32 = u16::BITS;
+const MARK_SHIFT: u32 = u64::BITS - MARK_BITS;
+const TAG_UPPER_SHIFT: u32 = POLICY_SHIFT + 4;
 const LOCATION_MASK: u64 = (1 << LOCATION_BITS) - 1;
 const POLICY_MASK: u64 = 0xF << POLICY_SHIFT;
 
 const _: () = assert!(1u64 << LOCATION_BITS == ARENA_BYTES_MAX as u64);
+const _: () = assert!(MARK_SHIFT - TAG_UPPER_SHIFT == TAG_BITS - MARK_BITS);
 const _: () = assert!(size_of::<Entry>() == 8);
 
 /// One entry of the index.
@@ -27,23 +33,32 @@ const _: () = assert!(size_of::<Entry>() == 8);
 pub(in crate::store) struct Entry(u64);
 
 impl Entry {
+    /// An empty place.
+    pub(super) const NONE: Self = Self(0);
+
     /// An entry for the item at `location`.
     #[inline]
     pub(in crate::store) const fn new(tag: u32, policy_bits: u8, location: usize) -> Self {
         debug_assert!(tag >> TAG_BITS == 0 && policy_bits < 16 && location != 0 && location as u64 <= LOCATION_MASK);
-        Self(((tag as u64) << TAG_SHIFT) | ((policy_bits as u64) << POLICY_SHIFT) | location as u64)
+        let tag_upper = (tag >> MARK_BITS) as u64;
+        Self(
+            ((mark_of(tag) as u64) << MARK_SHIFT)
+                | (tag_upper << TAG_UPPER_SHIFT)
+                | ((policy_bits as u64) << POLICY_SHIFT)
+                | location as u64,
+        )
     }
 
-    /// The entry as it stands in a bucket.
-    #[inline]
-    pub(in crate::store) const fn from_word(word: u64) -> Self {
-        Self(word)
+    /// The entry that stands in a bucket as these four, the mark first.
+    #[inline(always)]
+    pub(super) const fn from_pieces([mark, upper, middle, lower]: [u16; 4]) -> Self {
+        Self((mark as u64) << MARK_SHIFT | (upper as u64) << 32 | (middle as u64) << 16 | lower as u64)
     }
 
-    /// The entry as it stands in a bucket.
-    #[inline]
-    pub(in crate::store) const fn word(self) -> u64 {
-        self.0
+    /// The entry as it stands in a bucket, the mark first.
+    #[inline(always)]
+    pub(super) const fn pieces(self) -> [u16; 4] {
+        [(self.0 >> MARK_SHIFT) as u16, (self.0 >> 32) as u16, (self.0 >> 16) as u16, self.0 as u16]
     }
 
     /// Whether this is an empty place.
@@ -55,7 +70,8 @@ impl Entry {
     /// The hash bits kept here.
     #[inline]
     pub(in crate::store) const fn tag(self) -> u32 {
-        (self.0 >> TAG_SHIFT) as u32
+        let tag_upper = (self.0 >> TAG_UPPER_SHIFT) as u32 & ((1 << (TAG_BITS - MARK_BITS)) - 1);
+        tag_upper << MARK_BITS | (self.0 >> MARK_SHIFT) as u32
     }
 
     /// What the policy keeps here.
@@ -77,8 +93,34 @@ impl Entry {
     }
 }
 
+/// What of a tag a bucket is searched for.
+#[inline(always)]
+pub(super) const fn mark_of(tag: u32) -> u16 {
+    tag as u16
+}
+
 /// The tag of a hash among `2^vnode_bits` vnodes.
 #[inline]
 pub(in crate::store) const fn tag_of(hash: u64, vnode_bits: u8) -> u32 {
-    ((hash << vnode_bits) >> TAG_SHIFT) as u32
+    ((hash << vnode_bits) >> (u64::BITS - TAG_BITS)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_entry_says_what_it_was_made_of(
+            tag in 0u32..1 << TAG_BITS, bits in 0u8..16, location in 1usize..ARENA_BYTES_MAX, later_bits in 0u8..16,
+        ) {
+            let entry = Entry::new(tag, bits, location);
+            prop_assert_eq!(Entry::from_pieces(entry.pieces()), entry);
+            prop_assert_eq!((entry.tag(), entry.policy_bits(), entry.location()), (tag, bits, location));
+            prop_assert_eq!(entry.with_policy_bits(later_bits), Entry::new(tag, later_bits, location));
+            prop_assert_eq!(entry.pieces()[0], mark_of(tag));
+        }
+    }
 }

@@ -17,12 +17,12 @@ mod walk;
 
 use quoit_wire::topology::vnode_of;
 
-use self::bucket::{empty, is_full, matching};
-use self::entry::TAG_BITS;
+use self::bucket::{first_empty, is_full, marked};
 pub(super) use self::entry::{Entry, tag_of};
+use self::entry::{TAG_BITS, mark_of};
 use self::pages::{BUCKET_ENTRIES, PAGE_BUCKETS_MAX, PageOwner, PageSpace, buckets_for, capacity};
 pub(super) use self::walk::{CURSOR_END, cursor_of};
-use super::arena::{LINE_BYTES, prefetch};
+use super::arena::{LINE_BYTES, Line, prefetch};
 use super::segments::Memory;
 
 /// Entries that a vnode's pages hold on average before one more page is split off. Pages of one vnode differ by a factor
@@ -48,7 +48,9 @@ pub(super) struct Index {
 struct Vnode {
     pages: Vec<Page>,
     /// All entries, those of flushed pages that were not emptied yet included.
-    entries: usize,
+    entries: u32,
+    /// The bits of a tag that choose a page in the round of splits that goes on.
+    page_mask: u32,
 }
 
 /// Where one page lies.
@@ -119,6 +121,15 @@ impl Index {
         self.find(memory, hash, |_| Some(())).map(|(_, entry, ())| entry)
     }
 
+    /// The first entry in the home bucket of `hash` whose mark fits: in most look-ups the one that is looked for. It may be
+    /// an empty place, or have another tag.
+    #[inline(always)]
+    pub(super) fn first_at_home(&self, memory: &Memory, hash: u64) -> Option<(Slot, Entry)> {
+        let line_number = self.home_line(hash)?;
+        let line = memory.arena.line(line_number);
+        first_of(line, line_number, marked(line, self.mark_of(hash)))
+    }
+
     /// The entry of `hash` for which `look` finds something, with what that is.
     #[inline(always)]
     pub(super) fn find<T>(
@@ -127,22 +138,18 @@ impl Index {
         hash: u64,
         look: impl Fn(Entry) -> Option<T>,
     ) -> Option<(Slot, Entry, T)> {
-        let (page, bucket) = self.home(hash)?;
-        let line_number = page.line as usize + bucket;
+        let line_number = self.home_line(hash)?;
         let line = memory.arena.line(line_number);
-        // All eight compared without a branch: where in the bucket an entry stands can't be predicted. Nine in ten are the
-        // first that fits in their home bucket; only the others take the long way, which begins anew.
-        let matches = matching(line, tag_of(hash, self.vnode_bits));
-        if matches != 0 {
-            let lane = matches.trailing_zeros() as usize % BUCKET_ENTRIES;
-            let entry = Entry::from_word(line[lane]);
-            if !entry.is_empty()
-                && let Some(found) = look(entry)
-            {
-                return Some((Slot { line: line_number as u32, lane: lane as u8 }, entry, found));
+        // Where in the bucket an entry stands can't be predicted: all eight are compared without a branch. Most are the first
+        // that fits in their home bucket; only the others take the long way, which begins anew.
+        match first_of(line, line_number, marked(line, self.mark_of(hash))) {
+            Some((slot, entry)) if self.fits(entry, hash) => {
+                if let Some(found) = look(entry) {
+                    return Some((slot, entry, found));
+                }
             }
-        } else if !is_full(line) {
-            return None;
+            None if !is_full(line) => return None,
+            _ => {}
         }
         self.find_on(memory, hash, look)
     }
@@ -150,16 +157,16 @@ impl Index {
     /// [`Self::find`], in every bucket where the entry may stand.
     #[inline(never)]
     fn find_on<T>(&self, memory: &Memory, hash: u64, look: impl Fn(Entry) -> Option<T>) -> Option<(Slot, Entry, T)> {
-        let tag = tag_of(hash, self.vnode_bits);
+        let mark = self.mark_of(hash);
         let (page, mut bucket) = self.home(hash)?;
         for _ in 0..page.buckets {
             let line_number = page.line as usize + bucket;
             let line = memory.arena.line(line_number);
-            let mut matches = matching(line, tag);
+            let mut matches = marked(line, mark);
             while matches != 0 {
                 let lane = matches.trailing_zeros() as usize % BUCKET_ENTRIES;
-                let entry = Entry::from_word(line[lane]);
-                if !entry.is_empty()
+                let entry = bucket::entry(line, lane);
+                if self.fits(entry, hash)
                     && let Some(found) = look(entry)
                 {
                     return Some((Slot { line: line_number as u32, lane: lane as u8 }, entry, found));
@@ -172,6 +179,22 @@ impl Index {
             bucket = page.after(bucket);
         }
         None
+    }
+
+    #[inline(always)]
+    fn home_line(&self, hash: u64) -> Option<usize> {
+        self.home(hash).map(|(page, bucket)| page.line as usize + bucket)
+    }
+
+    /// Whether an entry with the mark of `hash` is there, and has all of its tag.
+    #[inline(always)]
+    fn fits(&self, entry: Entry, hash: u64) -> bool {
+        !entry.is_empty() && entry.tag() == tag_of(hash, self.vnode_bits)
+    }
+
+    #[inline(always)]
+    fn mark_of(&self, hash: u64) -> u16 {
+        mark_of(tag_of(hash, self.vnode_bits))
     }
 
     /// The page of `hash` and the bucket in it where a walk begins. A page without buckets lies at the arena's first line,
@@ -194,7 +217,7 @@ impl Index {
     /// Puts another entry with the same tag into its place.
     #[inline]
     pub(super) fn replace(&self, memory: &mut Memory, slot: Slot, entry: Entry) {
-        memory.arena.line_mut(slot.line as usize)[usize::from(slot.lane)] = entry.word();
+        bucket::put(memory.arena.line_mut(slot.line as usize), usize::from(slot.lane), entry);
     }
 
     /// Adds an entry. The caller has made sure that the key has none.
@@ -209,7 +232,7 @@ impl Index {
         let vnode_number = vnode_of(hash, self.vnode_bits);
         if self.vnodes[vnode_number].pages.is_empty() {
             let page = Page { flush_epoch: self.flush_epoch, ..Page::default() };
-            self.vnodes[vnode_number].pages.push(page);
+            self.vnodes[vnode_number].push(page);
         }
         let page_number = self.vnodes[vnode_number].page_of(entry.tag());
         self.empty_if_flushed(memory, vnode_number, page_number);
@@ -225,7 +248,7 @@ impl Index {
         vnode.pages[page_number].put(memory, entry);
         vnode.entries += 1;
         let pages = vnode.pages.len();
-        if vnode.entries > pages * PAGE_ENTRIES_MEAN && pages < VNODE_PAGES_MAX {
+        if vnode.entries as usize > pages * PAGE_ENTRIES_MEAN && pages < VNODE_PAGES_MAX {
             self.split(memory, vnode_number);
         }
         Ok(())
@@ -282,7 +305,7 @@ impl Index {
         if flushed.flush_epoch == self.flush_epoch {
             return;
         }
-        self.vnodes[vnode].entries -= usize::from(flushed.entries);
+        self.vnodes[vnode].entries -= u32::from(flushed.entries);
         self.vnodes[vnode].pages[page] = Page { flush_epoch: self.flush_epoch, ..Page::default() };
         if flushed.buckets > 0 {
             self.give(memory, flushed);
@@ -299,8 +322,8 @@ impl Index {
         let line = self.space.take(memory, owner, buckets).ok_or(IndexFull)?;
         let mut new = Filling::new(Page { line, buckets: buckets as u16, entries: 0, flush_epoch: self.flush_epoch });
         for bucket in 0..usize::from(old.buckets) {
-            let words = *memory.arena.line(old.line as usize + bucket);
-            for entry in words.into_iter().map(Entry::from_word).filter(|entry| !entry.is_empty()) {
+            let entries = bucket::entries(memory.arena.line(old.line as usize + bucket));
+            for entry in entries.into_iter().filter(|entry| !entry.is_empty()) {
                 new.put(memory, entry);
             }
         }
@@ -345,14 +368,14 @@ impl Index {
         }
         let (mut stay, mut leave) = (Filling::new(halves[0]), Filling::new(halves[1]));
         for bucket in 0..usize::from(old.buckets) {
-            let words = *memory.arena.line(old.line as usize + bucket);
-            for entry in words.into_iter().map(Entry::from_word).filter(|entry| !entry.is_empty()) {
+            let entries = bucket::entries(memory.arena.line(old.line as usize + bucket));
+            for entry in entries.into_iter().filter(|entry| !entry.is_empty()) {
                 if moves(entry) { leave.put(memory, entry) } else { stay.put(memory, entry) }
             }
         }
         let (stay, leave) = (stay.page, leave.page);
         self.vnodes[vnode].pages[source] = stay;
-        self.vnodes[vnode].pages.push(leave);
+        self.vnodes[vnode].push(leave);
         if old.buckets > 0 {
             self.give(memory, old);
         }
@@ -366,15 +389,26 @@ impl Index {
     }
 }
 
+/// The first of the `matches` in a bucket.
+#[inline(always)]
+fn first_of(line: &Line, line_number: usize, matches: u32) -> Option<(Slot, Entry)> {
+    let lane = matches.trailing_zeros() as usize;
+    (matches != 0).then(|| (Slot { line: line_number as u32, lane: lane as u8 }, bucket::entry(line, lane)))
+}
+
 impl Vnode {
     /// The page that holds entries with `tag`: linear hashing on the tag's low bits. None has this number in a vnode
     /// without pages.
     #[inline(always)]
     fn page_of(&self, tag: u32) -> usize {
-        let pages = self.pages.len();
-        let round = 1usize << (pages | 1).ilog2();
-        let page = tag as usize & (2 * round - 1);
-        if page < pages { page } else { page.wrapping_sub(round) }
+        let page = (tag & self.page_mask) as usize;
+        // Not split yet in this round: its entries are where they were in the last one.
+        if page < self.pages.len() { page } else { page & (self.page_mask >> 1) as usize }
+    }
+
+    fn push(&mut self, page: Page) {
+        self.pages.push(page);
+        self.page_mask = (2 << self.pages.len().ilog2()) - 1;
     }
 }
 
@@ -387,7 +421,7 @@ impl Page {
 
     fn entries<'a>(&self, memory: &'a Memory) -> impl Iterator<Item = Entry> + use<'a> {
         let lines = self.line as usize..self.line as usize + usize::from(self.buckets);
-        lines.flat_map(|line| memory.arena.line(line)).map(|word| Entry::from_word(*word)).filter(|e| !e.is_empty())
+        lines.flat_map(|line| bucket::entries(memory.arena.line(line))).filter(|entry| !entry.is_empty())
     }
 
     /// Puts an entry into the first place from its home on. There is one: a page is never quite full.
@@ -395,9 +429,8 @@ impl Page {
         let mut bucket = self.home(entry.tag());
         loop {
             let line = memory.arena.line_mut(self.line as usize + bucket);
-            let places = empty(line);
-            if places != 0 {
-                line[places.trailing_zeros() as usize % BUCKET_ENTRIES] = entry.word();
+            if let Some(lane) = first_empty(line) {
+                bucket::put(line, lane, entry);
                 self.entries += 1;
                 return;
             }
@@ -409,21 +442,22 @@ impl Page {
     fn take(&mut self, memory: &mut Memory, line: usize, lane: usize) {
         let first = memory.arena.line_mut(line);
         let mut was_full = is_full(first);
-        first[lane] = 0;
+        bucket::put(first, lane, Entry::NONE);
         self.entries -= 1;
         let (mut hole, mut hole_lane) = (line - self.line as usize, lane);
         let mut bucket = self.after(hole);
         while was_full && bucket != hole {
             let walked = self.distance(hole, bucket);
-            let words = *memory.arena.line(self.line as usize + bucket);
-            let displaced = words.iter().position(|word| {
-                let entry = Entry::from_word(*word);
+            let neighbour = memory.arena.line(self.line as usize + bucket);
+            let displaced = (0..BUCKET_ENTRIES).find(|lane| {
+                let entry = bucket::entry(neighbour, *lane);
                 !entry.is_empty() && self.distance(self.home(entry.tag()), bucket) >= walked
             });
-            was_full = is_full(&words);
+            was_full = is_full(neighbour);
             if let Some(displaced) = displaced {
-                memory.arena.line_mut(self.line as usize + hole)[hole_lane] = words[displaced];
-                memory.arena.line_mut(self.line as usize + bucket)[displaced] = 0;
+                let moved = bucket::entry(neighbour, displaced);
+                bucket::put(memory.arena.line_mut(self.line as usize + hole), hole_lane, moved);
+                bucket::put(memory.arena.line_mut(self.line as usize + bucket), displaced, Entry::NONE);
                 (hole, hole_lane) = (bucket, displaced);
             }
             bucket = self.after(bucket);
@@ -461,7 +495,8 @@ impl Filling {
         while usize::from(self.used[bucket]) == BUCKET_ENTRIES {
             bucket = self.page.after(bucket);
         }
-        memory.arena.line_mut(self.page.line as usize + bucket)[usize::from(self.used[bucket])] = entry.word();
+        let line = memory.arena.line_mut(self.page.line as usize + bucket);
+        bucket::put(line, usize::from(self.used[bucket]), entry);
         self.used[bucket] += 1;
         self.page.entries += 1;
     }

@@ -15,11 +15,11 @@
 //! shrinks by a few buckets at a time (linear hashing): a new bucket starts as a copy of the one it splits from, so growing
 //! forgets nothing. It lies in segments of the arena, inside the cap.
 
-use crate::store::arena::{LINE_BYTES, Line};
+use crate::store::arena::{EMPTY_LINE, LINE_BYTES};
 use crate::store::segments::{Memory, Role, SEGMENT_LINES, SegmentId};
 
 /// Ghosts of a bucket.
-const BUCKET_GHOSTS: usize = LINE_BYTES / 2;
+const BUCKET_GHOSTS: usize = EMPTY_LINE.len();
 /// Fewest buckets: below, single buckets would fill too unevenly.
 const BUCKETS_MIN: usize = 8;
 /// Buckets added or dropped at one adjustment.
@@ -90,16 +90,15 @@ impl Ghosts {
         let Some(line) = self.line_of(hash) else { return };
         self.alive[usize::from(self.stamp)].add(bytes);
         self.all.add(bytes);
-        let mut ghosts = unpack(memory.arena.line(line));
-        let place = self.make_place(&mut ghosts, hash);
+        let ghosts = memory.arena.line_mut(line);
+        let place = self.make_place(ghosts, hash);
         ghosts[place] = self.stamp << FINGERPRINT_BITS | fingerprint(hash);
-        *memory.arena.line_mut(line) = pack(&ghosts);
     }
 
     /// Whether an item, now of `bytes` bytes, was evicted not long ago; it is forgotten by this.
     pub(in crate::store) fn take(&mut self, memory: &mut Memory, hash: u64, bytes: u64) -> bool {
         let Some(line) = self.line_of(hash) else { return false };
-        let mut ghosts = unpack(memory.arena.line(line));
+        let ghosts = memory.arena.line_mut(line);
         let wanted = fingerprint(hash);
         // Without an early end, so that all are compared at once.
         let is_there = ghosts.iter().fold(false, |is_there, ghost| is_there | (ghost & FINGERPRINT_MASK == wanted));
@@ -112,7 +111,6 @@ impl Ghosts {
         let gone = self.alive[stamp].remove(bytes);
         self.all.remove(gone);
         ghosts[place] = 0;
-        *memory.arena.line_mut(line) = pack(&ghosts);
         true
     }
 
@@ -228,25 +226,6 @@ impl Alive {
 #[inline(always)]
 fn fingerprint(hash: u64) -> u16 {
     (hash as u16 & FINGERPRINT_MASK).max(1)
-}
-
-#[inline(always)]
-fn unpack(line: &Line) -> [u16; BUCKET_GHOSTS] {
-    let mut ghosts = [0; BUCKET_GHOSTS];
-    for (four, word) in ghosts.chunks_exact_mut(4).zip(line) {
-        let words = [*word as u16, (*word >> 16) as u16, (*word >> 32) as u16, (*word >> 48) as u16];
-        four.copy_from_slice(&words);
-    }
-    ghosts
-}
-
-#[inline(always)]
-fn pack(ghosts: &[u16; BUCKET_GHOSTS]) -> Line {
-    let mut line = Line::default();
-    for (word, four) in line.iter_mut().zip(ghosts.chunks_exact(4)) {
-        *word = four.iter().rev().fold(0, |word, ghost| word << 16 | u64::from(*ghost));
-    }
-    line
 }
 
 #[cfg(test)]
