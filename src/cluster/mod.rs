@@ -11,6 +11,8 @@ pub mod etcd;
 pub mod leader;
 pub mod messages;
 pub mod overview;
+#[doc(hidden)]
+pub mod planted;
 pub mod records;
 pub mod retries;
 pub mod ring;

@@ -16,6 +16,7 @@ use super::output::{Output, ReplyLimits};
 use super::{Shard, TopologyOutcome};
 use crate::cluster::Ring;
 use crate::cluster::copies::{Admission, Commit, Copies, Need, State, Ticket};
+use crate::cluster::planted::{Fault, is_planted};
 use crate::cluster::retries::WriteResult;
 use crate::time::Instant;
 
@@ -346,7 +347,8 @@ impl Shard {
                 cluster.copies.record_refresh(&mut self.store, hash, key, ttl_ms);
             }
         }
-        if !cluster.is_stale {
+        let is_dirty = last == before && is_planted(Fault::DirtyRead);
+        if !cluster.is_stale && !is_dirty {
             cluster.waits.extend(cluster.copies.dependency(hash));
         }
     }

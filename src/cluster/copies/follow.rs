@@ -9,6 +9,7 @@ use quoit_wire::peer::{
 
 use super::limits::{MOVE_TIME_MAX, PROMISE_TIME, RELY_TIME};
 use super::{Breach, Copies, Copy, Follow, Peer, Role, State, applied};
+use crate::cluster::planted::{Fault, is_planted};
 use crate::store::{Store, TermStart, VnodeRole};
 use crate::time::Instant;
 
@@ -123,7 +124,7 @@ impl Copies {
         // Read at another moment than this copy stands at, it might bring back what was deleted.
         let fits = follow.has_begun
             && follow.cursor == head.from
-            && state.store.position(vnode).sequence() == head.at_sequence;
+            && (state.store.position(vnode).sequence() == head.at_sequence || is_planted(Fault::LateSlice));
         if !fits {
             return Ok(());
         }

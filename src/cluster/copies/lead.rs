@@ -4,8 +4,8 @@ use quoit_wire::peer::AckEntry;
 
 use super::Peer;
 use super::limits::{LAG_MAX, RELY_TIME, RESEND_AFTER, SHORT_PAUSE, SILENCE_MAX, WAIT_MAX};
-use super::planted::{Fault, is_planted};
 use super::waits::{Commit, Release, Tickets, Uncommitted, Wait};
+use crate::cluster::planted::{Fault, is_planted};
 use crate::time::Instant;
 
 /// How far the relation with a copy has come.
@@ -39,8 +39,8 @@ pub(super) struct Member {
     pub(super) sent: u64,
     /// How far the stream of items has come.
     pub(super) cursor: u32,
-    /// A slice is on its way.
-    pub(super) has_slice: bool,
+    /// A slice is on its way since then.
+    pub(super) slice_sent: Option<Instant>,
     /// The clock in milliseconds when it was known to have begun: an ack of a later stamp knows so too.
     pub(super) began_ms: u64,
     /// The newest stamp it gave back with a promise.
@@ -97,7 +97,7 @@ impl Member {
             applied: 0,
             sent: 0,
             cursor: 0,
-            has_slice: false,
+            slice_sent: None,
             began_ms: 0,
             stamp: None,
             heard: now,
@@ -123,17 +123,15 @@ impl Member {
 
     /// What was sent and not acknowledged counts as lost.
     pub(super) fn rewind(&mut self, now: Instant) {
-        (self.sent, self.has_slice, self.sent_since) = (self.applied, false, now);
+        (self.sent, self.slice_sent, self.sent_since) = (self.applied, None, now);
     }
 
-    /// Rewinds when an answer is overdue; whether it did.
-    pub(super) fn rewind_if_overdue(&mut self, now: Instant) -> bool {
-        let is_waiting = self.sent > self.applied || self.has_slice;
-        let is_overdue = is_waiting && now.since(self.sent_since) >= RESEND_AFTER;
-        if is_overdue {
+    /// Rewinds when an answer is overdue. That of a slice has a time of its own: writes are acknowledged all along.
+    pub(super) fn rewind_if_overdue(&mut self, now: Instant) {
+        self.slice_sent.take_if(|sent| now.since(*sent) >= RESEND_AFTER);
+        if self.sent > self.applied && now.since(self.sent_since) >= RESEND_AFTER {
             self.rewind(now);
         }
-        is_overdue
     }
 }
 
@@ -184,7 +182,8 @@ impl Lead {
     /// Whether `member` is in the ring's and the proposed set, and on another node than `own` (it shares no fate).
     pub(super) fn counts_for_one(&self, member: &Member, own: Peer) -> bool {
         let is_kept = self.proposal.as_ref().is_none_or(|proposal| proposal.in_sync.contains(&member.peer));
-        member.is_in_sync && is_kept && member.peer.node != own.node
+        let is_in_sync = member.is_in_sync || is_planted(Fault::CatchingUpCounts);
+        is_in_sync && is_kept && member.peer.node != own.node
     }
 
     /// Whether what is answered now can't be stale (C5): every copy that counts has promised not to be sealed yet; alone,
@@ -206,7 +205,8 @@ impl Lead {
 
     /// Finds anew what is committed; `last` is the number of the last write.
     pub(super) fn update_committed(&mut self, own: Peer, last: u64) {
-        let whole = |member: &&Member| member.is_whole();
+        let whole =
+            |member: &&Member| member.is_whole() || member.is_following() && is_planted(Fault::CatchingUpCounts);
         let furthest = |members: &mut dyn Iterator<Item = &Member>| members.map(|member| member.applied).max();
         let mut ones = self.members.iter().filter(|member| self.counts_for_one(member, own)).filter(whole);
         let one = furthest(&mut ones).unwrap_or(0);
@@ -225,9 +225,6 @@ impl Lead {
 
     /// What a reply on the key with this hash waits for, if it has to.
     pub(super) fn dependency(&self, hash: u64) -> Option<Commit> {
-        if is_planted(Fault::DirtyRead) {
-            return None;
-        }
         let wanted = self.uncommitted.dependency(hash);
         (!self.is_sole() && !self.committed.covers(wanted)).then_some(wanted)
     }

@@ -13,7 +13,6 @@ mod follow;
 mod lead;
 pub mod limits;
 mod pace;
-mod planted;
 mod requests;
 mod roles;
 mod stream;

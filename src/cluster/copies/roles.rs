@@ -8,8 +8,8 @@ use quoit_wire::topology::Seat;
 
 use super::lead::{Lead, Member, Phase};
 use super::limits::MOVE_TIME_MAX;
-use super::planted::{Fault, is_planted};
 use super::{Copies, Copy, Follow, Peer, Role, State};
+use crate::cluster::planted::{Fault, is_planted};
 use crate::cluster::{CopyState, Election, Order, Report, Ring, Roles};
 use crate::store::{Store, VnodeRole};
 use crate::time::Instant;

@@ -51,6 +51,10 @@ impl Copies {
         }
         match member.progress {
             Progress::Unknown => self.introduce(state.store, vnode, from, &entry),
+            // It was told to go on from where it stood once, and stands elsewhere: that was an answer of before it was dropped.
+            Progress::Beginning { wipes: false, base } if !has_begun && entry.applied != base => {
+                self.introduce(state.store, vnode, from, &entry);
+            }
             _ if has_begun => member.note_position(now, &entry),
             _ => {}
         }
@@ -231,7 +235,7 @@ impl Member {
                 self.progress = Progress::Following;
                 self.cursor = if wipes { 0 } else { AckEntry::CURSOR_END };
                 (self.applied, self.sent) = (entry.applied, entry.applied);
-                (self.has_slice, self.began_ms) = (false, now.as_millis());
+                (self.slice_sent, self.began_ms) = (None, now.as_millis());
             }
             Progress::Following => {}
             // Late: from before it was told to begin anew.
@@ -243,7 +247,7 @@ impl Member {
         }
         // Under one beginning the cursor only rises; an ack of before it was wiped has too low a position.
         if entry.cursor > self.cursor {
-            (self.cursor, self.has_slice, self.sent_since) = (entry.cursor, false, now);
+            (self.cursor, self.slice_sent) = (entry.cursor, None);
         }
     }
 }
@@ -352,7 +356,7 @@ impl Sending<'_> {
     fn slice(&mut self, state: &State<'_>) -> bool {
         let vnode = usize::from(self.vnode);
         let at_sequence = state.store.position(vnode).sequence();
-        if !self.member.is_streamed(self.now) || self.member.has_slice || self.member.sent < at_sequence {
+        if !self.member.is_streamed(self.now) || self.member.slice_sent.is_some() || self.member.sent < at_sequence {
             return false;
         }
         let has_turn = self.pace.admit(self.vnode) && self.pace.may_send();
@@ -367,7 +371,7 @@ impl Sending<'_> {
         self.pace.send(bytes.len());
         let head = SliceHead { vnode: self.vnode, term: self.term, at_sequence, from: self.member.cursor, next, items };
         PeerMessage::push_slice(head, &bytes, &mut self.link.out);
-        (self.member.has_slice, self.member.sent_since) = (true, self.now);
+        self.member.slice_sent = Some(self.now);
         false
     }
 }
