@@ -5,8 +5,8 @@
 //! began after another had ended must not lie before it, and what was read must be what the writes up to there leave. Values
 //! are lists of the operations that made them, so a write that was lost, doubled or brought back shows in a later read.
 //!
-//! A miss has no version: its point is the earliest at which the key may have been gone. Gone for a reason: a delete, a
-//! time to live that can have ended, or what the world has noted (an eviction, a flush, a vnode that was lost).
+//! A miss has no version: its point is the earliest at which the key may have been gone. Gone for a reason: a delete, or a
+//! time to live that can have ended. What two losses have taken may be missing, too; one loss takes nothing.
 
 use quoit_wire::{Status, Version};
 
@@ -210,8 +210,6 @@ impl<'a> Key<'a> {
                 ends.push((execution.version, true));
             }
         }
-        let causes = self.history.causes[self.key].iter();
-        ends.extend(causes.map(|(at, _)| (*at, false)));
         ends
     }
 
@@ -292,7 +290,9 @@ impl<'a> Key<'a> {
     /// Whether the write of `version` may be lost by the end of `operation`: more than one node was.
     fn is_excused(&self, version: Version, operation: &Operation) -> bool {
         let written_us = self.execution(version).map(|it| self.writer(&it).invoked_us);
-        written_us.is_some_and(|written_us| self.history.may_be_lost(written_us, operation.finished_us))
+        written_us.is_some_and(|written_us| {
+            self.history.may_be_lost(self.history.vnodes[self.key], written_us, operation.finished_us)
+        })
     }
 
     fn fail(&mut self, number: usize, operation: &Operation, text: String) {

@@ -234,7 +234,7 @@ impl Client {
         let Some(asking) = self.asking.take() else { return };
         let operation = &mut history.operations[asking.operation];
         (operation.finished_us, operation.outcome) = (now_us, outcome);
-        self.wake_us = now_us + random.random_range(1_000..100_000);
+        self.wake_us = now_us + random.random_range(1_000..90_000);
     }
 }
 

@@ -156,6 +156,11 @@ impl World {
                     self.network.cut(Place::Node(id), Place::Etcd);
                     self.network.cut(Place::Etcd, Place::Node(id));
                 }
+                if !all && self.chance(60) {
+                    // Its copies' promises are fresh when its lease ends, and then it hears nothing more of them.
+                    let wait_us = self.random.random_range(1_300_000..2_300_000);
+                    self.at(self.now_us + wait_us, Event::CutOff(node));
+                }
             }
             Fault::PeerCut => {
                 let node = self.any_node();
@@ -235,7 +240,7 @@ impl World {
         }
     }
 
-    fn cut_from_nodes(&mut self, node: u64) {
+    pub(super) fn cut_from_nodes(&mut self, node: u64) {
         let others: Vec<u64> = self.nodes.keys().copied().filter(|id| *id != node).collect();
         for other in others {
             self.network.cut(Place::Node(node), Place::Node(other));

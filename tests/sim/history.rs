@@ -15,6 +15,14 @@ pub(super) enum Subject {
     Vnode(usize),
 }
 
+/// A node's data, or its place, was lost: that of one vnode, where its primary had to let it go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loss {
+    pub(super) at_us: u64,
+    pub(super) node: NodeRef,
+    pub(super) vnode: Option<usize>,
+}
+
 /// What was asked. A write of a list leaves its operation's number in the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
@@ -78,14 +86,16 @@ pub(super) enum Cause {
 
 #[derive(Debug, Default)]
 pub(super) struct History {
+    /// The vnode of each key.
+    pub(super) vnodes: Vec<usize>,
     pub(super) operations: Vec<Operation>,
     /// The operation of each request, by the request's id.
     pub(super) attempts: Vec<usize>,
     /// Writes that were carried out, by key.
     pub(super) executions: Vec<Vec<Execution>>,
     pub(super) causes: Vec<Vec<(Version, Cause)>>,
-    /// Moments at which a node's data, or its place, was lost; and at which all copies were there again.
-    pub(super) losses: Vec<(u64, NodeRef)>,
+    pub(super) losses: Vec<Loss>,
+    /// Moments at which all copies were there.
     pub(super) restored_us: Vec<u64>,
 }
 
@@ -124,17 +134,20 @@ impl Operation {
 }
 
 impl History {
-    pub(super) fn new(keys: usize) -> Self {
-        Self { executions: vec![Vec::new(); keys], causes: vec![Vec::new(); keys], ..Self::default() }
+    pub(super) fn new(vnodes: Vec<usize>) -> Self {
+        let keys = vnodes.len();
+        Self { vnodes, executions: vec![Vec::new(); keys], causes: vec![Vec::new(); keys], ..Self::default() }
     }
 
-    /// Whether what was written from this moment on may be lost by now: two nodes lost, and no moment between the losses at
-    /// which all copies were there (C14).
-    pub(super) fn may_be_lost(&self, written_us: u64, by_us: u64) -> bool {
-        let losses = || self.losses.iter().filter(|(at, _)| (written_us..=by_us).contains(at));
+    /// Whether what was written to a vnode from this moment on may be lost by now: two of its nodes lost, and no moment
+    /// between the losses at which all copies were there (C14).
+    pub(super) fn may_be_lost(&self, vnode: usize, written_us: u64, by_us: u64) -> bool {
+        let concerns = |loss: &&Loss| loss.vnode.is_none_or(|it| it == vnode);
+        let losses = || self.losses.iter().filter(concerns).filter(|it| (written_us..=by_us).contains(&it.at_us));
         let is_restored = |from: u64, to: u64| self.restored_us.iter().any(|at| (from..to).contains(at));
-        losses().any(|(first_us, first)| {
-            losses().any(|(us, node)| us >= first_us && node != first && !is_restored(*first_us, *us))
+        losses().any(|first| {
+            let second = |it: &&Loss| it.at_us >= first.at_us && it.node != first.node;
+            losses().filter(second).any(|it| !is_restored(first.at_us, it.at_us))
         })
     }
 }

@@ -11,6 +11,8 @@ mod faults;
 mod history;
 mod network;
 mod node;
+#[cfg(debug_assertions)]
+mod planted;
 mod run;
 mod table;
 mod world;
@@ -40,7 +42,7 @@ fn run_seeds(seeds: std::ops::Range<u64>) -> Vec<Report> {
             if seed >= seeds.end || seed > failed.load(Ordering::Relaxed) {
                 return reports;
             }
-            let report = run(seed, None);
+            let report = run(seed, None, None);
             if !report.violations.is_empty() {
                 failed.fetch_min(seed, Ordering::Relaxed);
             }
@@ -58,7 +60,7 @@ fn run_seeds(seeds: std::ops::Range<u64>) -> Vec<Report> {
 /// Says what a failed run did, from its beginning, as far as it concerns the key or vnode that shows it.
 fn tell(report: &Report) {
     let subject = report.violations[0].0;
-    let again = run(report.seed, Some(subject));
+    let again = run(report.seed, Some(subject), None);
     again.trace.iter().for_each(|line| println!("{line}"));
     report.violations.iter().take(10).for_each(|(subject, text)| println!("VIOLATION: {subject:?}: {text}"));
     println!("seed {} fails; to see it again: make simulate SEEDS={}", report.seed, report.seed);
@@ -106,7 +108,7 @@ fn histories_are_linearizable_through_faults() {
 #[test]
 fn a_seed_is_a_run() {
     for seed in [1, 5] {
-        let (one, other) = (run(seed, None), run(seed, None));
+        let (one, other) = (run(seed, None, None), run(seed, None, None));
         assert_eq!(one.trace_hash, other.trace_hash, "seed {seed}");
         assert_eq!(one.operations, other.operations, "seed {seed}");
     }

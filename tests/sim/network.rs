@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 const DELAY_US: std::ops::Range<u64> = 50..400;
 /// A delayed or reordered message takes up to so much longer.
 const EXTRA_DELAY_US_MAX: u64 = 300_000;
-const REORDERING_US_MAX: u64 = 40_000;
+const REORDERING_US_MAX: u64 = 200_000;
 
 /// One end of a way: a node by its id, the clients, or etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,7 +6,10 @@ use super::checker;
 use super::faults::{AMBIENT, Fault, HARD, PHASES};
 use super::history::Subject;
 use super::table::Table;
-use super::world::World;
+use super::world::{CLIENTS, World};
+#[cfg(debug_assertions)]
+use crate::cluster::planted;
+use crate::cluster::planted::Fault as Planted;
 
 const SECOND_US: u64 = 1_000_000;
 /// Rounds of a run: in each, three faults that make everything harder and one that takes something away.
@@ -19,6 +22,8 @@ const RESTORED_US_MAX: u64 = 60 * SECOND_US;
 pub(super) struct Report {
     pub(super) seed: u64,
     pub(super) violations: Vec<(Subject, String)>,
+    /// Those of them that the checker of histories has found.
+    pub(super) found_in_history: Vec<String>,
     pub(super) table: Table,
     pub(super) trace_hash: u64,
     pub(super) trace: Vec<String>,
@@ -29,9 +34,25 @@ pub(super) struct Report {
     pub(super) virtual_us: u64,
 }
 
+/// A mistake that is made on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(debug_assertions), expect(dead_code, reason = "only builds with debug assertions plant any"))]
+pub(super) enum Mistake {
+    /// In the production code.
+    Core(Planted),
+    /// A node that restarts passes itself off as its last life.
+    RoleKept,
+}
+
 /// Runs one seed; the story of `traced` is told.
-pub(super) fn run(seed: u64, traced: Option<Subject>) -> Report {
+pub(super) fn run(seed: u64, traced: Option<Subject>, mistake: Option<Mistake>) -> Report {
+    #[cfg(debug_assertions)]
+    planted::plant(match mistake {
+        Some(Mistake::Core(fault)) => Some(fault),
+        _ => None,
+    });
     let mut world = World::new(seed, traced);
+    world.is_role_kept = mistake == Some(Mistake::RoleKept);
     let nodes = 3 + seed % 3;
     let mut table = Table::default();
     let mut faults = 0;
@@ -47,15 +68,28 @@ pub(super) fn run(seed: u64, traced: Option<Subject>) -> Report {
             break;
         }
         let draw = seed as usize * ROUNDS + round;
-        world.enter(PHASES[draw % PHASES.len()]);
+        let phase = PHASES[draw % PHASES.len()];
+        world.readers = [0, CLIENTS / 2][world.random.random_range(0..2)];
+        // Half of what makes it harder is there before, half comes upon it.
+        let is_before = world.chance(50);
         let ambient = (0..3).map(|step| AMBIENT[(draw * 3 + step) % AMBIENT.len()]);
         let hard = HARD[(draw + draw / HARD.len()) % HARD.len()];
-        for fault in ambient.chain([hard]).collect::<Vec<Fault>>() {
+        let mut inject = |world: &mut World, fault: Fault| {
             table.count(fault, world.phase());
             faults += 1;
             world.inject(fault);
+        };
+        if is_before {
+            ambient.clone().for_each(|fault| inject(&mut world, fault));
         }
-        let lasting_us = world.random.random_range(SECOND_US / 2..4 * SECOND_US);
+        world.enter(phase);
+        let wait_us = world.random.random_range(0..SECOND_US / 5);
+        world.run(wait_us);
+        if !is_before {
+            ambient.for_each(|fault| inject(&mut world, fault));
+        }
+        inject(&mut world, hard);
+        let lasting_us = world.random.random_range(SECOND_US / 2..5 * SECOND_US);
         world.run(lasting_us);
         heal(&mut world, nodes);
     }
@@ -63,8 +97,11 @@ pub(super) fn run(seed: u64, traced: Option<Subject>) -> Report {
         end(&mut world);
     }
     let mut violations = std::mem::take(&mut world.violations);
-    violations.extend(checker::check(&world.history));
+    let found = checker::check(&world.history);
+    let found_in_history = found.iter().map(|(_, text)| text.clone()).collect();
+    violations.extend(found);
     Report {
+        found_in_history,
         seed,
         violations,
         table,
@@ -81,6 +118,8 @@ pub(super) fn run(seed: u64, traced: Option<Subject>) -> Report {
 /// Everything is well again, and the cluster becomes whole.
 fn heal(world: &mut World, nodes: u64) {
     world.heal(nodes);
+    // What was decided in the last moment shows.
+    world.run(SECOND_US);
     world.is_quiet = false;
     if !world.run_until(RESTORED_US_MAX, World::is_restored) {
         world.violate_unrestored(RESTORED_US_MAX / SECOND_US);
@@ -92,7 +131,7 @@ fn heal(world: &mut World, nodes: u64) {
 
 /// Clients end, time passes, and all copies are the same.
 fn end(world: &mut World) {
-    world.only_reads = true;
+    world.readers = CLIENTS;
     world.run(2 * SECOND_US);
     world.is_quiet = true;
     world.run(6 * SECOND_US);

@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use super::client::{Client, KEYS, Step, key_name, vnode_of_key};
 use super::clock::Clock;
 use super::etcd::Etcd;
-use super::history::{Cause, Execution, History, Subject};
+use super::history::{Cause, Execution, History, Loss, Subject};
 use super::network::{Network, Place};
 use super::node::{CORES, Node, Plan, Served, ToCore, VALUE_BYTES_MAX, Watch};
 use crate::cluster::agent::News;
@@ -25,12 +25,14 @@ use crate::cluster::{ControlMessage, Election, NodeRef, Order, Report, Ring, Rol
 use crate::store::PolicyKind;
 use crate::time::Instant;
 
-const CLIENTS: usize = 8;
+pub(super) const CLIENTS: usize = 8;
 /// A core that hears nothing turns this often, as a parked one does.
 const TURN_US_MAX: u64 = 20_000;
 /// From an input to the turn that ends with it: what comes meanwhile is part of the turn.
 const TURN_US: u64 = 100;
 const AGENT_TURN_US_MAX: u64 = 100_000;
+/// A copy that is silent is let go after half a second, and that takes a moment to be written.
+const STILL_US: u64 = 1_000_000;
 const ETCD_TICK_US: u64 = 20_000;
 /// What a node tells itself takes up to so long.
 const LOCAL_US_MAX: u64 = 2_000;
@@ -38,19 +40,53 @@ const LOCAL_US_MAX: u64 = 2_000;
 pub(super) enum Event {
     Turn(Peer),
     AgentTurn(NodeRef),
-    Messages { from: Peer, to: Peer, bytes: Vec<u8> },
-    Control { from: NodeRef, to: NodeRef, bytes: Vec<u8> },
+    Messages {
+        from: Peer,
+        to: Peer,
+        bytes: Vec<u8>,
+    },
+    Control {
+        from: NodeRef,
+        to: NodeRef,
+        bytes: Vec<u8>,
+    },
     ToCore(Peer, ToCore),
     Report(Peer, Election, Report),
-    EtcdAsked { by: NodeRef, ticket: u64, request: EtcdRequest },
-    EtcdAnswered { to: NodeRef, ticket: u64, response: EtcdResponse },
-    Watched { to: NodeRef, number: u64, upto: usize },
-    WatchBroken { to: NodeRef, number: u64 },
+    EtcdAsked {
+        by: NodeRef,
+        ticket: u64,
+        request: EtcdRequest,
+    },
+    EtcdAnswered {
+        to: NodeRef,
+        ticket: u64,
+        response: EtcdResponse,
+    },
+    Watched {
+        to: NodeRef,
+        number: u64,
+        upto: usize,
+    },
+    WatchBroken {
+        to: NodeRef,
+        number: u64,
+    },
     EtcdTick,
-    Asked { client: usize, node: u64, core: u16, frame: Vec<u8>, is_forwarded: bool },
-    Answered { client: usize, bytes: Vec<u8> },
+    Asked {
+        client: usize,
+        node: u64,
+        core: u16,
+        frame: Vec<u8>,
+        is_forwarded: bool,
+    },
+    Answered {
+        client: usize,
+        bytes: Vec<u8>,
+    },
     Wake(usize),
     Start(u64),
+    /// A node that has lost etcd loses the other nodes as well.
+    CutOff(u64),
 }
 
 /// Something that a fault waits for.
@@ -75,10 +111,11 @@ pub(super) struct World {
     pub(super) clients: Vec<Client>,
     /// Clients begin nothing new.
     pub(super) is_quiet: bool,
-    /// Clients only read.
-    pub(super) only_reads: bool,
+    /// So many clients only read: they notice late that they ask a primary that is one no longer.
+    pub(super) readers: usize,
     pub(super) history: History,
     pub(super) ring: Option<Arc<Ring>>,
+    ring_since_us: u64,
     pub(super) trap: Option<Trap>,
     /// The last moment at which a move was under way.
     pub(super) moved_us: u64,
@@ -99,7 +136,7 @@ impl World {
         let plan = Plan {
             vnode_bits: random.random_range(2..=4),
             hash_seed: random.random_range(0..1 << 40),
-            replicas: if seed % 3 == 2 { 2 } else { 1 },
+            replicas: if seed.is_multiple_of(3) { 1 } else { 1 + (seed / 3 % 2) as u8 },
             policy: if seed.is_multiple_of(2) { PolicyKind::None } else { PolicyKind::S3Fifo },
         };
         let clients = (0..CLIENTS).map(|number| Client::new(number, random.random_range(1..u64::MAX))).collect();
@@ -115,9 +152,10 @@ impl World {
             etcd_events: 0,
             clients,
             is_quiet: true,
-            only_reads: false,
-            history: History::new(KEYS),
+            readers: 0,
+            history: History::new((0..KEYS).map(|key| vnode_of_key(plan.hash_seed, plan.vnode_bits, key)).collect()),
             ring: None,
+            ring_since_us: 0,
             trap: None,
             moved_us: 0,
             vnodes_lost: 0,
@@ -136,7 +174,7 @@ impl World {
     }
 
     pub(super) fn vnode_of(&self, key: usize) -> usize {
-        vnode_of_key(self.plan.hash_seed, self.plan.vnode_bits, key)
+        self.history.vnodes[key]
     }
 
     pub(super) fn chance(&mut self, percent: u32) -> bool {
@@ -260,6 +298,11 @@ impl World {
             }
             Event::Wake(client) => self.wake(client),
             Event::Start(id) => self.start(id),
+            Event::CutOff(id) => {
+                if self.network.is_cut(Place::Node(id), Place::Etcd) {
+                    self.cut_from_nodes(id);
+                }
+            }
         }
     }
 
@@ -274,7 +317,12 @@ impl World {
             | Event::Watched { to, .. }
             | Event::WatchBroken { to, .. } => to.id,
             Event::Asked { node, .. } => *node,
-            Event::EtcdAsked { .. } | Event::EtcdTick | Event::Answered { .. } | Event::Wake(_) | Event::Start(_) => {
+            Event::EtcdAsked { .. }
+            | Event::EtcdTick
+            | Event::Answered { .. }
+            | Event::Wake(_)
+            | Event::Start(_)
+            | Event::CutOff(_) => {
                 return None;
             }
         };
@@ -311,7 +359,7 @@ impl World {
     /// A node is no more, and all it had.
     pub(super) fn crash(&mut self, id: u64) {
         if let Some(node) = self.nodes.remove(&id) {
-            self.history.losses.push((self.now_us, node.me));
+            self.history.losses.push(Loss { at_us: self.now_us, node: node.me, vnode: None });
             self.note(|| format!("node {id} crashes"));
         }
     }
@@ -570,7 +618,7 @@ impl World {
     fn note_loss(&mut self, keys: &Keys, key: &str) {
         let lost = self.nodes.values().map(|node| node.me).find(|me| keys.node(me.id) == key);
         if let Some(me) = lost {
-            self.history.losses.push((self.now_us, me));
+            self.history.losses.push(Loss { at_us: self.now_us, node: me, vnode: None });
             self.note(|| format!("the lease of node {} has ended", me.id));
         }
     }
@@ -580,6 +628,7 @@ impl World {
             return;
         }
         let before = self.ring.replace(ring.clone());
+        self.ring_since_us = self.now_us;
         if let Err(error) = ring.check() {
             self.violate(Subject::Vnode(0), format!("ring {}: {error}", ring.epoch));
         }
@@ -592,6 +641,7 @@ impl World {
             if roles.term < was.term || roles.term == was.term && roles.primary != was.primary {
                 self.violate(Subject::Vnode(vnode), format!("vnode {vnode}: term {} after {}", roles.term, was.term));
             }
+            self.note_let_go(&ring, vnode, &was, roles);
             let stays = was.in_sync_members().any(|member| member == roles.primary);
             if roles.term > was.term && !stays {
                 self.lose_vnode(vnode, roles.term);
@@ -599,11 +649,23 @@ impl World {
         }
     }
 
+    /// A primary has let copies go that it could not reach, and has fewer now than it should.
+    fn note_let_go(&mut self, ring: &Ring, vnode: usize, was: &Roles, roles: &Roles) {
+        if roles.in_sync().count() >= usize::from(ring.replicas) {
+            return;
+        }
+        for seat in was.in_sync_members().filter(|seat| !roles.in_sync_members().any(|it| it == *seat)) {
+            let node = ring.member(seat.node).map(|member| member.node);
+            let at_us = self.now_us;
+            self.history.losses.extend(node.map(|node| Loss { at_us, node, vnode: Some(vnode) }));
+        }
+    }
+
     /// Every member of the vnode was lost: it starts empty (C9).
     fn lose_vnode(&mut self, vnode: usize, term: u32) {
         self.vnodes_lost += 1;
         let since_us = self.now_us.saturating_sub(60_000_000);
-        let is_excused = self.history.may_be_lost(since_us, self.now_us);
+        let is_excused = self.history.may_be_lost(vnode, since_us, self.now_us);
         for key in 0..KEYS {
             if self.vnode_of(key) == vnode {
                 self.history.causes[key].push((Version::new(term, 0), Cause::VnodeLost));
@@ -633,7 +695,7 @@ impl World {
             return self.at(now_us + 50_000, Event::Wake(client));
         }
         let state = &mut self.clients[client];
-        let step = state.wake(&mut self.random, &mut self.history, now_us, &nodes, self.only_reads);
+        let step = state.wake(&mut self.random, &mut self.history, now_us, &nodes, client < self.readers);
         self.at(self.clients[client].wake_us, Event::Wake(client));
         if let Step::Send { node, core, frame } = step
             && let Some(at_us) = self.network.arrivals(&mut self.random, now_us, Place::Clients, Place::Node(node))[0]
@@ -695,9 +757,12 @@ impl World {
         }
     }
 
-    /// Whether every vnode has a live primary and all its copies, and everybody knows it.
+    /// Whether every vnode has a live primary and all its copies, and everybody knows it, for long enough that nobody's
+    /// proposal is under way.
     pub(super) fn is_restored(&self) -> bool {
-        let Some(ring) = &self.ring else { return false };
+        let Some(ring) = self.ring.as_ref().filter(|_| self.now_us >= self.ring_since_us + STILL_US) else {
+            return false;
+        };
         let keys = Keys::new("simulated");
         let is_registered = |id: &u64| self.etcd.entries.contains_key(&keys.node(*id));
         self.nodes.keys().all(is_registered)

@@ -1,0 +1,55 @@
+//! It bites: mistakes planted into the production code are found by the checker of histories, and by it alone.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::THREADS;
+use super::run::{Mistake, run};
+use crate::cluster::planted::Fault;
+
+/// Runs within which each mistake is found.
+const SEEDS_MAX: u64 = 200;
+
+const MISTAKES: [(&str, Mistake); 7] = [
+    ("no read lease", Mistake::Core(Fault::NoReadLease)),
+    ("dirty read", Mistake::Core(Fault::DirtyRead)),
+    ("`one` acknowledged alone", Mistake::Core(Fault::OneAlone)),
+    ("role kept over a restart", Mistake::RoleKept),
+    ("a slice resurrects a delete", Mistake::Core(Fault::LateSlice)),
+    ("a retry applied twice", Mistake::Core(Fault::ForgottenResults)),
+    ("a catching-up copy counted", Mistake::Core(Fault::CatchingUpCounts)),
+];
+
+/// The first seed in whose history the mistake shows, and how.
+fn find(mistake: Mistake) -> Option<(u64, String)> {
+    let (next, found) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
+    let work = || {
+        let mut first = None;
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= SEEDS_MAX || seed > found.load(Ordering::Relaxed) {
+                return first;
+            }
+            let report = run(seed, None, Some(mistake));
+            if let Some(text) = report.found_in_history.into_iter().next() {
+                found.fetch_min(seed, Ordering::Relaxed);
+                first.get_or_insert((seed, text));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().filter_map(|thread| thread.join().expect("a world ends")).min()
+    })
+}
+
+#[test]
+fn planted_mistakes_are_found_by_the_history() {
+    let mut missed = Vec::new();
+    for (name, mistake) in MISTAKES {
+        match find(mistake) {
+            Some((seed, text)) => println!("{name}: seed {seed}: {text}"),
+            None => missed.push(name),
+        }
+    }
+    assert!(missed.is_empty(), "not found within {SEEDS_MAX} seeds: {missed:?}");
+}
