@@ -235,7 +235,7 @@ impl Control {
         reason
     }
 
-    /// Hands over what the node has to others of its cluster, as far as that goes in [`HANDOVER_TIME_MAX`].
+    /// Hands over what the node has to others of its cluster, as far as that goes in `HANDOVER_TIME_MAX`.
     pub fn leave_cluster(&self) {
         self.leave.send_replace(true);
         match self.left.recv_timeout(HANDOVER_TIME_MAX) {
