@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::admin::{Admin, AdminError};
-use super::status::{json_line, progress, table};
+use super::status::{drain_progress, json_line, move_progress, table};
 use super::{CommandError, Ending, output, say};
 use crate::control::status::ClusterStatus;
 use crate::units::parse_duration;
@@ -107,6 +107,9 @@ pub struct Rebalance {
     /// Nodes with their weights from 1 to 1000, or `own` for what the node says itself
     #[arg(value_name = "NODE=WEIGHT", required = true, value_parser = parse_share)]
     shares: Vec<Share>,
+    /// Return as soon as the cluster has been told
+    #[arg(long)]
+    no_wait: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -190,7 +193,7 @@ fn wait_until_drained(admin: &Admin<'_>, name: &str, first: ClusterStatus) -> Re
             // It ended before, or somebody wants something else of it.
             return Err(CommandError::NotDrained { node: name.to_owned(), state: node.state.clone() });
         }
-        let line = progress(node);
+        let line = drain_progress(&standing, node);
         if line != told {
             say(&line);
             told = line;
@@ -214,6 +217,15 @@ fn run_rebalance(rebalance: &Rebalance) -> Result<Ending, CommandError> {
             Some(weight) => admin.ask("PUT", &format!("{path}/{weight}"))?,
             None => admin.ask("DELETE", &path)?,
         };
+    }
+    let mut told = String::new();
+    while let Some(moving) = standing.moving.as_ref().filter(|_| !rebalance.no_wait) {
+        let line = move_progress(moving);
+        if line != told {
+            say(&line);
+            told = line;
+        }
+        standing = admin.ask("GET", LOOK_PATH)?;
     }
     finish(&rebalance.common, &standing)
 }

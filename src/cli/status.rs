@@ -1,9 +1,11 @@
 //! How a cluster's status is shown: a table for people, a line of JSON for programs.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::output::printable;
-use crate::control::status::{ClusterStatus, NodeStatus};
+use crate::control::status::{ClusterStatus, Moving, NodeStatus};
+use crate::units::DisplayDuration;
 
 /// The status as one line of JSON.
 pub(super) fn json_line(status: &ClusterStatus) -> String {
@@ -49,14 +51,26 @@ pub(super) fn table(status: &ClusterStatus) -> String {
 }
 
 /// What is left to do until a node is drained.
-pub(super) fn progress(node: &NodeStatus) -> String {
+pub(super) fn drain_progress(status: &ClusterStatus, node: &NodeStatus) -> String {
     let copies = node.in_sync + node.catching_up;
+    let eta_secs = status.moving.as_ref().and_then(|moving| moving.eta_secs);
     format!(
-        "{}: {} and {} still to give away",
+        "{}: {} and {} still to give away{}",
         printable(&node.name),
         counted(node.leads, "vnode", "vnodes"),
-        counted(copies, "copy", "copies")
+        counted(copies, "copy", "copies"),
+        rest(eta_secs)
     )
+}
+
+/// How far everything is on its way.
+pub(super) fn move_progress(moving: &Moving) -> String {
+    let Moving { steps_left, steps_done, eta_secs } = moving;
+    format!("moving: {steps_left} of {} steps left{}", steps_left + steps_done, rest(*eta_secs))
+}
+
+fn rest(eta_secs: Option<u64>) -> String {
+    eta_secs.map_or(String::new(), |secs| format!(", about {} to go", DisplayDuration(Duration::from_secs(secs))))
 }
 
 fn row(status: &ClusterStatus, node: &NodeStatus) -> [String; 8] {
@@ -83,6 +97,9 @@ fn remarks(status: &ClusterStatus) -> String {
     }
     if let Some(trouble) = &status.trouble {
         say(format!("{} says: {}", printable(&status.asked), printable(trouble)));
+    }
+    if let Some(moving) = &status.moving {
+        say(move_progress(moving));
     }
     let vnodes = |count| counted(count, "vnode", "vnodes");
     if status.vnodes_without_primary > 0 {
@@ -127,6 +144,7 @@ mod tests {
             leader: Some("a".to_owned()),
             asked: "a".to_owned(),
             vnodes_short_of_copies: 1,
+            moving: Some(Moving { steps_left: 30, steps_done: 10, eta_secs: Some(90) }),
             nodes: vec![node("a", "serving", 4000), node("node\u{1b}[2J", "draining", 96)],
             ..ClusterStatus::default()
         };
@@ -136,8 +154,10 @@ mod tests {
         assert_eq!(lines[1], "NODE     STATE     LEADS  IN SYNC  CATCHING UP  WEIGHT  ZONE  ADDRESS");
         assert_eq!(lines[2], "a *      serving    4000        1            0       1  -     a:7400");
         assert_eq!(lines[3], "node[2J  draining     96        1            0       1  -     node[2J:7400");
-        assert_eq!(lines[4..], ["* leads the cluster", "1 vnode with fewer copies than there should be"]);
-        assert_eq!(progress(&status.nodes[1]), "node[2J: 96 vnodes and 1 copy still to give away");
+        let moving = "moving: 30 of 40 steps left, about 1m30s to go";
+        assert_eq!(lines[4..], ["* leads the cluster", moving, "1 vnode with fewer copies than there should be"]);
+        let drain = "node[2J: 96 vnodes and 1 copy still to give away, about 1m30s to go";
+        assert_eq!(drain_progress(&status, &status.nodes[1]), drain);
         let read: ClusterStatus = serde_json::from_str(&json_line(&status)).expect("its own JSON");
         assert_eq!(read, status);
     }

@@ -8,6 +8,7 @@ pub mod agent;
 mod bytes;
 pub mod copies;
 pub mod etcd;
+pub mod events;
 pub mod leader;
 pub mod messages;
 pub mod overview;

@@ -24,11 +24,15 @@ use tokio::time::{sleep, timeout};
 
 use super::cluster::Joining;
 use super::cores::{Cores, Round};
-use super::operate::{Ask, Declined, Question};
-use super::status::ClusterStatus;
+use super::operate::{Answer, Ask, Declined, Question};
+use super::ring_log::RingCounters;
+use super::status::{ClusterStatus, samples};
 use super::{Phase, SharedPhase, json, metrics, process};
+use crate::cluster::NodeRef;
 use crate::cluster::overview::Refusal;
 use crate::config::parse_weight;
+use crate::runtime::boot_time;
+use crate::samples::Sample;
 use crate::units::parse_duration;
 
 /// Connections at a time; further ones wait in the listener's queue.
@@ -74,11 +78,27 @@ pub(super) struct Operators {
     cluster: String,
     own: String,
     ask: flume::Sender<Question>,
+    counters: Arc<RingCounters>,
 }
 
 impl Operators {
-    pub(super) fn new(joining: &Joining, ask: flume::Sender<Question>) -> Self {
-        Self { cluster: joining.cluster_name().to_owned(), own: joining.node_name().to_owned(), ask }
+    pub(super) fn new(joining: &Joining, ask: flume::Sender<Question>, counters: Arc<RingCounters>) -> Self {
+        Self { cluster: joining.cluster_name().to_owned(), own: joining.node_name().to_owned(), ask, counters }
+    }
+
+    /// Asks the cluster's task; none: it is busy.
+    async fn ask(&self, ask: Ask) -> Option<Answer> {
+        let (answer_sender, answer) = flume::bounded(1);
+        self.ask.try_send(Question { ask, answer: answer_sender }).ok()?;
+        timeout(CLUSTER_TIME_MAX, answer.recv_async()).await.ok()?.ok()
+    }
+
+    /// What `/metrics` shows of the cluster, beside what the cores tell.
+    async fn samples(&self) -> Vec<Sample> {
+        match self.ask(Ask::Status).await {
+            Some(Ok(standing)) => samples(&standing, &self.own, &self.counters),
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -100,6 +120,7 @@ impl Admin {
             .route("/readyz", get(readyz))
             .route("/topology", get(topology))
             .route("/cluster", get(cluster))
+            .route("/cluster/vnodes", get(vnodes))
             .route("/cluster/nodes/{name}/draining", put(drain).delete(undrain))
             .route("/cluster/nodes/{name}/weight", axum::routing::delete(reset_weight))
             .route("/cluster/nodes/{name}/weight/{weight}", put(set_weight))
@@ -160,12 +181,16 @@ async fn serve_connection(stream: TcpStream, router: Router, mut stopped: watch:
 }
 
 async fn index() -> &'static str {
-    "quoit\n\n/metrics   Prometheus\n/healthz   200 while every core answers\n/readyz    200 while the node takes requests\n/topology  JSON\n/cluster   JSON: who is in the cluster, what each node has; see quoit cluster --help\n"
+    "quoit\n\n/metrics   Prometheus\n/healthz   200 while every core answers\n/readyz    200 while the node takes requests\n/topology  JSON\n/cluster   JSON: who is in the cluster, what each node has; see quoit cluster --help\n/cluster/vnodes   JSON: each vnode of this node\n"
 }
 
 async fn show_metrics(State(admin): State<Arc<Admin>>) -> Response {
     let round = admin.cores.ask().await;
-    match metrics::render(&round.snapshots, &round.silent, &admin.process.read()) {
+    let cluster = match &admin.operators {
+        Some(operators) => operators.samples().await,
+        None => Vec::new(),
+    };
+    match metrics::render(&round.snapshots, &round.silent, &cluster, &admin.process.read()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "can't render the metrics");
@@ -226,6 +251,17 @@ async fn cluster(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> 
     ask(&admin, Ask::Status).await
 }
 
+/// Each vnode of this node by itself.
+async fn vnodes(State(admin): State<Arc<Admin>>) -> Response {
+    let cores = admin.cores.ask_vnodes().await;
+    let shown = admin.topology.borrow();
+    let name = |node: NodeRef| {
+        let place = shown.topology.nodes.iter().position(|known| known.id == node.id);
+        place.and_then(|place| shown.names.get(place)).cloned()
+    };
+    json_answer(StatusCode::OK, json::vnodes(&cores, name).to_string())
+}
+
 async fn drain(State(admin): State<Arc<Admin>>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Response {
     let fewer_copies = query.as_deref() == Some("fewer-copies");
     ask(&admin, Ask::Drain { name, fewer_copies }).await
@@ -252,18 +288,13 @@ async fn ask(admin: &Admin, ask: Ask) -> Response {
         let why = "this node is in no cluster: it was started without --etcd";
         return declined(StatusCode::SERVICE_UNAVAILABLE, why);
     };
-    let (answer_sender, answer) = flume::bounded(1);
-    let is_asked = operators.ask.try_send(Question { ask, answer: answer_sender }).is_ok();
-    let answer = match timeout(CLUSTER_TIME_MAX, answer.recv_async()).await {
-        Ok(Ok(answer)) if is_asked => answer,
-        _ => {
-            let why = "this node is busy with its cluster, or has not reached etcd yet: ask again, or another node";
-            return declined(StatusCode::SERVICE_UNAVAILABLE, why);
-        }
+    let Some(answer) = operators.ask(ask).await else {
+        let why = "this node is busy with its cluster, or has not reached etcd yet: ask again, or another node";
+        return declined(StatusCode::SERVICE_UNAVAILABLE, why);
     };
     match answer {
         Ok(standing) => {
-            let status = ClusterStatus::new(&operators.cluster, &operators.own, &standing);
+            let status = ClusterStatus::new(boot_time(), &operators.cluster, &operators.own, &standing);
             match serde_json::to_string(&status) {
                 Ok(status) => json_answer(StatusCode::OK, status),
                 Err(error) => declined(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),

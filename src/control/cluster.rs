@@ -21,6 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::admin::Shown;
 use super::etcd::{Etcd, EtcdOptionsError};
 use super::operate::{Desk, Question};
+use super::ring_log::{RingCounters, RingLog};
 use crate::cluster::agent::{Agent, AgentOptions, News};
 use crate::cluster::etcd::{Compare, EtcdFailure, EtcdRequest, EtcdResponse, Put};
 use crate::cluster::records::{Identity, Keys, RecordError};
@@ -84,6 +85,8 @@ pub(super) struct ClusterTask {
     pub topology: watch::Sender<Shown>,
     /// What operators ask.
     pub questions: flume::Receiver<Question>,
+    /// What `/metrics` shows of the ring's changes.
+    pub counters: Arc<RingCounters>,
     /// Told once, when the node has its place.
     pub joined: flume::Sender<()>,
     /// Turns true when the node is to give away what it has.
@@ -207,6 +210,7 @@ struct ClusterNode {
     untold: Vec<ClusterNews>,
     addresses: BTreeMap<NodeRef, SocketAddr>,
     desk: Desk,
+    ring_log: RingLog,
     has_joined: bool,
 }
 
@@ -231,6 +235,7 @@ impl ClusterNode {
             write_mode: config.write_mode,
         };
         let agent = Agent::new(boot_time(), options);
+        let ring_log = RingLog::new(*node, Arc::clone(&task.counters));
         let untold = task.cores.iter().map(|_| ClusterNews::default()).collect();
         Self {
             task,
@@ -240,6 +245,7 @@ impl ClusterNode {
             untold,
             addresses: BTreeMap::new(),
             desk: Desk::default(),
+            ring_log,
             has_joined: false,
         }
     }
@@ -291,7 +297,10 @@ impl ClusterNode {
                     self.agent.handle_response(boot_time(), ticket, response);
                 }
                 changes = next(watched.as_ref()) => match changes {
-                    Some(changes) => self.agent.handle_watch(boot_time(), changes),
+                    Some(changes) => {
+                        self.agent.handle_watch(boot_time(), changes);
+                        self.ring_log.look(boot_time(), &self.agent.known());
+                    }
                     None => watched = None,
                 },
                 Ok(event) = events.recv_async() => {
@@ -357,7 +366,9 @@ impl ClusterNode {
         let ring = self.agent.ring();
         let mut members = ring.iter().flat_map(|ring| ring.slots.iter().flatten());
         let member = members.find(|member| member.node.id == node.id).map(|member| member.name.clone());
-        member.unwrap_or_else(|| format!("{:016x}", node.id))
+        // Before there is a ring, and for who has no slot in it.
+        let registered = || self.agent.known().registrations.get(&node.id).map(|it| it.name.clone());
+        member.or_else(registered).unwrap_or_else(|| format!("{:016x}", node.id))
     }
 
     async fn take(&mut self, news: News) {
@@ -381,7 +392,7 @@ impl ClusterNode {
                     keep(&mut news.orders, (election, order));
                 }
             }
-            News::Wish(number, is_kept) => self.desk.settle(&self.agent, number, is_kept),
+            News::Wish(number, is_kept) => self.desk.settle(boot_time(), &self.agent, number, is_kept),
         }
     }
 
@@ -405,8 +416,11 @@ impl ClusterNode {
             peers.push(PeerAddress { node: member.node, address, cores: member.cores });
         }
         self.addresses.retain(|node, _| members().any(|member| member.node == *node));
-        let vnodes = topology.vnodes.len();
-        tracing::info!(epoch = ring.epoch, nodes = topology.nodes.len(), vnodes, "a new ring");
+        let now = boot_time();
+        let leads = self.agent.leads(now);
+        let known = self.agent.known();
+        self.ring_log.take(now, ring, &known, leads);
+        self.desk.look(now, &known);
         let names = members().map(|member| member.name.clone()).collect();
         self.task.topology.send_replace(Shown { topology: Arc::new(topology), names });
         let peers: Arc<[PeerAddress]> = peers.into();

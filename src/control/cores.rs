@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
+use crate::cluster::copies::VnodeStatus;
 use crate::runtime::{Command, CoreHandle};
 use crate::samples::CoreSnapshot;
 
@@ -33,6 +34,22 @@ pub(super) struct Round {
 impl Cores {
     pub(super) fn new(handles: Vec<CoreHandle>) -> Self {
         Self { handles: Mutex::new(handles) }
+    }
+
+    /// Asks every core for its vnodes one by one, with the core's number; cores that do not answer in time are left out.
+    pub(super) async fn ask_vnodes(&self) -> Vec<(u16, Vec<VnodeStatus>)> {
+        let handles = self.handles.lock().await;
+        let deadline = Instant::now() + ANSWER_TIME_MAX;
+        let mut all = Vec::new();
+        for handle in handles.iter() {
+            let (answer_sender, answer) = flume::bounded(1);
+            if handle.commands.try_send(Command::Vnodes(answer_sender)).is_ok()
+                && let Ok(Ok(vnodes)) = timeout_at(deadline, answer.into_recv_async()).await
+            {
+                all.push((handle.core, vnodes));
+            }
+        }
+        all
     }
 
     /// Asks every core for a snapshot, and waits at most [`ANSWER_TIME_MAX`] once it is this call's turn.

@@ -5,6 +5,9 @@
 use quoit_wire::topology::{Placement, Seat, Topology};
 use serde_json::{Value, json};
 
+use crate::cluster::NodeRef;
+use crate::cluster::copies::{CopyStatus, VnodeStatus};
+
 /// The topology. `vnodes` lists, in order, each one's primary and replicas as `[node index, core]`, and its term. `names` are
 /// the nodes' in their order, as far as they are known: the wire has numbers.
 pub fn topology(topology: &Topology, names: &[String]) -> Value {
@@ -32,6 +35,34 @@ pub fn topology(topology: &Topology, names: &[String]) -> Value {
         "nodes": nodes,
         "vnodes": topology.vnodes.iter().map(placement).collect::<Vec<_>>(),
     })
+}
+
+/// The vnodes of a node's cores one by one: role, term, how far its copies are. `name` is what a node is called.
+pub fn vnodes(cores: &[(u16, Vec<VnodeStatus>)], name: impl Fn(NodeRef) -> Option<String>) -> Value {
+    let copy = |copy: &CopyStatus| {
+        json!({
+            "node": name(copy.peer.node).unwrap_or_else(|| hex(copy.peer.node.id)),
+            "core": copy.peer.core,
+            "in_sync": copy.is_in_sync,
+            "progress": copy.progress,
+            "lag_writes": copy.lag_writes,
+            "lag_bytes": copy.lag_bytes,
+        })
+    };
+    let vnode = |core: u16, vnode: &VnodeStatus| {
+        json!({
+            "vnode": vnode.vnode,
+            "core": core,
+            "role": vnode.role,
+            "term": vnode.term,
+            "last_write": vnode.last_write,
+            "at_risk_writes": vnode.at_risk_writes,
+            "waiting_replies": vnode.waiting_replies,
+            "copies": vnode.copies.iter().map(copy).collect::<Vec<_>>(),
+        })
+    };
+    let all = cores.iter().flat_map(|(core, vnodes)| vnodes.iter().map(move |it| (*core, it)));
+    all.map(|(core, it)| vnode(core, it)).collect()
 }
 
 fn placement(placement: &Placement) -> Value {

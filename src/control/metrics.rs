@@ -10,7 +10,7 @@ use prometheus::TextEncoder;
 use prometheus::proto::{self, Bucket, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::process::ProcessSample;
-use crate::samples::{CoreSnapshot, SampleKind};
+use crate::samples::{CoreSnapshot, Sample, SampleKind};
 
 /// Upper bounds of the buckets that latency histograms are shown in: three a decade, from 1 µs, below any reply, to 10 s,
 /// above any timeout.
@@ -45,11 +45,13 @@ const NANOS_PER_SEC: f64 = 1e9;
 pub(super) fn render(
     snapshots: &[CoreSnapshot],
     silent: &[u16],
+    cluster: &[Sample],
     process: &ProcessSample,
 ) -> Result<String, prometheus::Error> {
     let mut families = Families::default();
     families.add_build();
     families.add_process(process);
+    cluster.iter().for_each(|sample| families.add_sample(Vec::new(), sample));
     for core in silent {
         families.add_up(*core, false);
     }
@@ -107,18 +109,22 @@ impl Families {
             self.add("quoit_requests_total", help, counter(labels, *count as f64));
         }
         for sample in &snapshot.samples {
-            let mut labels = vec![core()];
-            labels.extend(sample.label.map(|(name, value)| label(name, value)));
-            let metric = match sample.kind {
-                SampleKind::Counter => counter(labels, sample.value as f64),
-                SampleKind::Gauge => gauge(labels, sample.value as f64),
-            };
-            self.add(&format!("quoit_{}", sample.name), sample.help, metric);
+            self.add_sample(vec![core()], sample);
         }
         for sample in &snapshot.histograms {
             let metric = histogram(vec![core()], &sample.histogram);
             self.add(&format!("quoit_{}", sample.name), sample.help, metric);
         }
+    }
+
+    /// Adds a sample of a core, or of the whole node.
+    fn add_sample(&mut self, mut labels: Vec<LabelPair>, sample: &Sample) {
+        labels.extend(sample.label.map(|(name, value)| label(name, value)));
+        let metric = match sample.kind {
+            SampleKind::Counter => counter(labels, sample.value as f64),
+            SampleKind::Gauge => gauge(labels, sample.value as f64),
+        };
+        self.add(&format!("quoit_{}", sample.name), sample.help, metric);
     }
 
     /// Adds a metric to the family of its name, which has its kind.
@@ -201,7 +207,7 @@ mod tests {
     use quoit_wire::{Operation, Status};
 
     use super::*;
-    use crate::samples::{HistogramSample, Sample};
+    use crate::samples::HistogramSample;
 
     fn snapshot(core: u16, latencies_nanos: &[u64]) -> CoreSnapshot {
         let mut histogram = Histogram::new(3).expect("three digits");
@@ -241,7 +247,7 @@ mod tests {
     #[test]
     fn samples_of_all_cores_stand_in_one_family_each() {
         let process = ProcessSample { resident_bytes: Some(1024), ..ProcessSample::default() };
-        let text = render(&[snapshot(0, &[]), snapshot(1, &[])], &[2], &process).expect("valid families");
+        let text = render(&[snapshot(0, &[]), snapshot(1, &[])], &[2], &[], &process).expect("valid families");
         let (values, kinds) = parse(&text);
         for (name, value) in [
             ("quoit_core_up{core=\"0\"}", 1.0),
@@ -265,7 +271,7 @@ mod tests {
     #[test]
     fn a_histogram_counts_each_value_in_the_buckets_that_hold_it() {
         let latencies = [900, 40_000, 40_000, 3_000_000, 20_000_000_000];
-        let text = render(&[snapshot(0, &latencies)], &[], &ProcessSample::default()).expect("valid families");
+        let text = render(&[snapshot(0, &latencies)], &[], &[], &ProcessSample::default()).expect("valid families");
         let (values, _) = parse(&text);
         let bucket = |bound: &str| values[&format!("quoit_turn_seconds_bucket{{core=\"0\",le=\"{bound}\"}}")];
         assert_eq!(bucket("0.000001"), 1.0);

@@ -12,6 +12,7 @@ pub mod logs;
 mod metrics;
 mod operate;
 mod process;
+mod ring_log;
 pub mod serve;
 pub mod status;
 
@@ -29,6 +30,7 @@ use self::admin::{Admin, Operators, Shown};
 use self::cluster::{ClusterTask, Joining};
 use self::cores::Cores;
 use self::operate::QUESTIONS_MAX;
+use self::ring_log::RingCounters;
 use crate::runtime::{CoreEvent, CoreHandle};
 
 /// Time between two looks whether every core still lives. A core that has failed is noticed after at most this.
@@ -151,7 +153,8 @@ impl Control {
                 let (topology, shown_topology) =
                     watch::channel(Shown { topology: options.topology, names: Vec::new() });
                 let (ask, questions) = flume::bounded(QUESTIONS_MAX);
-                let operators = options.cluster.as_ref().map(|cluster| Operators::new(&cluster.joining, ask));
+                let counters = Arc::new(RingCounters::default());
+                let operators = options.cluster.as_ref().map(|it| Operators::new(&it.joining, ask, counters.clone()));
                 let cluster = options.cluster.map(|cluster| ClusterTask {
                     joining: cluster.joining,
                     address: cluster.address,
@@ -160,6 +163,7 @@ impl Control {
                     events: cluster.events,
                     topology,
                     questions,
+                    counters,
                     joined: joined_sender,
                     leaving,
                     left: left_sender,

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 
 use crate::cluster::NodeRef;
 use crate::cluster::agent::{Agent, Wish};
-use crate::cluster::leader::Known;
+use crate::cluster::leader::{Known, Leader};
 use crate::cluster::overview::{self, Refusal};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
+/// Between two looks at how far the cluster is: each computes where everything should lie.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Questions that wait to be looked at.
 pub(super) const QUESTIONS_MAX: usize = 16;
 
@@ -43,6 +45,41 @@ pub(super) struct Standing {
     pub leader: Option<NodeRef>,
     /// What keeps this node from knowing better.
     pub trouble: Option<String>,
+    /// What is under way, if anything is.
+    pub progress: Option<Progress>,
+}
+
+/// How far the cluster is on its way to where everything should lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    since: Instant,
+    first: usize,
+    /// Copies to be made and vnodes to be handed over.
+    pub left: usize,
+}
+
+impl Progress {
+    /// What is known after another look, which counted `left` steps.
+    fn after(before: Option<Self>, now: Instant, left: usize) -> Option<Self> {
+        match before {
+            _ if left == 0 => None,
+            Some(known) if left <= known.first => Some(Self { left, ..known }),
+            // It has just begun, or there is more to do than before.
+            _ => Some(Self { since: now, first: left, left }),
+        }
+    }
+
+    /// Steps that were done since it was first looked at.
+    pub(super) fn done(&self) -> usize {
+        self.first - self.left
+    }
+
+    /// How long the rest takes at the speed so far; none before a first step is done.
+    pub(super) fn rest(&self, now: Instant) -> Option<Duration> {
+        let passed_ms = now.since(self.since).as_millis();
+        let rest_ms = (passed_ms * self.left as u64).checked_div(self.done() as u64)?;
+        Some(Duration::from_millis(rest_ms))
+    }
 }
 
 /// Why nothing was changed, or may not have been.
@@ -59,6 +96,8 @@ pub(super) enum Declined {
 pub(super) struct Desk {
     waiting: BTreeMap<u64, flume::Sender<Answer>>,
     next: u64,
+    progress: Option<Progress>,
+    looked: Option<Instant>,
 }
 
 impl Desk {
@@ -67,8 +106,9 @@ impl Desk {
         let known = agent.known();
         let asked = match &question.ask {
             Ask::Status => {
+                self.look(now, &known);
                 // Whoever asked may have gone.
-                return drop(question.answer.try_send(Ok(standing(agent))));
+                return drop(question.answer.try_send(Ok(self.standing(agent, known))));
             }
             Ask::Drain { name, fewer_copies } => {
                 overview::check_drain(&known, name, *fewer_copies).map(|id| (id, Wish::Draining(true)))
@@ -88,14 +128,43 @@ impl Desk {
     }
 
     /// What became of the change with this number.
-    pub(super) fn settle(&mut self, agent: &Agent, number: u64, is_kept: bool) {
+    pub(super) fn settle(&mut self, now: Instant, agent: &Agent, number: u64, is_kept: bool) {
         let Some(answer) = self.waiting.remove(&number) else { return };
+        self.looked = None;
+        self.look(now, &agent.known());
         let trouble =
             || agent.trouble().map_or_else(|| "too slow, or too much was asked".to_owned(), ToString::to_string);
-        drop(answer.try_send(if is_kept { Ok(standing(agent)) } else { Err(Declined::Unanswered(trouble())) }));
+        let told = if is_kept { Ok(self.standing(agent, agent.known())) } else { Err(Declined::Unanswered(trouble())) };
+        drop(answer.try_send(told));
+    }
+
+    /// Looks how far the cluster is; not at every change, since it costs an assignment.
+    pub(super) fn look(&mut self, now: Instant, known: &Known) {
+        if self.looked.is_none_or(|looked| now >= looked + LOOK_EVERY) {
+            self.looked = Some(now);
+            self.progress = Progress::after(self.progress, now, Leader::steps_left(known));
+        }
+    }
+
+    fn standing(&self, agent: &Agent, known: Known) -> Standing {
+        let trouble = agent.trouble().map(ToString::to_string);
+        Standing { known, leader: agent.leader(), trouble, progress: self.progress }
     }
 }
 
-fn standing(agent: &Agent) -> Standing {
-    Standing { known: agent.known(), leader: agent.leader(), trouble: agent.trouble().map(ToString::to_string) }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_takes_as_long_as_the_steps_so_far_and_more_to_do_begins_anew() {
+        let at = |secs: u64| Instant::from_millis(secs * 1000);
+        let begun = Progress::after(None, at(10), 100);
+        assert_eq!(begun.and_then(|it| it.rest(at(11))), None);
+        let further = Progress::after(begun, at(14), 60);
+        assert_eq!(further.and_then(|it| it.rest(at(14))), Some(Duration::from_secs(6)));
+        assert_eq!(Progress::after(further, at(20), 0), None);
+        let more = Progress::after(further, at(20), 500).expect("it goes on");
+        assert_eq!((more.done(), more.left), (0, 500));
+    }
 }

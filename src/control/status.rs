@@ -2,12 +2,17 @@
 //!
 //! 64-bit numbers that identify are hexadecimal text, as in `/topology`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde::{Deserialize, Serialize};
 
 use super::operate::Standing;
+use super::ring_log::RingCounters;
 use crate::cluster::NodeRef;
 use crate::cluster::overview::{NodeOverview, NodeState, Overview};
 use crate::config::write_mode_name;
+use crate::samples::{Sample, SampleKind};
+use crate::time::Instant;
 
 /// How a cluster stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,8 +37,21 @@ pub struct ClusterStatus {
     pub vnodes_short_of_copies: usize,
     /// Vnodes whose primary is lost and not replaced yet.
     pub vnodes_without_primary: usize,
+    /// What is under way, if anything is.
+    pub moving: Option<Moving>,
     /// Its nodes, by name.
     pub nodes: Vec<NodeStatus>,
+}
+
+/// How far a cluster is on its way to where everything should lie.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    /// Copies to be made and vnodes to be handed over.
+    pub steps_left: usize,
+    /// Those that were done since this node has looked.
+    pub steps_done: usize,
+    /// Seconds that the rest takes at the speed so far.
+    pub eta_secs: Option<u64>,
 }
 
 /// How one life of a node stands.
@@ -67,7 +85,7 @@ pub struct NodeStatus {
 
 impl ClusterStatus {
     /// What `own` knows.
-    pub(super) fn new(cluster: &str, own: &str, standing: &Standing) -> Self {
+    pub(super) fn new(now: Instant, cluster: &str, own: &str, standing: &Standing) -> Self {
         let overview = Overview::new(&standing.known);
         let name = |node: NodeRef| overview.nodes.iter().find(|it| it.node == node).map(|it| it.name.clone());
         let ring = standing.known.ring.as_deref();
@@ -82,6 +100,11 @@ impl ClusterStatus {
             trouble: standing.trouble.clone(),
             vnodes_short_of_copies: overview.short,
             vnodes_without_primary: overview.leaderless,
+            moving: standing.progress.map(|progress| Moving {
+                steps_left: progress.left,
+                steps_done: progress.done(),
+                eta_secs: progress.rest(now).map(|rest| rest.as_millis().div_ceil(1000)),
+            }),
             nodes: overview.nodes.iter().map(NodeStatus::new).collect(),
         }
     }
@@ -111,4 +134,40 @@ impl NodeStatus {
             catching_up: node.catching_up,
         }
     }
+}
+
+/// What `/metrics` shows of the whole cluster, and of what has happened to vnodes that are `own`'s now.
+pub(super) fn samples(standing: &Standing, own: &str, counters: &RingCounters) -> Vec<Sample> {
+    let overview = Overview::new(&standing.known);
+    let name = |node: NodeRef| overview.nodes.iter().find(|it| it.node == node).map(|it| it.name.as_str());
+    let leads = standing.leader.and_then(name) == Some(own);
+    let epoch = standing.known.ring.as_ref().map_or(0, |ring| ring.epoch);
+    let nodes = overview.nodes.iter().filter(|node| node.state != NodeState::Lost).count();
+    let gauge = |name, help, value| Sample { name, help, kind: SampleKind::Gauge, label: None, value };
+    let counter = |name, help, value: &AtomicU64| {
+        let value = value.load(Ordering::Relaxed);
+        Sample { name, help, kind: SampleKind::Counter, label: None, value }
+    };
+    vec![
+        gauge("cluster_epoch", "Epoch of the ring that this node knows.", epoch.into()),
+        gauge("cluster_nodes", "Nodes that are there.", nodes as u64),
+        gauge("cluster_leads", "One while this node leads the cluster.", leads.into()),
+        gauge("cluster_in_trouble", "One while something keeps this node from etcd or its place.", {
+            standing.trouble.is_some().into()
+        }),
+        gauge(
+            "cluster_vnodes_short_of_copies",
+            "Vnodes with fewer copies than there should be.",
+            overview.short as u64,
+        ),
+        gauge("cluster_vnodes_without_primary", "Vnodes whose primary is lost.", overview.leaderless as u64),
+        gauge(
+            "cluster_steps_left",
+            "Copies to be made and vnodes to be handed over until all lies where it should.",
+            standing.progress.map_or(0, |progress| progress.left as u64),
+        ),
+        counter("failovers_total", "Vnodes that this node took over from a lost primary.", &counters.failovers),
+        counter("moves_total", "Vnodes that were handed over to this node.", &counters.moves),
+        counter("vnodes_lost_total", "Vnodes that began empty here since nobody had them any more.", &counters.lost),
+    ]
 }

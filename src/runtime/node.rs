@@ -33,7 +33,7 @@ use super::ring::Ring;
 use super::stages::{CoreStages, Stages};
 use super::state::{NodeState, StateFolderError};
 use crate::cluster::NodeRef;
-use crate::cluster::copies::{Copies, OnEtcdLoss, Peer};
+use crate::cluster::copies::{Copies, OnEtcdLoss, Peer, VnodeStatus};
 use crate::samples::CoreSnapshot;
 use crate::shard::Shard;
 use crate::store::{PolicyKind, StoreError, StoreOptions};
@@ -192,6 +192,8 @@ pub struct CoreFailure {
 pub enum Command {
     /// Send everything the core tells about itself.
     Snapshot(flume::Sender<CoreSnapshot>),
+    /// Tell of each vnode by itself.
+    Vnodes(flume::Sender<Vec<VnodeStatus>>),
     /// Go by this in the cluster from now on.
     Cluster(Box<ClusterNews>),
     /// Say the core's number: it turns.
@@ -549,6 +551,7 @@ async fn serve_commands(core: Rc<RefCell<Core>>, inbox: flume::Receiver<Command>
         match command {
             // The asker may have given up waiting.
             Command::Snapshot(answer) => drop(answer.try_send(core.snapshot())),
+            Command::Vnodes(answer) => drop(answer.try_send(core.shard.vnodes())),
             Command::Cluster(news) => {
                 core.take_cluster_news(Reading::now().instant(), *news);
                 core.mesh.own().wake();

@@ -15,9 +15,10 @@ use super::large_set::LargeSet;
 use super::output::{Output, ReplyLimits};
 use super::{Shard, TopologyOutcome};
 use crate::cluster::Ring;
-use crate::cluster::copies::{Admission, Commit, Copies, Need, State, Ticket};
+use crate::cluster::copies::{Admission, Commit, Copies, Need, State, Ticket, VnodeStatus};
 use crate::cluster::planted::{Fault, is_planted};
 use crate::cluster::retries::WriteResult;
+use crate::samples::{Sample, SampleKind};
 use crate::time::Instant;
 
 /// What a client waits before it asks again while a vnode is between two primaries: a failover's last step takes some ms.
@@ -93,6 +94,24 @@ impl Shard {
             copies.handle_ring(now, &mut state, ring);
         }
         TopologyOutcome::Taken
+    }
+
+    /// Each vnode of this core as its copies see it; none without a cluster.
+    pub fn vnodes(&self) -> Vec<VnodeStatus> {
+        self.cluster.as_deref().map(|cluster| cluster.copies.vnodes(&self.store)).unwrap_or_default()
+    }
+
+    /// Lists the counters and gauges of a core of a cluster.
+    pub(super) fn cluster_samples(&self, out: &mut Vec<Sample>) {
+        let Some(cluster) = self.cluster.as_deref() else { return };
+        cluster.copies.samples(&self.store, out);
+        out.push(Sample {
+            name: "stale_replies_total",
+            help: "Reads answered with what may be stale, and marked so.",
+            kind: SampleKind::Counter,
+            label: None,
+            value: cluster.stale_replies,
+        });
     }
 
     /// Once a turn, after requests and messages: tells the copies what has been evicted, and prepares what is to be sent.

@@ -8,7 +8,7 @@ use quoit_wire::topology::{Seat, Topology};
 use quoit_wire::*;
 
 use super::*;
-use crate::cluster::copies::{Copies, OnEtcdLoss, Peer, Release, Ticket};
+use crate::cluster::copies::{Copies, OnEtcdLoss, Peer, Release, Ticket, VnodeStatus};
 use crate::cluster::{CopyState, Member, NodeRef, Order, Report, Ring, Roles};
 use crate::store::PolicyKind;
 use crate::time::Duration;
@@ -481,6 +481,30 @@ fn any_copy_answers_with_what_it_has_and_its_version_and_changes_nothing() {
     assert_eq!((ended.status, ended.is_stale), (Status::Miss, true));
     let copy = &world.shards[1].store;
     assert_eq!((copy.items(), copy.position(0)), (1, position), "the primary removes it");
+}
+
+#[test]
+fn what_is_at_risk_and_how_far_copies_lag_is_told_for_each_vnode() {
+    let mut world = World::new(3);
+    let told = |world: &World| {
+        let vnodes = world.shards[0].vnodes();
+        let VnodeStatus { at_risk_writes, waiting_replies, ref copies, .. } = vnodes[0];
+        let lags: Vec<u64> = copies.iter().map(|copy| copy.lag_writes).collect();
+        (vnodes[0].role, at_risk_writes, waiting_replies, lags)
+    };
+    assert_eq!(told(&world), ("leading", 0, 0, vec![0, 0]));
+    let _ = world.set(b"one", b"value", WriteMode::Async);
+    let _ = world.set(b"two", b"value", WriteMode::One);
+    assert_eq!(told(&world), ("leading", 1, 1, vec![2, 2]), "what waits is not acknowledged, so not at risk");
+    let lagging = world.shards[0].vnodes()[0].copies[0].lag_bytes;
+    assert!(lagging > 2 * 5, "{lagging} bytes of records");
+    world.pump(20);
+    assert_eq!(told(&world), ("leading", 0, 0, vec![0, 0]));
+    assert_eq!(world.shards[1].vnodes()[0].role, "following");
+    let mut samples = Vec::new();
+    world.shards[0].samples(&mut samples);
+    let value = |name| samples.iter().find(|sample| sample.name == name).map(|sample| sample.value);
+    assert_eq!((value("vnodes_led"), value("vnodes_led_alone"), value("at_risk_writes")), (Some(1), Some(0), Some(0)));
 }
 
 #[test]

@@ -166,5 +166,6 @@ impl Shard {
             value: self.retries.len() as u64,
         });
         self.ownership_samples(out);
+        self.cluster_samples(out);
     }
 }

@@ -61,6 +61,13 @@ fn a_drained_node_has_nothing_any_more_and_its_loss_costs_nothing() {
     assert!(told.contains("still to give away") && told.contains("c is drained"), "{told}");
     let drained = row(&status(&nodes["b"]), "c");
     assert_eq!((&drained["state"], &drained["leads"], &drained["in_sync"]), (&"drained".into(), &0.into(), &0.into()));
+    assert!(nodes["a"].metric("quoit_moves_total") + nodes["b"].metric("quoit_moves_total") > 0);
+    assert_eq!(nodes["b"].metric("quoit_cluster_nodes"), 3);
+    assert_eq!(nodes["c"].metric("quoit_vnodes_led"), 0);
+    let vnodes = nodes["a"].http_get("/cluster/vnodes");
+    let vnodes: Value = serde_json::from_str(vnodes.split_once("\r\n\r\n").expect("a body").1).expect("JSON");
+    assert_eq!(vnodes.as_array().expect("a list").len(), 64, "it leads each vnode or has a copy of it");
+    assert!(vnodes[0]["copies"].is_array() && vnodes[0]["role"].is_string(), "{}", vnodes[0]);
     let (code, _, why) = cluster(&nodes["b"], &["drain", "a"]);
     assert_eq!(code, Some(1));
     assert!(why.contains("too few nodes, 1 for 2 copies"), "{why}");
@@ -91,11 +98,11 @@ fn weights_are_given_and_taken_back() {
     assert_eq!((leads("a"), leads("b")), (32, 32));
     let (code, _, error) = cluster(&nodes["a"], &["rebalance", "a=3"]);
     assert_eq!(code, Some(0), "{error}");
-    while leads("a") != 48 {}
+    assert_eq!(leads("a"), 48, "rebalance has waited for it");
     assert_eq!(row(&status(&nodes["a"]), "a")["weight"], 3);
     assert!(present(&mut client).into_iter().all(|is_there| is_there), "what moved was not lost");
     assert_eq!(cluster(&nodes["b"], &["rebalance", "a=own"]).0, Some(0));
-    while leads("a") != 32 {}
+    assert_eq!(leads("a"), 32);
     assert!(present(&mut client).into_iter().all(|is_there| is_there));
     let (code, _, error) = cluster(&nodes["b"], &["rebalance", "nobody=2"]);
     assert_eq!(code, Some(1));

@@ -142,6 +142,7 @@ impl Copies {
             follow.cursor = head.next;
         }
         self.pace.receive(items.as_bytes().len());
+        self.counters.streamed_bytes[1] += items.as_bytes().len() as u64;
         self.note_short(head.vnode, is_short);
         Ok(())
     }

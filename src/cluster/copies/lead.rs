@@ -77,6 +77,8 @@ pub(super) enum Phase {
 
 /// One vnode, led.
 pub(super) struct Lead {
+    /// The last write that was here when it began.
+    pub(super) began_at: u64,
     pub(super) phase: Phase,
     pub(super) members: Vec<Member>,
     pub(super) proposal: Option<Proposal>,
@@ -139,6 +141,7 @@ impl Lead {
     /// A primary whose last write is number `tail`.
     pub(super) fn new(tail: u64) -> Self {
         Self {
+            began_at: tail,
             phase: Phase::Tailing(tail),
             members: Vec::new(),
             proposal: None,

@@ -13,6 +13,7 @@ mod follow;
 mod lead;
 pub mod limits;
 mod pace;
+mod report;
 mod requests;
 mod roles;
 mod stream;
@@ -29,12 +30,13 @@ use self::backlog::Backlog;
 use self::lead::Lead;
 use self::limits::{SPARE_BYTES_MAX, WORK_INTERVAL};
 use self::pace::Pace;
+use self::report::Counters;
+pub use self::report::{CopyStatus, VnodeStatus};
 pub use self::requests::{Admission, Need, OnEtcdLoss};
 use self::waits::Tickets;
 pub use self::waits::{Commit, Release, Spread, Ticket, TicketMap};
 use super::retries::RetryTable;
 use super::{Election, NodeRef, Report, Ring};
-use crate::samples::{Sample, SampleKind};
 use crate::store::{Applied, Store};
 use crate::time::Instant;
 
@@ -92,6 +94,7 @@ pub struct Copies {
     pace: Pace,
     /// Copies here whose primaries are to be told to go on streaming, when there is room for more.
     paced: BTreeSet<(Peer, u16)>,
+    counters: Counters,
 }
 
 /// One vnode's copy.
@@ -170,6 +173,7 @@ impl Copies {
             heartbeat_at: Instant::ORIGIN,
             pace: Pace::new(),
             paced: BTreeSet::new(),
+            counters: Counters::default(),
         }
     }
 
@@ -267,25 +271,6 @@ impl Copies {
     /// A waiting reply whose fate is known.
     pub fn poll_release(&mut self) -> Option<(Ticket, Release)> {
         self.tickets.poll()
-    }
-
-    /// Lists the counters and gauges of this core's copies.
-    pub fn samples(&self, out: &mut Vec<Sample>) {
-        let copies = || self.copies.iter().flatten();
-        let led = copies().filter(|copy| matches!(copy.role, Role::Leading(_))).count();
-        let gauges = [
-            ("replication_backlog_bytes", "Records kept for copies that lack them.", self.backlog.bytes()),
-            ("replies_waiting", "Replies that wait for a commit.", self.tickets.len()),
-            ("vnodes_led", "Vnodes whose primary this core is.", led),
-            ("vnodes_followed", "Vnodes that this core keeps a copy of.", copies().count() - led),
-        ];
-        out.extend(gauges.map(|(name, help, value)| Sample {
-            name,
-            help,
-            kind: SampleKind::Gauge,
-            label: None,
-            value: value as u64,
-        }));
     }
 
     /// Keeps the record of write `sequence`, which `push` makes, for the copies of `vnode`.

@@ -240,7 +240,7 @@ impl Copies {
         }
         if copy.sealed == Some(term) {
             copy.report_from = copy.report_from.min(now);
-            self.sealed.insert(vnode);
+            self.counters.seals += u64::from(self.sealed.insert(vnode));
         }
     }
 
@@ -255,6 +255,7 @@ impl Copies {
                 lead.phase = Phase::HandingOver(target);
                 (copy.fence, copy.sealed, copy.report_from) = (term + 1, Some(term + 1), now + MOVE_TIME_MAX);
                 self.heartbeat_at = now;
+                self.counters.handovers += 1;
             }
             Phase::HandingOver(known) if known == target => self.report_ready(state.store, vnode),
             _ => {}

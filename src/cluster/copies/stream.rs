@@ -10,7 +10,7 @@ use super::backlog::Backlog;
 use super::lead::{Lead, Member, Phase, Progress, Proposal};
 use super::limits::{APPEND_BYTES, HEARTBEAT_INTERVAL, OUTPUT_BYTES_MAX, RESEND_AFTER, SLICE_BYTES, WINDOW_WRITES};
 use super::pace::Pace;
-use super::{Copies, Copy, Link, Peer, Role, State};
+use super::{Copies, Link, Peer, Role, State};
 use crate::cluster::{COPIES_MAX, Report};
 use crate::store::Store;
 use crate::time::Instant;
@@ -145,6 +145,7 @@ impl Copies {
                     link,
                     backlog: &self.backlog,
                     pace: &mut self.pace,
+                    streamed_bytes: &mut self.counters.streamed_bytes[0],
                 };
                 has_more |= sending.send(state);
             }
@@ -202,6 +203,7 @@ impl Copies {
         let mut in_sync = [Seat::NOWHERE; COPIES_MAX];
         let seats = peers.into_iter().filter_map(|peer| self.seat_of(peer));
         in_sync.iter_mut().zip(seats).for_each(|(place, seat)| *place = seat);
+        self.counters.proposals += 1;
         self.reports.push_back(Report::InSync { vnode: u32::from(vnode), term, number, in_sync });
     }
 
@@ -264,6 +266,7 @@ struct Sending<'a> {
     link: &'a mut Link,
     backlog: &'a Backlog,
     pace: &'a mut Pace,
+    streamed_bytes: &'a mut u64,
 }
 
 impl Sending<'_> {
@@ -369,21 +372,10 @@ impl Sending<'_> {
             items += 1;
         });
         self.pace.send(bytes.len());
+        *self.streamed_bytes += bytes.len() as u64;
         let head = SliceHead { vnode: self.vnode, term: self.term, at_sequence, from: self.member.cursor, next, items };
         PeerMessage::push_slice(head, &bytes, &mut self.link.out);
         self.member.slice_sent = Some(self.now);
         false
-    }
-}
-
-impl Copies {
-    /// Lists the vnodes that this core leads, for status and metrics: vnode, term, copies that count.
-    pub fn led(&self) -> impl Iterator<Item = (u16, u32, usize)> + '_ {
-        self.copies.iter().enumerate().filter_map(|(vnode, copy)| match copy.as_deref() {
-            Some(Copy { term, role: Role::Leading(lead), .. }) => {
-                Some((vnode as u16, *term, Lead::union(lead).count()))
-            }
-            _ => None,
-        })
     }
 }

@@ -91,6 +91,11 @@ impl Uncommitted {
         self.order.push_back((hash, commit));
     }
 
+    /// Writes that are not committed yet.
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
     /// A flush that has to be committed.
     pub(super) fn clear(&mut self, commit: Commit) {
         self.clear.join(commit);

@@ -3,11 +3,16 @@
 //! Each call plans from the ring that etcd has, so a write that was refused or overtaken is planned anew and nothing is
 //! remembered of it. A change that copies must agree to first (a seal, a proposal, a move) waits here until they have.
 
+use std::sync::Arc;
+
 use quoit_wire::Version;
 use quoit_wire::assignment::{AssignmentError, assign};
 use quoit_wire::topology::{Node, Placement, Seat};
 
-use super::{Alive, CATCHING_UP_MIN, FOUNDING_QUIET, Failover, LOST_WAIT, Leader, Proposal, VNODES_PER_CATCH_UP};
+use super::{
+    Alive, CATCHING_UP_MIN, FOUNDING_QUIET, Failover, Founding, Known, LOST_WAIT, Leader, Proposal, VNODES_PER_CATCH_UP,
+};
+use crate::cluster::records::Identity;
 use crate::cluster::ring::{CopyState, Member, Registration, Ring, Roles};
 use crate::time::Instant;
 
@@ -85,6 +90,27 @@ impl Leader {
             Err(AssignmentError::NoTaker) => (self.targets, self.targets_of) = (current, takers),
             Err(error) => unreachable!("a checked ring can be assigned: {error}"),
         }
+    }
+
+    /// How many steps it takes until everything lies where it should: copies to be made, and vnodes to be handed over. Any
+    /// node can say so, for all of them aim alike. Cost: that of an assignment.
+    pub fn steps_left(known: &Known) -> usize {
+        let Some(ring) = known.ring.as_deref() else { return 0 };
+        let Ring { cluster_id, seed, vnode_bits, replicas, write_mode, .. } = *ring;
+        let identity = Identity { cluster_id, seed, vnode_bits };
+        let founding = Founding { cluster: ring.cluster.clone(), identity, replicas, write_mode };
+        let mut leader = Self::new(Instant::ORIGIN, 0, founding);
+        leader.known = known.clone();
+        // As it will be when the leader has done what operators want.
+        let mut next = ring.clone();
+        leader.seat_members(&mut next);
+        leader.known.ring = Some(Arc::new(next));
+        leader.aim();
+        let steps = |(roles, target): (&Roles, &Placement)| {
+            let is_missing = |seat: &Seat| *seat != roles.primary && roles.state(*seat) != Some(CopyState::InSync);
+            usize::from(roles.primary != target.primary) + target.seats().filter(is_missing).count()
+        };
+        ring.vnodes.iter().zip(&leader.targets).map(steps).sum()
     }
 
     /// What `proposal` makes of the roles: what it names counts, as far as it lives; the others don't. One that names what is

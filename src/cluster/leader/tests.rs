@@ -223,6 +223,19 @@ fn a_new_node_catches_up_with_a_few_vnodes_at_a_time() {
 }
 
 #[test]
+fn what_is_left_to_do_is_counted_by_anybody_and_is_nothing_where_all_lies_well() {
+    let (_, mut known) = leader(3);
+    assert_eq!(Leader::steps_left(&known), 0);
+    known.intents.insert(2, Intent { draining: true, weight: None });
+    let ring = known.ring.clone().expect("a ring");
+    let seats = |roles: &Roles| roles.in_sync_members().filter(|member| *member == seat(2)).count();
+    let held: usize = ring.vnodes.iter().map(seats).sum();
+    // Each of its vnodes is copied to somebody else or is there already, and the led ones are handed over.
+    let left = Leader::steps_left(&known);
+    assert!((held..=2 * held).contains(&left), "{left} steps for {held} seats");
+}
+
+#[test]
 fn a_drained_node_is_given_nothing_and_asked_to_hand_over() {
     let (mut leader, mut known) = leader(3);
     known.intents.insert(2, Intent { draining: true, weight: None });
