@@ -206,10 +206,10 @@ impl Shard {
         };
         let status = match self.refusal(request).or(held_back) {
             Some(status) => self.refuse(id, status, output),
-            None if matches!(request.body, RequestBody::Flush) => {
-                self.flush_in_cluster(now);
-                answer(id, Status::Ok, Version::NONE, output)
-            }
+            None if matches!(request.body, RequestBody::Flush) => match self.flush_in_cluster(now) {
+                Some(status) => self.refuse(id, status, output),
+                None => answer(id, Status::Ok, Version::NONE, output),
+            },
             None => {
                 let before = key.map_or(0, |_| self.last_write(hash));
                 // A reply that may have to wait is kept as bytes: it must not lie in the arena.
@@ -409,11 +409,19 @@ impl Shard {
         self.cluster.as_deref().is_some_and(|cluster| cluster.copies.dependency(hash).is_some())
     }
 
-    fn flush_in_cluster(&mut self, now: Instant) {
+    /// Flushes what this core leads; or says why nothing is flushed.
+    fn flush_in_cluster(&mut self, now: Instant) -> Option<Status> {
         self.record_evictions();
-        let Some(cluster) = self.cluster.as_deref_mut() else { return };
+        let cluster = self.cluster.as_deref_mut()?;
         let mut state = State { store: &mut self.store, retries: &mut self.retries };
-        cluster.waits = cluster.copies.flush(now, &mut state, cluster.mode);
+        match cluster.copies.flush(now, &mut state, cluster.mode) {
+            Ok(waits) => {
+                cluster.waits = waits;
+                None
+            }
+            Err(Admission::NotEnoughCopies) => Some(Status::NotEnoughCopies),
+            Err(_) => Some(Status::Overloaded),
+        }
     }
 
     /// What the request that was begun last has come to.

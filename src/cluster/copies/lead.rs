@@ -172,6 +172,13 @@ impl Lead {
         self.union().next().is_none()
     }
 
+    /// Whether no other copy counts in the ring's set, or in the proposed one: then whichever the leader goes by, it may be
+    /// that the vnode is lost with this core, and what a copy has beside it proves nothing yet (C3, C9).
+    pub(super) fn may_be_alone(&self) -> bool {
+        let is_proposed = self.proposal.as_ref().is_some_and(|proposal| proposal.in_sync.is_empty());
+        is_proposed || !self.members.iter().any(|member| member.is_in_sync)
+    }
+
     /// Whether `member` is in the ring's or the proposed set.
     pub(super) fn counts_for_all(&self, member: &Member) -> bool {
         Self::is_in_union(self.proposal.as_ref(), member)
@@ -195,8 +202,8 @@ impl Lead {
         if is_planted(Fault::NoReadLease) {
             return true;
         }
-        if self.is_alone() {
-            return now < lease_until;
+        if self.may_be_alone() && now >= lease_until {
+            return false;
         }
         self.union().all(|member| member.stamp.is_some_and(|stamp| now < stamp + RELY_TIME))
     }
@@ -213,7 +220,7 @@ impl Lead {
         let furthest = |members: &mut dyn Iterator<Item = &Member>| members.map(|member| member.applied).max();
         let mut ones = self.members.iter().filter(|member| self.counts_for_one(member, own)).filter(whole);
         let one = furthest(&mut ones).unwrap_or(0);
-        let all = if self.is_alone() { 0 } else { self.settled(last) };
+        let all = if self.may_be_alone() { 0 } else { self.settled(last) };
         self.committed.one = self.committed.one.max(if is_planted(Fault::OneAlone) { last } else { one });
         self.committed.all = self.committed.all.max(all);
         // What every copy has, one has: the copy may be on this node alone, where `one` does not count, but then a write

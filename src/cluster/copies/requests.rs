@@ -77,7 +77,7 @@ impl Copies {
         let has_one = || lead.members.iter().any(|member| lead.counts_for_one(member, self.own));
         match need {
             Need::Write(WriteMode::One) if !has_one() => Admission::NotEnoughCopies,
-            Need::Write(WriteMode::All) if lead.is_alone() => Admission::NotEnoughCopies,
+            Need::Write(WriteMode::All) if lead.may_be_alone() => Admission::NotEnoughCopies,
             Need::Write(WriteMode::One | WriteMode::All) if self.tickets.len() >= WAITS_MAX => Admission::Later,
             _ => Admission::Go,
         }
@@ -150,19 +150,27 @@ impl Copies {
         self.record(vnode, sequence, |bytes| record.push(bytes));
     }
 
-    /// Flushes every vnode that this core leads and may write to; what the flush waits for.
-    pub fn flush(&mut self, now: Instant, state: &mut State<'_>, mode: WriteMode) -> Vec<(u16, Commit)> {
+    /// Flushes every vnode that this core leads; what the flush waits for. Where one of them may not be written now, nothing
+    /// is flushed: a flush covers all or is asked again.
+    pub fn flush(
+        &mut self,
+        now: Instant,
+        state: &mut State<'_>,
+        mode: WriteMode,
+    ) -> Result<Vec<(u16, Commit)>, Admission> {
         let bits = self.vnode_bits;
-        let may_write = |copies: &Self, vnode: usize| {
+        let admit = |vnode: usize| {
             // The first hash of the vnode: it is only asked for its vnode.
             let hash = (vnode as u64).checked_shl(64 - u32::from(bits)).unwrap_or(0);
-            copies.admit(now, hash, Need::Write(mode)) == Admission::Go
+            self.admit(now, hash, Need::Write(mode))
         };
+        let answers: Vec<Admission> = (0..self.copies.len()).map(admit).collect();
+        let is_refusal = |answer: &&Admission| !matches!(answer, Admission::Go | Admission::Moved);
+        if let Some(refusal) = answers.iter().find(is_refusal) {
+            return Err(*refusal);
+        }
         let mut waits = Vec::new();
-        for vnode in 0..self.copies.len() {
-            if !may_write(self, vnode) {
-                continue;
-            }
+        for vnode in (0..answers.len()).filter(|vnode| answers[*vnode] == Admission::Go) {
             state.store.clear_vnode(vnode);
             let sequence = state.store.take_sequence(vnode);
             self.record(vnode, sequence, |bytes| Record { change: Change::Clear, result: None }.push(bytes));
@@ -172,7 +180,7 @@ impl Copies {
                 waits.push((vnode as u16, commit));
             }
         }
-        waits
+        Ok(waits)
     }
 
     /// What a reply on the key with this hash waits for, if it has to (C4).
