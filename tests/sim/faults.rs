@@ -158,8 +158,7 @@ impl World {
                 }
                 if !all && self.chance(60) {
                     // Its copies' promises are fresh when its lease ends, and then it hears nothing more of them.
-                    let wait_us = self.random.random_range(1_300_000..2_300_000);
-                    self.at(self.now_us + wait_us, Event::CutOff(node));
+                    self.cut_off_when_lost = Some(node);
                 }
             }
             Fault::PeerCut => {
@@ -199,7 +198,7 @@ impl World {
     pub(super) fn heal(&mut self, nodes: u64) {
         let cuts: Vec<_> = self.network.cuts().collect();
         self.network.heal();
-        self.trap = None;
+        (self.trap, self.cut_off_when_lost) = (None, None);
         let now_us = self.now_us;
         let frozen: Vec<u64> =
             self.nodes.values().filter(|it| it.frozen_until_us > now_us).map(|it| it.me.id).collect();

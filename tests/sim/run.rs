@@ -17,6 +17,9 @@ const ROUNDS: usize = 5;
 /// A cluster that is whole again after so long has healed: etcd's leases, C9's ten seconds, and copies that are streamed.
 const RESTORED_US_MAX: u64 = 60 * SECOND_US;
 
+/// After so long every vnode takes writes that wait for a copy, unless all its members are lost: that takes longer (C9).
+const WRITABLE_SECS_MAX: u64 = 10;
+
 /// What a run came to.
 #[derive(Debug)]
 pub(super) struct Report {
@@ -89,7 +92,10 @@ pub(super) fn run(seed: u64, traced: Option<Subject>, mistake: Option<Mistake>) 
             ambient.for_each(|fault| inject(&mut world, fault));
         }
         inject(&mut world, hard);
-        let lasting_us = world.random.random_range(SECOND_US / 2..5 * SECOND_US);
+        // What only shows once a lease has ended lasts longer than that.
+        let is_long = matches!(hard, Fault::EtcdCut | Fault::Partition);
+        let least_us = if is_long { 3 * SECOND_US } else { SECOND_US / 2 };
+        let lasting_us = world.random.random_range(least_us..5 * SECOND_US);
         world.run(lasting_us);
         heal(&mut world, nodes);
     }
@@ -120,6 +126,18 @@ fn heal(world: &mut World, nodes: u64) {
     world.heal(nodes);
     // What was decided in the last moment shows.
     world.run(SECOND_US);
+    for _ in 1..WRITABLE_SECS_MAX {
+        if world.unwritable().is_empty() {
+            break;
+        }
+        world.run(SECOND_US);
+    }
+    for vnode in world.unwritable() {
+        world.violate(
+            Subject::Vnode(vnode),
+            format!("vnode {vnode} takes no `one` {WRITABLE_SECS_MAX} s after healing"),
+        );
+    }
     world.is_quiet = false;
     if !world.run_until(RESTORED_US_MAX, World::is_restored) {
         world.violate_unrestored(RESTORED_US_MAX / SECOND_US);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quoit_wire::topology::Seat;
-use quoit_wire::{Operation as WireOperation, Reply, Status, Version, request_head};
+use quoit_wire::{Operation as WireOperation, Reply, Status, Version, WriteMode, request_head};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -18,7 +18,7 @@ use super::history::{Cause, Execution, History, Loss, Subject};
 use super::network::{Network, Place};
 use super::node::{CORES, Node, Plan, Served, ToCore, VALUE_BYTES_MAX, Watch};
 use crate::cluster::agent::News;
-use crate::cluster::copies::Peer;
+use crate::cluster::copies::{Admission, Need, Peer};
 use crate::cluster::etcd::{EtcdRequest, EtcdResponse, WatchEvent};
 use crate::cluster::records::Keys;
 use crate::cluster::{ControlMessage, Election, NodeRef, Order, Report, Ring, Roles};
@@ -117,6 +117,8 @@ pub(super) struct World {
     pub(super) ring: Option<Arc<Ring>>,
     ring_since_us: u64,
     pub(super) trap: Option<Trap>,
+    /// This node loses the others, too, as soon as its lease has ended.
+    pub(super) cut_off_when_lost: Option<u64>,
     /// The last moment at which a move was under way.
     pub(super) moved_us: u64,
     pub(super) vnodes_lost: u64,
@@ -157,6 +159,7 @@ impl World {
             ring: None,
             ring_since_us: 0,
             trap: None,
+            cut_off_when_lost: None,
             moved_us: 0,
             vnodes_lost: 0,
             lives: 0,
@@ -620,6 +623,10 @@ impl World {
         if let Some(me) = lost {
             self.history.losses.push(Loss { at_us: self.now_us, node: me, vnode: None });
             self.note(|| format!("the lease of node {} has ended", me.id));
+            if self.cut_off_when_lost.take_if(|id| *id == me.id).is_some() {
+                let wait_us = self.random.random_range(0..30_000);
+                self.at(self.now_us + wait_us, Event::CutOff(me.id));
+            }
         }
     }
 
@@ -780,6 +787,29 @@ impl World {
         let takers = ring.slots.iter().flatten().filter(|member| !member.draining).count();
         let copies = usize::from(ring.replicas).min(takers.saturating_sub(1));
         roles.in_sync().count() == copies && roles.copies().count() == copies && roles.in_sync_members().all(lives)
+    }
+
+    /// Vnodes that have a member and take no write in mode `one`.
+    pub(super) fn unwritable(&mut self) -> Vec<usize> {
+        let Some(ring) = self.ring.clone() else { return Vec::new() };
+        let mut unwritable = Vec::new();
+        for (vnode, roles) in ring.vnodes.iter().enumerate() {
+            let mut members = roles.in_sync_members().filter_map(|seat| {
+                let member = ring.member(seat.node).map(|member| member.node)?;
+                Some(Peer { node: member, core: seat.core })
+            });
+            let first_hash = (vnode as u64) << (64 - u32::from(self.plan.vnode_bits));
+            let primary = members.next();
+            let takes = primary.and_then(|peer| self.core(peer)).is_some_and(|(now, core)| {
+                core.copies().0.admit(now, first_hash, Need::Write(WriteMode::One)) == Admission::Go
+            });
+            let is_deserted =
+                !primary.into_iter().chain(members).any(|peer| self.nodes.values().any(|it| it.me == peer.node));
+            if !takes && !is_deserted {
+                unwritable.push(vnode);
+            }
+        }
+        unwritable
     }
 
     /// The cluster should be whole by now, and is not.
