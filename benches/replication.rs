@@ -398,8 +398,7 @@ impl World {
 impl NodeUnderLoad {
     /// Executes requests, each of a key, and a set or a get.
     fn execute(&mut self, now: Instant, window: &[(usize, bool)]) {
-        let limits =
-            ReplyLimits { pin_bytes_min: usize::MAX, copy_bytes_max: usize::MAX, retry_after_ms: 9, may_wait: true };
+        let limits = ReplyLimits { pin_bytes_min: usize::MAX, copy_bytes_max: usize::MAX, retry_after_ms: 9 };
         let Self { shard, sets, gets, output, .. } = self;
         let chosen = window.iter().map(|(key, is_set)| if *is_set { &sets[*key] } else { &gets[*key] });
         shard.prefetch(chosen.clone().map(|request| request.hash));

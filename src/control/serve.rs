@@ -185,6 +185,7 @@ fn announce(node: &Node, control: &Control, options: &RuntimeOptions, control_cp
         total = %DisplayBytes(options.memory_bytes as u64),
         store_per_core = %DisplayRoughly(memory.store_bytes as u64),
         buffers_per_core = %DisplayRoughly(memory.buffer_bytes as u64),
+        backlog_per_core = %DisplayRoughly(memory.backlog_bytes as u64),
         value_max = %DisplayRoughly(memory.value_bytes_max as u64),
         eviction = %options.policy,
         "memory"

@@ -80,9 +80,13 @@ impl Core {
         Some(copies.poll_timeout(now).since(now))
     }
 
-    /// Keeps the reply to a request back until its ticket is released.
-    pub(super) fn hold(&mut self, ticket: Ticket, asker: Asker, head: &RequestHead, reply: &[u8]) {
-        self.held.keep(ticket, asker, head, reply);
+    /// Keeps back what `bytes` holds from `start` on, the reply to the request of `head`, until its ticket is released. Cold, so
+    /// that a node without a cluster has nothing of it in its way.
+    #[cold]
+    pub(super) fn hold(&mut self, ticket: Ticket, asker: Asker, head: &RequestHead, bytes: &mut Vec<u8>, start: usize) {
+        self.held.keep(ticket, asker, head, &bytes[start..]);
+        bytes.truncate(start);
+        self.shard.set_may_wait(self.held.has_room());
     }
 
     /// Copies of another core of this node have said something.
@@ -147,6 +151,9 @@ impl Core {
         }
         for (core, batch) in batches {
             self.mesh.reply(core, batch);
+        }
+        if had_any {
+            self.shard.set_may_wait(self.held.has_room());
         }
         had_any
     }

@@ -275,7 +275,6 @@ impl Core {
             pin_bytes_min: PIN_BYTES_MIN,
             copy_bytes_max: self.budget.left_bytes().max(REPLY_ROOM_BYTES),
             retry_after_ms: OVERLOADED_RETRY_MS,
-            may_wait: self.held.has_room(),
         }
     }
 

@@ -6,7 +6,7 @@
 
 use quoit_wire::{Reply, RequestHead, Status, Version};
 
-use super::limits::{HELD_BUFFER_BYTES_MAX, HELD_SHARE, HELD_SPARE_BYTES_MAX};
+use super::limits::{HELD_BUFFER_BYTES_MAX, HELD_SHARE, SPARE_SHARE};
 use super::spare::Spare;
 use crate::cluster::copies::limits::WAITS_MAX;
 use crate::cluster::copies::{Release, Ticket, TicketMap};
@@ -60,7 +60,7 @@ impl Held {
             replies: TicketMap::default(),
             bytes: 0,
             bytes_max: buffer_bytes_max / HELD_SHARE,
-            spare: Spare::new(HELD_SPARE_BYTES_MAX, HELD_BUFFER_BYTES_MAX),
+            spare: Spare::new(buffer_bytes_max / SPARE_SHARE, HELD_BUFFER_BYTES_MAX),
             counters: HeldCounters::default(),
         }
     }

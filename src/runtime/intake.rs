@@ -244,8 +244,7 @@ impl Core {
             self.counters.answered += 1;
             if let Outcome::Pending(ticket) = outcome {
                 let asker = Asker::Connection { slot, generation: connection.generation };
-                self.hold(ticket, asker, &head, &connection.output.bytes[start..]);
-                connection.output.bytes.truncate(start);
+                self.hold(ticket, asker, &head, &mut connection.output.bytes, start);
                 connection.inflight += 1;
             }
             self.mark_dirty(slot, &mut connection);

@@ -59,15 +59,13 @@ pub(super) const SHORT_SHARE: usize = 8;
 /// Room there must be for a request to be executed: a value of so many bytes that can't be pinned is copied. Larger: fewer
 /// requests go on when buffers are short; smaller: hits are answered `Overloaded` that need not be.
 pub(super) const REPLY_ROOM_BYTES: usize = 64 << 10;
-/// Buffers kept for reuse take at most one part in this many of a core's buffers: those of connections, and those of the
-/// mesh.
+/// Buffers kept for reuse take at most one part in this many of a core's buffers: those of connections, those of the mesh,
+/// and those of replies that wait.
 pub(super) const SPARE_SHARE: usize = 16;
 /// Replies that wait for a commit take at most one part in this many of a core's buffers; past it what would wait is
 /// refused. Larger: fewer large values may wait to be read; smaller: less is left to what needs no commit.
 pub(super) const HELD_SHARE: usize = 8;
-/// Buffers of such replies kept for reuse, of all and of one: as many small ones as may wait, so that none is allocated.
-pub(super) const HELD_SPARE_BYTES_MAX: usize = 1 << 20;
-/// See there.
+/// The largest buffer of such a reply that is kept for reuse: those of writes, of which many wait.
 pub(super) const HELD_BUFFER_BYTES_MAX: usize = 256;
 /// Share of a cluster's core's memory (one part in this many) for records that copies lack. Smaller: a copy that was cut off
 /// for a moment is streamed its vnodes anew; larger: less for items.

@@ -76,11 +76,10 @@ impl Core {
     fn execute_batch(&mut self, origin: usize, part: Part) {
         let now = self.now.instant();
         let value_bytes_max = self.options.value_bytes_max;
-        let mut limits = ReplyLimits {
+        let limits = ReplyLimits {
             pin_bytes_min: usize::MAX,
             copy_bytes_max: value_bytes_max.max(MESH_REPLY_BYTES_MAX),
             retry_after_ms: OVERLOADED_RETRY_MS,
-            may_wait: self.held.has_room(),
         };
         let Part { batch, mut offset } = part;
         let mut replies = self.mesh.spare_batch(batch.sent);
@@ -113,9 +112,8 @@ impl Core {
                 replies.bytes = output.bytes;
                 if let Outcome::Pending(ticket) = outcome {
                     let asker = Asker::Core { core: origin, token, request_bytes: frame.len() };
-                    self.hold(ticket, asker, &head, &replies.bytes[start..]);
+                    self.hold(ticket, asker, &head, &mut replies.bytes, start);
                     replies.withdraw_reply(entry);
-                    limits.may_wait = self.held.has_room();
                 }
                 if replies.bytes.len() >= MESH_BATCH_BYTES && offset < batch.bytes.len() {
                     let full = std::mem::replace(&mut replies, self.mesh.spare_batch(batch.sent));
@@ -281,8 +279,7 @@ impl Core {
             let start = output.bytes.len();
             if let Outcome::Pending(ticket) = self.execute_here(&head, frame, &mut output) {
                 let asker = Asker::Connection { slot, generation: connection.generation };
-                self.hold(ticket, asker, &head, &output.bytes[start..]);
-                output.bytes.truncate(start);
+                self.hold(ticket, asker, &head, &mut output.bytes, start);
                 connection.inflight += 1;
             }
             connection.output = output;
@@ -334,7 +331,7 @@ impl Core {
         let mut output = Output::default();
         match self.execute_here(&head, frame, &mut output) {
             Outcome::Done => self.answer_gather(key, self.options.core, &output.bytes),
-            Outcome::Pending(ticket) => self.hold(ticket, Asker::Gather(key), &head, &output.bytes),
+            Outcome::Pending(ticket) => self.hold(ticket, Asker::Gather(key), &head, &mut output.bytes, 0),
         }
     }
 

@@ -7,7 +7,8 @@
 //!                ── frame, frame, … ───────────────────► incoming link
 //! ```
 //! Each core makes the links that it sends on; what comes back comes over the other side's own. A link is made when there is
-//! first something to send to its place, and made again after a jittered wait when it breaks. Nothing is kept for a link that
+//! first something to send to its place, and made again after a jittered wait when it breaks. The first cores of all nodes
+//! keep links to each other: orders and reports go over them, and a failover is no time to make one. Nothing is kept for a link that
 //! is down or full: whoever sends repeats what matters, and by its own bounded backlog.
 //! What this file leaves out: what the frames say (`quoit_wire::peer`), and what follows from them.
 
@@ -259,6 +260,18 @@ impl Core {
             if let LinkState::Connecting { slot, .. } | LinkState::Up { slot } = state {
                 self.close_peer(slot, CloseCause::Ended);
             }
+        }
+        self.keep_control_links();
+    }
+
+    /// The first core of a node is ready to send to the first core of any other.
+    fn keep_control_links(&mut self) {
+        if self.options.core > 0 || self.draining_since.is_some() {
+            return;
+        }
+        let nodes: Vec<NodeRef> = self.peers.known.keys().copied().collect();
+        for node in nodes {
+            self.link_to(Peer { node, core: 0 });
         }
     }
 
@@ -517,6 +530,7 @@ impl Core {
             })
             .collect();
         late.into_iter().for_each(|slot| self.close_peer(slot, CloseCause::Failed));
+        self.keep_control_links();
     }
 
     /// Closes every link: the core ends.

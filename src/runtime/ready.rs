@@ -38,7 +38,7 @@ impl Core {
         let output_bytes_high = self.output_bytes_high();
         // Its output may become so large that there is still room for another reply.
         let room_bytes = (output.bytes.capacity() + self.budget.left_bytes()).saturating_sub(REPLY_ROOM_BYTES);
-        let mut limits = self.reply_limits();
+        let limits = self.reply_limits();
         let now = self.now.instant();
         let value_bytes_max = self.options.value_bytes_max;
         for ready in run {
@@ -65,14 +65,13 @@ impl Core {
                 continue;
             }
             let start = output.bytes.len();
-            let outcome = self.shard.execute_frame(now, head, frame, ready.hash, limits, &mut output);
             self.counters.answered += 1;
-            if let Outcome::Pending(ticket) = outcome {
+            if let Outcome::Pending(ticket) =
+                self.shard.execute_frame(now, head, frame, ready.hash, limits, &mut output)
+            {
                 let asker = Asker::Connection { slot, generation: connection.generation };
-                self.held.keep(ticket, asker, &head, &output.bytes[start..]);
-                output.bytes.truncate(start);
+                self.hold(ticket, asker, &head, &mut output.bytes, start);
                 connection.inflight += 1;
-                limits.may_wait = self.held.has_room();
             }
         }
         connection.output = output;

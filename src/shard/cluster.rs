@@ -42,7 +42,7 @@ pub(super) struct Cluster {
     mode: WriteMode,
     /// What the reply under construction waits for.
     waits: Vec<(u16, Commit)>,
-    /// Whether there is room to keep that reply back.
+    /// Whether there is room to keep another reply back.
     may_wait: bool,
     /// What was last admitted may be answered with something stale, and then waits for nothing.
     is_stale: bool,
@@ -71,6 +71,12 @@ impl Shard {
     pub fn copies(&mut self) -> Option<(&mut Copies, State<'_>)> {
         let cluster = self.cluster.as_deref_mut()?;
         Some((&mut cluster.copies, State { store: &mut self.store, retries: &mut self.retries }))
+    }
+
+    /// Whether there is room to keep back a reply that has to wait. From now on what would have to wait where there is none
+    /// is answered `Overloaded` and not carried out.
+    pub fn set_may_wait(&mut self, may_wait: bool) {
+        self.cluster.as_deref_mut().into_iter().for_each(|cluster| cluster.may_wait = may_wait);
     }
 
     /// A newer ring: the shard routes by it, and its copies take their roles from it.
@@ -162,7 +168,6 @@ impl Shard {
     ) -> Outcome {
         if let Some(cluster) = self.cluster.as_deref_mut() {
             cluster.waits.clear();
-            cluster.may_wait = limits.may_wait;
         }
         let status = match self.held_back(now, hash, Need::Read) {
             Some(status) => self.refuse(head.id, status, output),
@@ -193,7 +198,7 @@ impl Shard {
         output: &mut Output,
     ) -> Outcome {
         let id = request.head.id;
-        let need = self.begin(request, limits.may_wait);
+        let need = self.begin(request);
         if let (Need::ReadAny, RequestBody::Get { key }, None) = (need, request.body, self.refusal(request)) {
             let status = self.get_any(now, hash, key, id, limits, output);
             self.counters.count(Operation::Get, status);
@@ -291,7 +296,7 @@ impl Shard {
     ) -> Outcome {
         let (key, head, retry, need) = match set.request() {
             Ok(request) => {
-                let need = self.begin(&request, limits.may_wait);
+                let need = self.begin(&request);
                 (request.body.key().unwrap_or_default().to_vec(), request.head, request.retry, need)
             }
             Err(_) => unreachable!("the front was decoded as a set when the reservation was made"),
@@ -389,11 +394,10 @@ impl Shard {
     }
 
     /// Begins a request: the mode of its writes is known from here on, and it waits for nothing yet.
-    fn begin(&mut self, request: &Request<'_>, may_wait: bool) -> Need {
+    fn begin(&mut self, request: &Request<'_>) -> Need {
         let Some(cluster) = self.cluster.as_deref_mut() else { return Need::Read };
         cluster.waits.clear();
         cluster.is_stale = false;
-        cluster.may_wait = may_wait;
         cluster.mode = match request.head.flags.write_mode() {
             WriteMode::ClusterDefault => cluster.copies.default_write_mode(),
             mode => mode,

@@ -209,8 +209,7 @@ impl World {
         let head = request_head(&frame, 1 << 20).unwrap().unwrap();
         let request = Request::decode(head, &frame).unwrap();
         let hash = request.body.key().map_or(0, |key| self.shards[node].hash(key));
-        let limits =
-            ReplyLimits { pin_bytes_min: usize::MAX, copy_bytes_max: usize::MAX, retry_after_ms: 9, may_wait: true };
+        let limits = ReplyLimits { pin_bytes_min: usize::MAX, copy_bytes_max: usize::MAX, retry_after_ms: 9 };
         let mut output = Output::default();
         let outcome = self.shards[node].execute(self.now, &request, hash, limits, &mut output);
         let bytes: &'static [u8] = output.bytes.leak();

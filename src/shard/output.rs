@@ -43,9 +43,6 @@ pub struct ReplyLimits {
     pub copy_bytes_max: usize,
     /// Milliseconds an `Overloaded` reply asks the client to wait.
     pub retry_after_ms: u16,
-    /// Whether there is room to keep back a reply that has to wait; where there is none, what would have to wait is answered
-    /// `Overloaded` and not carried out. Only a core of a cluster asks.
-    pub may_wait: bool,
 }
 
 impl Output {
@@ -104,7 +101,7 @@ impl Output {
     }
 
     /// Appends a hit, its value copied or pinned; returns the status answered.
-    #[inline]
+    #[inline(always)]
     pub fn hit(&mut self, id: u32, hit: &Hit<'_>, limits: ReplyLimits) -> Status {
         let value_bytes = hit.value.len();
         let head = Reply {

@@ -197,8 +197,7 @@ impl Core {
                 }
             }
         }
-        let limits =
-            ReplyLimits { pin_bytes_min: usize::MAX, copy_bytes_max: usize::MAX, retry_after_ms: 5, may_wait: true };
+        let limits = ReplyLimits { pin_bytes_min: usize::MAX, copy_bytes_max: usize::MAX, retry_after_ms: 5 };
         let outcome = self.shard.execute_frame(now, head, frame, hash, limits, &mut output);
         let bytes = output.bytes;
         let is_write = head.operation.is_write();

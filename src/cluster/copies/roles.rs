@@ -22,6 +22,8 @@ impl Copies {
             return;
         }
         self.ring = Some(Arc::clone(ring));
+        // To who has gone nothing will be said any more.
+        self.links.retain(|peer, _| ring.slot_of(peer.node).is_some());
         let own = ring.slot_of(self.own.node).map(|slot| Seat { node: slot, core: self.own.core });
         for (vnode, roles) in ring.vnodes.iter().enumerate().take(self.copies.len()) {
             let known = self.copies[vnode].as_deref().map(|copy| copy.fence);

@@ -24,9 +24,14 @@ struct Pair {
 impl Pair {
     /// Two nodes; the first knows of the second.
     fn new() -> Self {
-        let mut pair = Self { one: Stepped::with_id(7, 1, |_| {}), two: Stepped::with_id(8, 2, |_| {}) };
+        let mut pair = Self::strangers();
         pair.tell(TWO, pair.two.addresses[0]);
         pair
+    }
+
+    /// Two nodes that don't know of each other.
+    fn strangers() -> Self {
+        Self { one: Stepped::with_id(7, 1, |_| {}), two: Stepped::with_id(8, 2, |_| {}) }
     }
 
     fn tell(&mut self, node: NodeRef, address: SocketAddr) {
@@ -149,7 +154,7 @@ fn a_link_that_breaks_is_made_again() {
 
 #[test]
 fn an_address_where_nobody_listens_is_tried_with_pauses() {
-    let mut pair = Pair::new();
+    let mut pair = Pair::strangers();
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     pair.tell(TWO, nobody);
     let start = Reading::now();
@@ -193,7 +198,7 @@ fn another_cluster_and_another_life_are_refused_with_the_reason() {
 
 #[test]
 fn garbage_closes_the_link_is_counted_and_harms_nobody() {
-    let mut pair = Pair::new();
+    let mut pair = Pair::strangers();
     let identity = pair.two.cores[0].peers.identity.unwrap();
     let hello =
         Peers::hello(PeerIdentity { place: Peer { node: ONE, core: 0 }, ..identity }, Peer { node: TWO, core: 0 });
@@ -209,7 +214,18 @@ fn garbage_closes_the_link_is_counted_and_harms_nobody() {
         pair.until("it is counted", |pair| pair.two.cores[0].peers.counters.garbage > before);
         pair.until("the link is closed", |pair| pair.two.cores[0].connections.is_empty());
     }
+    pair.tell(TWO, pair.two.addresses[0]);
     pair.insist(0, b"others go on");
     assert_eq!(pair.received(), b"others go on");
+    pair.end();
+}
+
+#[test]
+fn the_first_cores_of_two_nodes_have_a_link_before_there_is_anything_to_say() {
+    let mut pair = Pair::new();
+    pair.until("it is made", |pair| pair.one.cores[0].peers.up() == 1);
+    assert_eq!(pair.two.cores[0].peers.counters.accepted + pair.two.cores[1].peers.counters.accepted, 1);
+    assert_eq!(pair.send(0, b"at once"), PeerSend::Queued);
+    assert_eq!(pair.received(), b"at once");
     pair.end();
 }
