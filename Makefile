@@ -1,7 +1,7 @@
 # The two commands: `make run` starts a node, `make test` proves the tree. Both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster simulate test bench bench-memory bench-hits plots bench-programs setup bench-setup format lint docs
+.PHONY: help run cluster simulate test bench bench-memory bench-hits bench-cluster plots bench-programs setup bench-setup format lint docs
 
 # Everything is built once, with the committed lock file.
 CARGO := cargo
@@ -11,12 +11,13 @@ ARGS ?=
 
 help:
 	@echo "make run     build, and start a node on 127.0.0.1:7400 (ARGS=\"--memory 1GiB\" passes options)"
-	@echo "make cluster start etcd and three nodes on loopback, show them, and end them (ARGS=600: after so many seconds)"
+	@echo "make cluster start etcd and three nodes on loopback, load them, kill one, show them (ARGS=600: for so many seconds)"
 	@echo "make test    format, lints, and every test"
 	@echo "make simulate   run simulated clusters through faults (SEEDS=7 runs one seed again, SEEDS=0..100000 many)"
 	@echo "make bench   measure Quoit beside the echo, memcached and redis, and write benches/README.md"
 	@echo "make bench-memory   the memory of an item, beside memcached and redis"
 	@echo "make bench-hits     hits with the same resident memory, beside memcached and redis"
+	@echo "make bench-cluster  what copies cost, and vnodes that move, beside a cluster without"
 	@echo "make plots   draw latency against throughput: benches/latency.svg"
 	@echo "make soak    the end-to-end tests that take minutes, on release builds"
 	@echo "make setup   install what building and testing need (run and test do so too)"
@@ -61,8 +62,13 @@ bench-memory: bench-programs
 bench-hits: bench-programs
 	target/release/quoit-loadgen hits --write benches/README.md $(ARGS)
 
+# About two minutes; nothing else should run meanwhile.
+bench-cluster: setup
+	$(CARGO) build $(LOCKED) --release -p quoit -p quoit-loadgen --bins
+	$(FIRST) benches/cluster --write benches/README.md $(ARGS)
+
 cluster: setup
-	$(CARGO) build $(LOCKED) --release --bin quoit
+	$(CARGO) build $(LOCKED) --release -p quoit -p quoit-loadgen --bins
 	@exec deploy/cluster $(ARGS)
 
 test: setup format lint docs

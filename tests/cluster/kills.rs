@@ -24,6 +24,18 @@ fn a_killed_node_takes_nothing_acknowledged_with_it() {
 }
 
 #[test]
+fn a_failover_among_nodes_that_evict_brings_nothing_stale_back() {
+    let mut world = World::found_narrow(&["a", "b", "c"], "--replicas 1 --write one");
+    let load = world.load("--write one");
+    world.await_evictions();
+    world.kill("a");
+    world.await_deletion("a");
+    world.await_whole(&["b", "c"]);
+    let report = world.end("one of three killed, all of them evicting, --replicas 1 --write one", load);
+    println!("{} client errors with a deadline of 5 s", report.number("errors"));
+}
+
+#[test]
 fn with_two_replicas_a_killed_node_costs_no_request_that_may_take_five_seconds() {
     let mut world = World::found(&["a", "b", "c"], "--replicas 2 --write all");
     let load = world.load("--write all");

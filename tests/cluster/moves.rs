@@ -1,4 +1,4 @@
-//! Vnodes that move under load: nodes that join, are drained, or end cost no request.
+//! Vnodes that move under load: nodes that join, are drained, or are told to stop cost no request.
 
 use crate::world::World;
 
@@ -19,4 +19,15 @@ fn a_join_and_a_drain_fail_no_request() {
         report.fraction("client/vnode_gap_ms") as u64,
         report.fraction("client/vnode_write_gap_ms") as u64
     );
+}
+
+#[test]
+fn a_node_that_is_told_to_stop_fails_no_request() {
+    let mut world = World::found(&["a", "b", "c"], "--replicas 1 --write all");
+    let load = world.load("--write all");
+    world.stop("b");
+    world.await_whole(&["a", "c"]);
+    let report = world.end("one of three is told to stop, --replicas 1 --write all", load);
+    assert_eq!(report.number("errors"), 0, "{}", report.text);
+    println!("a vnode answered nothing for {} ms at most", report.fraction("client/vnode_gap_ms") as u64);
 }
