@@ -17,12 +17,22 @@ use super::history::{Ask, COUNTER_BASE, History, Operation, Outcome};
 const LISTS: usize = 8;
 const MORTALS: usize = 4;
 pub(super) const KEYS: usize = 16;
+/// Keys that are hot together.
+pub(super) const HOT_KEYS: usize = 3;
 
 const ATTEMPT_US_MAX: u64 = 500_000;
 const DEADLINE_US: u64 = 5_000_000;
 
 pub(super) fn key_name(key: usize) -> Vec<u8> {
     format!("key-{key}").into_bytes()
+}
+
+/// What clients do now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Load {
+    pub(super) only_reads: bool,
+    /// All asks are for the few keys from this one on.
+    pub(super) hot: Option<usize>,
 }
 
 /// What the client asks of the world.
@@ -76,6 +86,11 @@ impl Client {
         self.asking.is_some()
     }
 
+    /// There is a newer topology than the one it knows.
+    pub(super) fn hear_news(&mut self) {
+        self.is_outdated = true;
+    }
+
     /// Its time has come: it asks, or asks again. `nodes` are ids to learn the topology from.
     pub(super) fn wake(
         &mut self,
@@ -83,7 +98,7 @@ impl Client {
         history: &mut History,
         now_us: u64,
         nodes: &[u64],
-        only_reads: bool,
+        load: Load,
     ) -> Step {
         if let Some(asking) = &mut self.asking {
             if asking.attempt.take().is_some() {
@@ -96,14 +111,15 @@ impl Client {
                 return Step::Wait;
             }
         } else {
-            self.begin(random, history, now_us, only_reads);
+            self.begin(random, history, now_us, load);
         }
         self.send(random, history, now_us, nodes)
     }
 
-    fn begin(&mut self, random: &mut StdRng, history: &mut History, now_us: u64, only_reads: bool) {
-        let key = random.random_range(0..KEYS);
-        let ask = if only_reads { Ask::Get } else { self.choose(random, key) };
+    fn begin(&mut self, random: &mut StdRng, history: &mut History, now_us: u64, load: Load) {
+        let key = load.hot.map_or(0..KEYS, |first| first..first + HOT_KEYS);
+        let key = random.random_range(key);
+        let ask = if load.only_reads { Ask::Get } else { self.choose(random, key) };
         let mode = match random.random_range(0..10) {
             0 => WriteMode::Async,
             1..4 => WriteMode::All,

@@ -3,6 +3,7 @@
 use rand::RngExt;
 
 use super::checker;
+use super::client::{HOT_KEYS, KEYS};
 use super::faults::{AMBIENT, Fault, HARD, PHASES};
 use super::history::Subject;
 use super::table::Table;
@@ -72,7 +73,9 @@ pub(super) fn run(seed: u64, traced: Option<Subject>, mistake: Option<Mistake>) 
         }
         let draw = seed as usize * ROUNDS + round;
         let phase = PHASES[draw % PHASES.len()];
-        world.readers = [0, CLIENTS / 2][world.random.random_range(0..2)];
+        world.readers = [0, CLIENTS / 2, CLIENTS - 1][world.random.random_range(0..3)];
+        let hot = world.random.random_range(0..2 * (KEYS - HOT_KEYS));
+        world.hot = Some(hot).filter(|hot| *hot <= KEYS - HOT_KEYS);
         // Half of what makes it harder is there before, half comes upon it.
         let is_before = world.chance(50);
         let ambient = (0..3).map(|step| AMBIENT[(draw * 3 + step) % AMBIENT.len()]);
@@ -149,7 +152,7 @@ fn heal(world: &mut World, nodes: u64) {
 
 /// Clients end, time passes, and all copies are the same.
 fn end(world: &mut World) {
-    world.readers = CLIENTS;
+    (world.readers, world.hot) = (CLIENTS, None);
     world.run(2 * SECOND_US);
     world.is_quiet = true;
     world.run(6 * SECOND_US);

@@ -11,7 +11,7 @@ use quoit_wire::{Operation as WireOperation, Reply, Status, Version, WriteMode, 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::client::{Client, KEYS, Step, key_name, vnode_of_key};
+use super::client::{Client, KEYS, Load, Step, key_name, vnode_of_key};
 use super::clock::Clock;
 use super::etcd::Etcd;
 use super::history::{Cause, Execution, History, Loss, Subject};
@@ -31,6 +31,8 @@ const TURN_US_MAX: u64 = 20_000;
 /// From an input to the turn that ends with it: what comes meanwhile is part of the turn.
 const TURN_US: u64 = 100;
 const AGENT_TURN_US_MAX: u64 = 100_000;
+/// Clients that a node can tell of a new epoch.
+const CONNECTED_PERCENT: u32 = 15;
 /// A copy that is silent is let go after half a second, and that takes a moment to be written.
 const STILL_US: u64 = 1_000_000;
 const ETCD_TICK_US: u64 = 20_000;
@@ -113,6 +115,7 @@ pub(super) struct World {
     pub(super) is_quiet: bool,
     /// So many clients only read: they notice late that they ask a primary that is one no longer.
     pub(super) readers: usize,
+    pub(super) hot: Option<usize>,
     pub(super) history: History,
     pub(super) ring: Option<Arc<Ring>>,
     ring_since_us: u64,
@@ -138,7 +141,7 @@ impl World {
         let plan = Plan {
             vnode_bits: random.random_range(2..=4),
             hash_seed: random.random_range(0..1 << 40),
-            replicas: if seed.is_multiple_of(3) { 1 } else { 1 + (seed / 3 % 2) as u8 },
+            replicas: if seed % 5 < 2 { 1 } else { 2 },
             policy: if seed.is_multiple_of(2) { PolicyKind::None } else { PolicyKind::S3Fifo },
         };
         let clients = (0..CLIENTS).map(|number| Client::new(number, random.random_range(1..u64::MAX))).collect();
@@ -155,6 +158,7 @@ impl World {
             clients,
             is_quiet: true,
             readers: 0,
+            hot: None,
             history: History::new((0..KEYS).map(|key| vnode_of_key(plan.hash_seed, plan.vnode_bits, key)).collect()),
             ring: None,
             ring_since_us: 0,
@@ -494,11 +498,23 @@ impl World {
         }
         if let ToCore::Ring(ring) = &told {
             let epoch = ring.epoch;
+            if peer.core == 0 {
+                self.tell_clients();
+            }
             self.note(|| format!("{}/{} gets ring {epoch}", peer.node.id, peer.core));
         }
         if let Some((now, core)) = self.core(peer) {
             core.take_told(now, told);
             self.turn_soon(peer, TURN_US);
+        }
+    }
+
+    /// A node tells the clients that are connected to it of a new epoch; they ask anybody for it.
+    fn tell_clients(&mut self) {
+        for client in &mut self.clients {
+            if self.random.random_range(0..100) < CONNECTED_PERCENT {
+                client.hear_news();
+            }
         }
     }
 
@@ -701,8 +717,9 @@ impl World {
             self.clients[client].wake_us = now_us + 50_000;
             return self.at(now_us + 50_000, Event::Wake(client));
         }
+        let load = Load { only_reads: client < self.readers, hot: self.hot };
         let state = &mut self.clients[client];
-        let step = state.wake(&mut self.random, &mut self.history, now_us, &nodes, client < self.readers);
+        let step = state.wake(&mut self.random, &mut self.history, now_us, &nodes, load);
         self.at(self.clients[client].wake_us, Event::Wake(client));
         if let Step::Send { node, core, frame } = step
             && let Some(at_us) = self.network.arrivals(&mut self.random, now_us, Place::Clients, Place::Node(node))[0]
