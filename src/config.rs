@@ -111,7 +111,7 @@ pub struct ServeFlags {
     /// The address clients are told to connect to, where it is not the one listened on [default: auto]
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
-    /// Where /metrics, /healthz, /readyz and /topology are served [default: 127.0.0.1:7401]
+    /// Where /metrics, /healthz, /readyz, /topology and /cluster are served; quoit cluster asks there [default: 127.0.0.1:7401]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
     /// CPUs that get an executor each: 0-3, or 0,2, or all [default: all]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::output::printable;
 use crate::control::status::ClusterStatus;
 
 /// Bytes of an answer: a thousand nodes take a tenth.
@@ -96,6 +97,7 @@ fn read(address: &str, answer: &[u8]) -> Result<ClusterStatus, AdminError> {
         return serde_json::from_slice(body).map_err(|_| foreign());
     }
     let Complaint { error } = serde_json::from_slice(body).map_err(|_| foreign())?;
+    let error = printable(&error);
     Err(if matches!(code, b"404" | b"409") { AdminError::Refused(error) } else { AdminError::Failed(error) })
 }
 
@@ -109,7 +111,7 @@ mod tests {
         let answer =
             |code: &str, body: &str| read("here:1", format!("HTTP/1.1 {code} x\r\nA: b\r\n\r\n{body}").as_bytes());
         assert_eq!(answer("200", &status).expect("a status").epoch, 7);
-        let complaint = "{\"error\":\"no\"}";
+        let complaint = "{\"error\":\"\\u001bno\"}";
         assert!(matches!(answer("409", complaint), Err(AdminError::Refused(why)) if why == "no"));
         assert!(matches!(answer("404", complaint), Err(AdminError::Refused(_))));
         assert!(matches!(answer("503", complaint), Err(AdminError::Failed(why)) if why == "no"));

@@ -343,7 +343,15 @@ mod tests {
         async fn start() -> Self {
             let (commands, inbox) = flume::bounded::<Command>(4);
             let core = tokio::spawn(async move {
-                while let Ok(Command::Snapshot(answer)) = inbox.recv_async().await {
+                while let Ok(command) = inbox.recv_async().await {
+                    let answer = match command {
+                        Command::Snapshot(answer) => answer,
+                        Command::Vnodes(answer) => {
+                            drop(answer.send(Vec::new()));
+                            continue;
+                        }
+                        other => panic!("{other:?}"),
+                    };
                     let (samples, histograms) = (Vec::new(), Vec::new());
                     let snapshot = CoreSnapshot { core: 0, cpu: 0, requests: Vec::new(), samples, histograms };
                     drop(answer.send(snapshot));
@@ -398,6 +406,14 @@ mod tests {
         );
         let topology = fixture.get("/topology").await;
         assert!(topology.contains("application/json") && topology.contains("\"epoch\":1"), "{topology}");
+        let cluster = fixture.get("/cluster").await;
+        assert!(cluster.starts_with("HTTP/1.1 503") && cluster.contains("without --etcd"), "{cluster}");
+        assert!(fixture.get("/cluster/vnodes").await.starts_with("HTTP/1.1 200"));
+        let drain = "/cluster/nodes/a/draining HTTP/1.1\r\nHost: q\r\nConnection: close\r\n\r\n";
+        for method in ["GET", "POST"] {
+            assert!(fixture.exchange(&format!("{method} {drain}")).await.starts_with("HTTP/1.1 405"), "{method}");
+        }
+        assert!(fixture.exchange(&format!("PUT {drain}")).await.starts_with("HTTP/1.1 503"));
         assert!(fixture.get("/nothing").await.starts_with("HTTP/1.1 404"));
         assert!(
             fixture

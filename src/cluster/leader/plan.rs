@@ -104,6 +104,10 @@ impl Leader {
         // As it will be when the leader has done what operators want.
         let mut next = ring.clone();
         leader.seat_members(&mut next);
+        if next.check().is_err() {
+            // Somebody registers what can't be: the leader's next ring will not be taken either.
+            return 0;
+        }
         leader.known.ring = Some(Arc::new(next));
         leader.aim();
         let steps = |(roles, target): (&Roles, &Placement)| {

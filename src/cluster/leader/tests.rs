@@ -233,6 +233,9 @@ fn what_is_left_to_do_is_counted_by_anybody_and_is_nothing_where_all_lies_well()
     // Each of its vnodes is copied to somebody else or is there already, and the led ones are handed over.
     let left = Leader::steps_left(&known);
     assert!((held..=2 * held).contains(&left), "{left} steps for {held} seats");
+    let impossible = Registration { cores: 0, ..registration(node(9)) };
+    known.registrations.insert(9, impossible);
+    assert_eq!(Leader::steps_left(&known), 0, "a node that can't be stops nobody from answering");
 }
 
 #[test]
