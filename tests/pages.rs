@@ -33,6 +33,29 @@ fn every_folder_of_the_top_level_has_its_plate() {
     }
 }
 
+/// Each cell of the contract names the tests that hold it; a test that is renamed or gone leaves the cell without proof.
+#[test]
+fn the_tests_that_the_contract_names_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("README.md")).expect("the page");
+    let notes: Vec<&str> = page.lines().filter(|line| line.starts_with("[^")).collect();
+    let mut sources = String::new();
+    for folder in ["src", "tests"] {
+        for file in files(&root.join(folder), "rs") {
+            sources.push_str(&fs::read_to_string(file).expect("a source file"));
+        }
+    }
+    let quoted = notes.iter().flat_map(|note| note.split('`').skip(1).step_by(2));
+    let (paths, names): (Vec<&str>, Vec<&str>) = quoted.partition(|word| word.contains('/'));
+    assert!(notes.len() >= 10 && names.len() >= 10, "the notes name tests: {notes:?}");
+    let gone = names.iter().filter(|name| !sources.contains(&format!("fn {name}()")));
+    let gone: Vec<&&str> = gone.chain(paths.iter().filter(|path| !root.join(path).exists())).collect();
+    assert!(gone.is_empty(), "README.md names tests that are not there: {gone:?}");
+    for cell in page.split("[^").skip(1).filter_map(|rest| rest.split_once(']')).map(|(number, _)| number) {
+        assert!(notes.iter().any(|note| note.starts_with(&format!("[^{cell}]:"))), "no note {cell}");
+    }
+}
+
 #[test]
 fn only_links_into_the_repository_are_followed() {
     let text = "[a](src/README.md) [b](https://example.org) [c](#part) [`d`](../x.md#part) ![e](e.png) [f] (g)";
@@ -49,13 +72,18 @@ fn local_links(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn pages(folder: &Path) -> Vec<PathBuf> {
+    files(folder, "md")
+}
+
+/// The files below a folder whose names end so.
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().expect("an entry has a name").to_string_lossy();
         if path.is_dir() && !NOT_OURS.contains(&&*name) {
-            found.extend(pages(&path));
-        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.extend(files(&path, ending));
+        } else if path.extension().is_some_and(|extension| extension == ending) {
             found.push(path);
         }
     }
