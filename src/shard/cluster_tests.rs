@@ -519,3 +519,30 @@ fn a_copy_that_does_not_count_answers_no_read() {
     world.tell_ring();
     assert_eq!(world.get_any(1, &1u32.to_le_bytes()).1.status, Status::Ok);
 }
+
+#[test]
+fn a_copy_is_filled_no_faster_than_either_side_may_move() {
+    // Twenty times 100 kB: two seconds at 1 MB/s.
+    for slow in [0, 1] {
+        let mut world = World::new(2);
+        world.ring.vnodes[0].remove(seat(1));
+        world.ring.epoch += 1;
+        world.tell_ring();
+        for number in 0..20u32 {
+            let reply = world.set(&number.to_le_bytes(), &[7; 100_000], WriteMode::Async).1;
+            assert_eq!(reply.status, Status::Ok);
+        }
+        world.shards[slow].copies().unwrap().0.set_move_bandwidth(1_000_000);
+        assert!(world.ring.vnodes[0].put(seat(1), CopyState::CatchingUp));
+        world.ring.epoch += 1;
+        world.tell_ring();
+        let begin = world.now;
+        let is_whole = |world: &World| world.shards[0].vnodes()[0].copies[0].progress == "following";
+        while !is_whole(&world) && world.now.since(begin) < Duration::from_secs(20) {
+            world.pump(10);
+        }
+        let time_ms = world.now.since(begin).as_millis();
+        assert_eq!(world.shards[1].store.items(), 20);
+        assert!((1700..2600).contains(&time_ms), "{time_ms} ms, node {slow} being slow");
+    }
+}
