@@ -80,7 +80,7 @@ fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
 #[expect(clippy::disallowed_methods, reason = "how long the runs take is printed, not judged by")]
 fn histories_are_linearizable_through_faults() {
     let begin = WallClock::now();
-    let seeds = seeds(0..200);
+    let seeds = seeds(0..1000);
     println!("seeds {seeds:?}");
     let reports = run_seeds(seeds);
     let mut table = Table::default();

@@ -172,11 +172,12 @@ impl Lead {
         self.union().next().is_none()
     }
 
-    /// Whether no other copy counts in the ring's set, or in the proposed one: then whichever the leader goes by, it may be
-    /// that the vnode is lost with this core, and what a copy has beside it proves nothing yet (C3, C9).
-    pub(super) fn may_be_alone(&self) -> bool {
-        let is_proposed = self.proposal.as_ref().is_some_and(|proposal| proposal.in_sync.is_empty());
-        is_proposed || !self.members.iter().any(|member| member.is_in_sync)
+    /// Whether no copy on another node counts in the ring's set, or in the proposed one: then, whichever the leader goes
+    /// by, the vnode may be lost with this node, and what a copy has beside it proves nothing yet (C3, C9).
+    pub(super) fn may_be_alone(&self, own: Peer) -> bool {
+        let is_elsewhere = |peer: &Peer| peer.node != own.node;
+        let is_proposed = self.proposal.as_ref().is_some_and(|it| !it.in_sync.iter().any(is_elsewhere));
+        is_proposed || !self.members.iter().any(|member| member.is_in_sync && is_elsewhere(&member.peer))
     }
 
     /// Whether `member` is in the ring's or the proposed set.
@@ -198,11 +199,11 @@ impl Lead {
 
     /// Whether what is answered now can't be stale (C5): every copy that counts has promised not to be sealed yet; alone,
     /// the node's own lease stands.
-    pub(super) fn may_answer(&self, now: Instant, lease_until: Instant) -> bool {
+    pub(super) fn may_answer(&self, own: Peer, now: Instant, lease_until: Instant) -> bool {
         if is_planted(Fault::NoReadLease) {
             return true;
         }
-        if self.may_be_alone() && now >= lease_until {
+        if self.may_be_alone(own) && now >= lease_until {
             return false;
         }
         self.union().all(|member| member.stamp.is_some_and(|stamp| now < stamp + RELY_TIME))
@@ -220,7 +221,7 @@ impl Lead {
         let furthest = |members: &mut dyn Iterator<Item = &Member>| members.map(|member| member.applied).max();
         let mut ones = self.members.iter().filter(|member| self.counts_for_one(member, own)).filter(whole);
         let one = furthest(&mut ones).unwrap_or(0);
-        let all = if self.may_be_alone() { 0 } else { self.settled(last) };
+        let all = if self.may_be_alone(own) { 0 } else { self.settled(last) };
         self.committed.one = self.committed.one.max(if is_planted(Fault::OneAlone) { last } else { one });
         self.committed.all = self.committed.all.max(all);
         // What every copy has, one has: the copy may be on this node alone, where `one` does not count, but then a write
@@ -246,11 +247,11 @@ impl Lead {
     }
 
     /// Releases the replies whose wait is over.
-    pub(super) fn release(&mut self, now: Instant, lease_until: Instant, tickets: &mut Tickets) {
+    pub(super) fn release(&mut self, own: Peer, now: Instant, lease_until: Instant, tickets: &mut Tickets) {
         if self.waits.is_empty() {
             return;
         }
-        let (may_answer, committed) = (self.may_answer(now, lease_until), self.committed);
+        let (may_answer, committed) = (self.may_answer(own, now, lease_until), self.committed);
         self.waits.retain(|wait| {
             let is_over = may_answer && committed.covers(wait.commit);
             let is_too_long = now.since(wait.since) >= WAIT_MAX;

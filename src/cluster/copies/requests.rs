@@ -65,7 +65,7 @@ impl Copies {
         if term != fence || lead.phase != Phase::Serving {
             return Admission::Later;
         }
-        if !lead.may_answer(now, self.lease_until) {
+        if !lead.may_answer(self.own, now, self.lease_until) {
             let is_etcd_lost = now >= self.lease_until;
             return match (self.on_etcd_loss, need) {
                 (OnEtcdLoss::Serve, Need::Read | Need::ReadAny) if is_etcd_lost => Admission::Stale,
@@ -77,7 +77,7 @@ impl Copies {
         let has_one = || lead.members.iter().any(|member| lead.counts_for_one(member, self.own));
         match need {
             Need::Write(WriteMode::One) if !has_one() => Admission::NotEnoughCopies,
-            Need::Write(WriteMode::All) if lead.may_be_alone() => Admission::NotEnoughCopies,
+            Need::Write(WriteMode::All) if lead.may_be_alone(self.own) => Admission::NotEnoughCopies,
             Need::Write(WriteMode::One | WriteMode::All) if self.tickets.len() >= WAITS_MAX => Admission::Later,
             _ => Admission::Go,
         }

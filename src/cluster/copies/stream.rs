@@ -74,7 +74,7 @@ impl Copies {
         let Role::Leading(lead) = &mut copy.role else { return };
         let last = store.position(usize::from(vnode)).sequence();
         lead.update_committed(own, last);
-        lead.release(now, lease_until, &mut self.tickets);
+        lead.release(own, now, lease_until, &mut self.tickets);
         // What a copy may still need stays, also for one that catches up.
         let needed = lead.members.iter().filter_map(|member| match member.progress {
             Progress::Following => Some(member.applied),
