@@ -1,7 +1,7 @@
 //! Nodes that are killed under load: nothing acknowledged is lost, nothing stale is read, and the cluster goes on soon.
 
 use crate::generator::Report;
-use crate::world::{LEASE_MS, World};
+use crate::world::{LEASE_MS, World, assert_in_time};
 
 /// etcd's deletion of a lease to the first success in every vnode that was led there; the test allows twice as much.
 const DELETION_TO_SUCCESS_MS: u64 = 500;
@@ -43,7 +43,7 @@ fn with_two_replicas_a_killed_node_costs_no_request_that_may_take_five_seconds()
     let deleted = world.await_deletion("c");
     world.await_whole(&["a", "b"]);
     let report = world.end("one of three killed, --replicas 2 --write all", load);
-    assert_eq!(report.number("errors"), 0, "{}", report.text);
+    assert_in_time(&report, report.number("errors") == 0, "no request failed");
     assert_soon(&report, killed, deleted);
 }
 
@@ -82,6 +82,6 @@ fn assert_soon(report: &Report, killed_unix_ms: u64, deleted_unix_ms: u64) {
     println!(
         "deletion of the lease to the last vnode's first success {from_deletion_ms} ms, from the kill {from_kill_ms} ms"
     );
-    assert!(from_deletion_ms <= 2 * DELETION_TO_SUCCESS_MS, "{from_deletion_ms} ms\n{}", report.text);
-    assert!(from_kill_ms <= LEASE_MS + 2 * KILL_TO_SUCCESS_MS, "{from_kill_ms} ms\n{}", report.text);
+    let is_soon = from_deletion_ms <= 2 * DELETION_TO_SUCCESS_MS && from_kill_ms <= LEASE_MS + 2 * KILL_TO_SUCCESS_MS;
+    assert_in_time(report, is_soon, "every vnode answered soon after the lease's end");
 }
