@@ -12,8 +12,8 @@ pub(super) const FILES_MAX: u32 = 1 << 20;
 
 /// Bytes of one provided receive buffer. Larger: more memory per waiting message; smaller: more completions per value.
 pub(super) const RECEIVE_BUFFER_BYTES: usize = 8 << 10;
-/// Receive buffers of a core beside those, for connections that hold something which their next bytes finish: a promised
-/// frame, a large set, a hello. They are read though no other is.
+/// Receive buffers of a core beside those, for connections that hold something which their next bytes finish (a promised
+/// frame, a large set, a hello), and for peer links, whose bytes let replies go that wait. They are read though no other is.
 pub(super) const RESERVED_BUFFERS: u16 = 64;
 /// Provided receive buffers of a core (4 MiB). All return at the end of a turn; too few end multishot receives early.
 pub(super) const RECEIVE_BUFFERS: u16 = 512;
