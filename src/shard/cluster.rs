@@ -6,16 +6,18 @@
 
 use std::sync::Arc;
 
-use quoit_wire::peer::KeptResult;
+use quoit_wire::peer::{KeptResult, Put};
 use quoit_wire::topology::vnode_of;
-use quoit_wire::{Operation, Request, RequestBody, RequestFlags, RequestHead, RetryToken, Status, Version, WriteMode};
+use quoit_wire::{
+    Operation, Request, RequestBody, RequestFlags, RequestHead, RetryToken, SetParameters, Status, Version, WriteMode,
+};
 
-use super::execute::answer;
+use super::execute::{answer, expiry_of};
 use super::large_set::LargeSet;
 use super::output::{Output, ReplyLimits};
 use super::{Shard, TopologyOutcome};
 use crate::cluster::Ring;
-use crate::cluster::copies::{Admission, Commit, Copies, Need, State, Ticket, VnodeStatus};
+use crate::cluster::copies::{Admission, Commit, Copies, Need, State, Ticket, VnodeStatus, Written};
 use crate::cluster::planted::{Fault, is_planted};
 use crate::cluster::retries::WriteResult;
 use crate::samples::{Sample, SampleKind};
@@ -177,7 +179,7 @@ impl Shard {
                 let key = head.key(frame);
                 let start = output.bytes.len();
                 let status = self.get(now, hash, key, head.id, ReplyLimits { pin_bytes_min, ..limits }, output);
-                self.settle_key(now, hash, key, before, None);
+                self.settle_key(now, hash, key, before, None, None);
                 if self.notes_stale() {
                     output.mark_stale(start);
                 }
@@ -223,7 +225,7 @@ impl Shard {
                 let start = output.bytes.len();
                 let status = self.execute_checked(now, request, hash, ReplyLimits { pin_bytes_min, ..limits }, output);
                 if let Some(key) = key {
-                    self.settle_key(now, hash, key, before, request.retry);
+                    self.settle_key(now, hash, key, before, request.retry, resulting_put(&request.body));
                     if self.notes_stale() {
                         output.mark_stale(start);
                     }
@@ -260,7 +262,7 @@ impl Shard {
             false => {
                 let before = self.last_write(hash);
                 let status = self.get(now, hash, key, id, limits, output);
-                self.settle_key(now, hash, key, before, None);
+                self.settle_key(now, hash, key, before, None, None);
                 status
             }
         };
@@ -311,7 +313,7 @@ impl Shard {
             None => {
                 let before = self.last_write(hash);
                 self.publish(now, set, limits, output);
-                self.settle_key(now, hash, &key, before, retry);
+                self.settle_key(now, hash, &key, before, retry, None);
             }
         }
         self.outcome(now)
@@ -347,24 +349,33 @@ impl Shard {
     /// The number of the last write in the vnode of `hash`; zero without a cluster.
     pub(super) fn last_write(&self, hash: u64) -> u64 {
         match self.cluster {
-            Some(_) => self.store.position(vnode_of(hash, self.topology.vnode_bits)).sequence(),
+            Some(_) => self.store.sequence(vnode_of(hash, self.topology.vnode_bits)),
             None => 0,
         }
     }
 
     /// After something was done with `key`, when number `before` was its vnode's last: tells the copies what changed, and
-    /// notes what the reply rests on. Does nothing without a cluster.
-    pub(super) fn settle_key(&mut self, now: Instant, hash: u64, key: &[u8], before: u64, token: Option<RetryToken>) {
+    /// notes what the reply rests on. If it was a write, `put` may say what it left behind. Does nothing without a cluster.
+    pub(super) fn settle_key(
+        &mut self,
+        now: Instant,
+        hash: u64,
+        key: &[u8],
+        before: u64,
+        token: Option<RetryToken>,
+        put: Option<Put<'_>>,
+    ) {
         let Some(cluster) = self.cluster.as_deref_mut() else { return };
         let vnode = vnode_of(hash, self.topology.vnode_bits);
         let evictions = self.store.take_evictions();
         cluster.copies.record_evictions(&evictions);
-        let last = self.store.position(vnode).sequence();
+        let last = self.store.sequence(vnode);
         let last_evicted = evictions.iter().rev().find(|eviction| eviction.vnode == vnode);
         // Room is made before a write is numbered: if there was one, the last number is its own.
         if last > before && last_evicted.is_none_or(|eviction| eviction.sequence != last) {
-            let kept = token.and_then(|token| Some(kept_result(token, self.retries.kept(token)?)));
-            cluster.copies.record_write(now, &self.store, hash, key, last, cluster.mode, kept.as_ref());
+            let result = token.and_then(|token| Some(kept_result(token, self.retries.kept(token)?)));
+            let written = Written { hash, key, sequence: last, mode: cluster.mode, result, put };
+            cluster.copies.record_write(now, &self.store, &written);
         } else if cluster.copies.has_idle(hash) {
             let item = self.store.peek(now, hash, key).filter(|item| item.idle_ms > 0);
             if let Some(ttl_ms) = item.map(|item| item.ttl_ms) {
@@ -434,6 +445,17 @@ impl Shard {
             Some(cluster) if !cluster.waits.is_empty() => Outcome::Pending(cluster.copies.hold(now, &cluster.waits)),
             _ => Outcome::Done,
         }
+    }
+}
+
+/// What a set leaves behind when it is carried out, as it travels. With idle expiry more has to be noted.
+fn resulting_put<'a>(body: &RequestBody<'a>) -> Option<Put<'a>> {
+    match *body {
+        RequestBody::Set { key, parameters, value, .. } if !expiry_of(&parameters).idle => {
+            let SetParameters { client_flags, ttl_ms, .. } = parameters;
+            Some(Put { key, value, client_flags, ttl_ms, idle_ms: 0 })
+        }
+        _ => None,
     }
 }
 

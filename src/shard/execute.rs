@@ -4,10 +4,11 @@
 //! protocol. What spans cores (a multi operation over several owners, flush, stats) is cut into one part per core above.
 
 use quoit_wire::limits::MULTI_REPLY_BYTES_MAX;
+use quoit_wire::peer::Put;
 use quoit_wire::topology::vnode_of;
 use quoit_wire::{
-    IncrementParameters, Items, Keys, MultiResult, Operation, Reply, Request, RequestBody, RequestFlags, RequestHead,
-    RetryToken, SetCondition, SetParameters, Status, Version, WriteMode,
+    IncrementParameters, Item, Items, Keys, MultiResult, Operation, Reply, Request, RequestBody, RequestFlags,
+    RequestHead, RetryToken, SetCondition, SetParameters, Status, Version, WriteMode,
 };
 
 use super::output::{OpenMulti, Output, ReplyLimits};
@@ -332,7 +333,7 @@ impl Shard {
             Some(hit) => output.multi_hit(open, &hit, MULTI_REPLY_BYTES_MAX, limits),
             None => multi_ended(Status::Miss, Version::NONE, output),
         };
-        self.settle_key(now, hash, key, before, None);
+        self.settle_key(now, hash, key, before, None, None);
         if self.notes_stale() {
             output.mark_result_stale(start);
         }
@@ -356,7 +357,9 @@ impl Shard {
                         };
                         let before = self.last_write(hash);
                         let result = set_result(self.store.set(now, hash, item.key, write));
-                        self.settle_key(now, hash, item.key, before, None);
+                        let Item { key, value, client_flags, ttl_ms } = item;
+                        let put = Put { key, value, client_flags, ttl_ms, idle_ms: 0 };
+                        self.settle_key(now, hash, key, before, None, Some(put));
                         (result.status, result.version)
                     }
                 },

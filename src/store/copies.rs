@@ -90,6 +90,12 @@ impl Store {
         Version::new(self.versions.term_of(vnode, sequence), sequence)
     }
 
+    /// The number of the last write in `vnode`. Cheaper than [`Self::position`].
+    #[inline]
+    pub fn sequence(&self, vnode: usize) -> u64 {
+        self.versions.sequence(vnode)
+    }
+
     /// The term under which write `sequence` of `vnode` was made; zero where that is not remembered.
     pub fn term_of(&self, vnode: usize, sequence: u64) -> u32 {
         self.versions.term_of(vnode, sequence)

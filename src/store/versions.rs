@@ -154,6 +154,7 @@ impl Versions {
     }
 
     /// The sequence of the last write in `vnode`.
+    #[inline]
     pub(super) fn sequence(&self, vnode: usize) -> u64 {
         let at = self.vnodes[vnode];
         at.sequence + u64::from(self.flushes.wrapping_sub(at.flushes))

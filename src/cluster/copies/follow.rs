@@ -40,7 +40,7 @@ impl Copies {
     ) -> Result<(), Breach> {
         let vnode = usize::from(head.vnode);
         let Some(follow) = self.obey(state.store, from, head.vnode, head.term) else { return Ok(()) };
-        let applied = state.store.position(vnode).sequence();
+        let applied = state.store.sequence(vnode);
         // What came late would undo what has happened since.
         if follow.has_begun && applied >= head.base {
             return Ok(());
@@ -83,7 +83,7 @@ impl Copies {
         self.note_stamp(from, head.stamp);
         let vnode = usize::from(head.vnode);
         let Some(follow) = self.obey(state.store, from, head.vnode, head.term) else { return Ok(()) };
-        let mut position = state.store.position(vnode).sequence();
+        let mut position = state.store.sequence(vnode);
         if !follow.has_begun || head.first_sequence > position + 1 {
             return Ok(());
         }
@@ -124,7 +124,7 @@ impl Copies {
         // Read at another moment than this copy stands at, it might bring back what was deleted.
         let fits = follow.has_begun
             && follow.cursor == head.from
-            && (state.store.position(vnode).sequence() == head.at_sequence || is_planted(Fault::LateSlice));
+            && (state.store.sequence(vnode) == head.at_sequence || is_planted(Fault::LateSlice));
         if !fits {
             return Ok(());
         }
@@ -152,7 +152,7 @@ impl Copies {
         let Handover { vnode, term, next_term, sequence } = handover;
         let Some(follow) = self.obey(state.store, from, vnode, term) else { return };
         let is_whole = follow.has_begun && follow.cursor >= AckEntry::CURSOR_END;
-        let has_everything = is_whole && state.store.position(usize::from(vnode)).sequence() == sequence;
+        let has_everything = is_whole && state.store.sequence(usize::from(vnode)) == sequence;
         if has_everything
             && next_term == term + 1
             && let Some(copy) = self.copy(vnode)

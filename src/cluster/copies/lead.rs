@@ -123,6 +123,15 @@ impl Member {
         self.is_following() && self.cursor < AckEntry::CURSOR_END && now >= self.short_until
     }
 
+    /// Whether there is something that it has to be sent; `last` is the number of the last write.
+    pub(super) fn is_owed(&self, now: Instant, last: u64) -> bool {
+        match self.progress {
+            Progress::Unknown => false,
+            Progress::Beginning { .. } | Progress::Lost => true,
+            Progress::Following => self.sent < last || self.is_streamed(now),
+        }
+    }
+
     /// What was sent and not acknowledged counts as lost.
     pub(super) fn rewind(&mut self, now: Instant) {
         (self.sent, self.slice_sent, self.sent_since) = (self.applied, None, now);
@@ -214,24 +223,26 @@ impl Lead {
         self.union().map(|member| if member.is_whole() { member.applied } else { 0 }).min().unwrap_or(last)
     }
 
-    /// Finds anew what is committed; `last` is the number of the last write.
-    pub(super) fn update_committed(&mut self, own: Peer, last: u64) {
+    /// Finds anew what is committed; `last` is the number of the last write. What every copy that counts has.
+    pub(super) fn update_committed(&mut self, own: Peer, last: u64) -> u64 {
         let whole =
             |member: &&Member| member.is_whole() || member.is_following() && is_planted(Fault::CatchingUpCounts);
         let furthest = |members: &mut dyn Iterator<Item = &Member>| members.map(|member| member.applied).max();
         let mut ones = self.members.iter().filter(|member| self.counts_for_one(member, own)).filter(whole);
         let one = furthest(&mut ones).unwrap_or(0);
-        let all = if self.may_be_alone(own) { 0 } else { self.settled(last) };
+        let settled = self.settled(last);
+        let all = if self.may_be_alone(own) { 0 } else { settled };
         self.committed.one = self.committed.one.max(if is_planted(Fault::OneAlone) { last } else { one });
         self.committed.all = self.committed.all.max(all);
         // What every copy has, one has: the copy may be on this node alone, where `one` does not count, but then a write
         // that asks for `one` was refused.
         self.uncommitted.settle(self.committed);
         if let Phase::Tailing(tail) = self.phase
-            && (self.is_alone() || self.settled(last) >= tail)
+            && (self.is_alone() || settled >= tail)
         {
             self.phase = Phase::Serving;
         }
+        settled
     }
 
     /// What a reply on the key with this hash waits for, if it has to.

@@ -32,7 +32,7 @@ use self::limits::{SPARE_BYTES_MAX, WORK_INTERVAL};
 use self::pace::Pace;
 use self::report::Counters;
 pub use self::report::{CopyStatus, VnodeStatus};
-pub use self::requests::{Admission, Need, OnEtcdLoss};
+pub use self::requests::{Admission, Need, OnEtcdLoss, Written};
 use self::waits::Tickets;
 pub use self::waits::{Commit, Release, Spread, Ticket, TicketMap};
 use super::retries::RetryTable;

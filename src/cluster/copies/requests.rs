@@ -1,7 +1,7 @@
 //! What the shard asks: may this request be carried out, what did it leave behind, and what does its reply wait for.
 
 use quoit_wire::WriteMode;
-use quoit_wire::peer::{Change, KeptResult, Record};
+use quoit_wire::peer::{Change, KeptResult, Put, Record};
 use quoit_wire::topology::vnode_of;
 
 use super::lead::Phase;
@@ -20,6 +20,23 @@ pub enum Need {
     ReadAny,
     /// To write, and to be acknowledged when so many copies have it. The cluster's default is resolved.
     Write(WriteMode),
+}
+
+/// A write that has changed the item of a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Written<'a> {
+    /// The key's place in the hash space.
+    pub hash: u64,
+    /// The key.
+    pub key: &'a [u8],
+    /// The write's number in its vnode.
+    pub sequence: u64,
+    /// What it waits for.
+    pub mode: WriteMode,
+    /// It carried a retry token, and whoever repeats it is answered with this (C13).
+    pub result: Option<KeptResult>,
+    /// What it left behind, where the request itself says so. Else that is looked up.
+    pub put: Option<Put<'a>>,
 }
 
 /// Whether a request may be carried out now.
@@ -102,19 +119,27 @@ impl Copies {
         )
     }
 
-    /// Write number `sequence` has changed the item of `key`: copies get what is there now. With `result`, the write carried
-    /// a retry token, and whoever repeats it is answered with that (C13).
-    #[expect(clippy::too_many_arguments, reason = "what a write is made of")]
-    pub fn record_write(
-        &mut self,
-        now: Instant,
-        store: &Store,
-        hash: u64,
-        key: &[u8],
-        sequence: u64,
-        mode: WriteMode,
-        result: Option<&KeptResult>,
-    ) {
+    /// A write has changed an item: copies get what is there now.
+    pub fn record_write(&mut self, now: Instant, store: &Store, written: &Written<'_>) {
+        let Written { hash, sequence, mode, result, put, .. } = *written;
+        let vnode = vnode_of(hash, self.vnode_bits);
+        match put {
+            Some(put) => {
+                self.record(vnode, sequence, |bytes| Record { change: Change::Put(put), result }.push(bytes));
+            }
+            None => self.record_found(now, store, written),
+        }
+        let commit = commit_of(sequence, mode);
+        if commit != Commit::default()
+            && let Some((_, lead)) = self.leading(vnode as u16)
+        {
+            lead.uncommitted.write(hash, commit);
+        }
+    }
+
+    /// Makes the record of a write from what is found under its key.
+    fn record_found(&mut self, now: Instant, store: &Store, written: &Written<'_>) {
+        let Written { hash, key, sequence, result, .. } = *written;
         let vnode = vnode_of(hash, self.vnode_bits);
         let item = store.peek(now, hash, key);
         if item.as_ref().is_some_and(|item| item.idle_ms > 0)
@@ -123,15 +148,9 @@ impl Copies {
             copy.has_idle = true;
         }
         self.record(vnode, sequence, |bytes| match item {
-            Some(item) => Record::push_put(&item.put(), item.value.len(), item.value.slices(), result, bytes),
-            None => Record { change: Change::Delete { key }, result: result.copied() }.push(bytes),
+            Some(item) => Record::push_put(&item.put(), item.value.len(), item.value.slices(), result.as_ref(), bytes),
+            None => Record { change: Change::Delete { key }, result }.push(bytes),
         });
-        let commit = commit_of(sequence, mode);
-        if commit != Commit::default()
-            && let Some((_, lead)) = self.leading(vnode as u16)
-        {
-            lead.uncommitted.write(hash, commit);
-        }
     }
 
     /// What the store has evicted, in the order of its numbers: each eviction is a write of its vnode (C11).

@@ -138,7 +138,7 @@ impl Copies {
             let role = if has_members { VnodeRole::Followed } else { VnodeRole::Alone };
             state.store.set_vnode_role(vnode, role);
             if has_members && !had_members && is_leading {
-                self.backlog.restart(vnode, state.store.position(vnode).sequence() + 1);
+                self.backlog.restart(vnode, state.store.sequence(vnode) + 1);
             }
         }
         // The copies learn at once whom to follow.
@@ -157,7 +157,7 @@ impl Copies {
             state.store.add_vnode(vnode, term);
             self.backlog.restart(vnode, 1);
         }
-        let tail = state.store.position(vnode).sequence();
+        let tail = state.store.sequence(vnode);
         if !self.backlog.covers(vnode, tail + 1) {
             self.backlog.restart(vnode, tail + 1);
         }
@@ -266,7 +266,7 @@ impl Copies {
 
     /// Reports that the target of a move has everything, if it has, and is sealed for the next term (C10).
     pub(super) fn report_ready(&mut self, store: &Store, vnode: u16) {
-        let last = store.position(usize::from(vnode)).sequence();
+        let last = store.sequence(usize::from(vnode));
         let Some((term, lead)) = self.leading(vnode) else { return };
         let Phase::HandingOver(target) = lead.phase else { return };
         let is_ready = lead.member(target).is_some_and(|member| member.term == term + 1 && member.applied == last);

@@ -64,7 +64,12 @@ impl Copies {
             lead.note_short(from, now);
         }
         self.settle(now, state.store, vnode);
-        self.mark_dirty(vnode);
+        let last = state.store.sequence(usize::from(vnode));
+        if let Some((_, lead)) = self.leading(vnode)
+            && lead.member(from).is_some_and(|member| member.is_owed(now, last))
+        {
+            self.mark_dirty(vnode);
+        }
     }
 
     /// Finds anew what is committed in `vnode`, and releases what waited for it.
@@ -72,8 +77,8 @@ impl Copies {
         let (own, lease_until) = (self.own, self.lease_until);
         let Some(copy) = self.copies[usize::from(vnode)].as_deref_mut() else { return };
         let Role::Leading(lead) = &mut copy.role else { return };
-        let last = store.position(usize::from(vnode)).sequence();
-        lead.update_committed(own, last);
+        let last = store.sequence(usize::from(vnode));
+        let settled = lead.update_committed(own, last);
         lead.release(own, now, lease_until, &mut self.tickets);
         // What a copy may still need stays, also for one that catches up.
         let needed = lead.members.iter().filter_map(|member| match member.progress {
@@ -81,7 +86,6 @@ impl Copies {
             Progress::Beginning { base, .. } => Some(base),
             Progress::Unknown | Progress::Lost => None,
         });
-        let settled = lead.settled(last);
         self.backlog.settle(usize::from(vnode), needed.min().unwrap_or(last).min(settled));
     }
 
@@ -129,7 +133,7 @@ impl Copies {
             if !is_current && !matches!(lead.phase, Phase::HandingOver(_)) {
                 continue;
             }
-            let settled = lead.settled(state.store.position(usize::from(vnode)).sequence());
+            let settled = lead.settled(state.store.sequence(usize::from(vnode)));
             let mut has_more = false;
             let Lead { members, proposal, .. } = &mut **lead;
             for member in members {
@@ -164,7 +168,7 @@ impl Copies {
             Phase::HandingOver(target) => Some(target),
             _ => None,
         };
-        let sequence = state.store.position(usize::from(vnode)).sequence();
+        let sequence = state.store.sequence(usize::from(vnode));
         if is_current || handing_over.is_some() {
             let settled = lead.settled(sequence);
             for member in &mut lead.members {
@@ -210,7 +214,7 @@ impl Copies {
     /// A copy has said where it stands under an earlier term: decides whether it goes on from there.
     fn introduce(&mut self, store: &Store, vnode: u16, from: Peer, entry: &AckEntry) {
         let covers = self.backlog.covers(usize::from(vnode), entry.applied + 1);
-        let last = store.position(usize::from(vnode)).sequence();
+        let last = store.sequence(usize::from(vnode));
         let is_on_history = entry.applied == 0
             || (entry.cursor >= AckEntry::CURSOR_END
                 && entry.last_term != 0
@@ -274,7 +278,7 @@ impl Sending<'_> {
     fn send(&mut self, state: &mut State<'_>) -> bool {
         match self.member.progress {
             Progress::Lost if !self.counts => {
-                let base = state.store.position(usize::from(self.vnode)).sequence();
+                let base = state.store.sequence(usize::from(self.vnode));
                 self.member.progress = Progress::Beginning { wipes: true, base };
                 self.member.sent_since = Instant::ORIGIN;
                 true
@@ -296,7 +300,7 @@ impl Sending<'_> {
         let vnode = usize::from(self.vnode);
         // The records behind it may be gone by now: a copy that is wiped anyway can begin later.
         let base = match wipes && !self.backlog.covers(vnode, base + 1) {
-            true => state.store.position(vnode).sequence(),
+            true => state.store.sequence(vnode),
             false => base,
         };
         self.member.progress = Progress::Beginning { wipes, base };
@@ -315,7 +319,7 @@ impl Sending<'_> {
 
     fn append(&mut self, state: &State<'_>) -> bool {
         let vnode = usize::from(self.vnode);
-        let last = state.store.position(vnode).sequence();
+        let last = state.store.sequence(vnode);
         if self.member.sent < last && !self.backlog.covers(vnode, self.member.sent + 1) {
             // It has fallen behind what is kept: streamed anew, once it does not count any more.
             self.member.progress = match self.counts {
@@ -358,7 +362,7 @@ impl Sending<'_> {
 
     fn slice(&mut self, state: &State<'_>) -> bool {
         let vnode = usize::from(self.vnode);
-        let at_sequence = state.store.position(vnode).sequence();
+        let at_sequence = state.store.sequence(vnode);
         if !self.member.is_streamed(self.now) || self.member.slice_sent.is_some() || self.member.sent < at_sequence {
             return false;
         }

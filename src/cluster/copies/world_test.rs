@@ -529,7 +529,8 @@ impl World {
                 other => panic!("{other:?}"),
             }
         };
-        node.copies.record_write(now, &node.store, hash, &bytes, version.sequence(), mode, None);
+        let written = Written { hash, key: &bytes, sequence: version.sequence(), mode, result: None, put: None };
+        node.copies.record_write(now, &node.store, &written);
         let before = self.keys[key as usize].writes.insert(version, (number, is_delete, mode));
         assert!(before.is_none(), "{}: version {version} of key {key} was given twice", self.place());
         Some(version)
