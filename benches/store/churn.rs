@@ -191,11 +191,11 @@ pub(crate) fn density() {
     }
     for (shortest, longest) in [(32, 32), (33, 96)] {
         let memory_bytes = 512 * MIB;
+        let zipf = workload::Zipf::new(20_000_000, 0.9);
         let before = resident_bytes();
         let mut store = workload::store(PolicyKind::S3Fifo, memory_bytes);
         let mut random = StdRng::seed_from_u64(SEED);
         let value = [6; 96];
-        let zipf = workload::Zipf::new(20_000_000, 0.9);
         for _ in 0..30_000_000 {
             let number = zipf.draw(&mut random);
             let length = shortest + number as usize % (longest - shortest + 1);

@@ -1,19 +1,20 @@
 //! The bytes of one item.
 //!
 //! ```text
-//! 0       1                1+v         1+v+k     +s          +6          +6          +4      +key
+//! 0       1                1+v         1+v+k     +s          +5          +5          +f      +key
 //! ┌───────┬────────────────┬───────────┬─────────┬───────────┬───────────┬───────────┬───────┬───────┐
 //! │ shape │ value_bytes    │ key_bytes │ sequence│ expires   │ idle ttl  │ client    │ key   │ value │
-//! │ 1     │ 1, 2 or 4      │ 1 or 2    │ 2..=5   │ ms, 6     │ ms, 6     │ flags, 4  │       │       │
-//! │       │                │           │         │ if expiry │ if idle   │ if not 0  │       │       │
+//! │ 1     │ 1, 2 or 4      │ 1 or 2    │ 2..=5   │ ms, 5     │ ms, 5     │ flags     │       │       │
+//! │       │                │           │         │ if expiry │ if idle   │ 0, 1, 2, 4│       │       │
 //! └───────┴────────────────┴───────────┴─────────┴───────────┴───────────┴───────────┴───────┴───────┘
 //!
-//! shape  7      6        5        4         3    2          1    0
-//!       ┌──────┬────────┬────────┬─────────┬───────────────┬───────────────┐
-//!       │ idle │ client │ expiry │ key     │ value: 0 one  │ sequence:     │
-//!       │      │ flags  │        │ over 255│ 1 two bytes,  │ 2 bytes + n   │
-//!       │      │        │        │         │ 2 large       │               │
-//!       └──────┴────────┴────────┴─────────┴───────────────┴───────────────┘
+//! shape  7      6        5      4     3              2    1          0
+//!       ┌──────┬────────┬────────────┬───────────────────┬───────────────┐
+//!       │ idle │ expiry │ client     │ widths of lengths │ sequence:     │
+//!       │      │        │ flags: 0,  │ (value, key):     │ 2 bytes + n   │
+//!       │      │        │ 1, 2, 4    │ (1,1) (2,1)       │               │
+//!       │      │        │ bytes      │ (2,2) (4,2) large │               │
+//!       └──────┴────────┴────────────┴───────────────────┴───────────────┘
 //!
 //! value of a large item:  ┌──────────────────────────────┬─────────────────────────────┐
 //!                         │ tail: value_bytes mod 8 KiB  │ value_bytes / 8 KiB blocks  │
@@ -30,20 +31,25 @@ use super::segments::BLOCK_BYTES;
 pub(super) const INLINE_BYTES_MAX: usize = BLOCK_BYTES;
 
 const SEQUENCE_WIDTH_MIN: usize = 2;
-const SHAPE_VALUE_SHIFT: u32 = 2;
-const SHAPE_VALUE_TWO: u8 = 1 << SHAPE_VALUE_SHIFT;
-const SHAPE_VALUE_LARGE: u8 = 2 << SHAPE_VALUE_SHIFT;
-const SHAPE_VALUE_MASK: u8 = 3 << SHAPE_VALUE_SHIFT;
-const SHAPE_LONG_KEY: u8 = 1 << 4;
-const SHAPE_EXPIRY: u8 = 1 << 5;
-const SHAPE_CLIENT_FLAGS: u8 = 1 << 6;
+const SHAPE_LENGTHS_SHIFT: u32 = 2;
+const SHAPE_LENGTHS_MASK: u8 = 3 << SHAPE_LENGTHS_SHIFT;
+/// Widths of the value's and the key's length, by the shape's two bits. The common ones come first: a short key.
+const LENGTH_WIDTHS: [(u8, u8); 4] = [(1, 1), (2, 1), (2, 2), (4, 2)];
+const SHAPE_TWO: u8 = 1 << SHAPE_LENGTHS_SHIFT;
+/// The bit of both kinds that are not common.
+const SHAPE_LONG: u8 = 2 << SHAPE_LENGTHS_SHIFT;
+const SHAPE_FLAGS_SHIFT: u32 = 4;
+const SHAPE_FLAGS_MASK: u8 = 3 << SHAPE_FLAGS_SHIFT;
+/// Width of the client flags, by the shape's two bits.
+const FLAGS_WIDTHS: [u8; 4] = [0, 1, 2, 4];
+const SHAPE_EXPIRY: u8 = 1 << 6;
 const SHAPE_IDLE: u8 = 1 << 7;
 
-const MILLIS_BYTES: usize = 6;
-/// The latest expiry that fits; later ones end there, 8,900 years after the clock's origin.
+const MILLIS_BYTES: usize = 5;
+/// The latest expiry that fits; later ones end there, 34 years after the clock's origin.
 pub(super) const MILLIS_MAX: u64 = (1 << (8 * MILLIS_BYTES)) - 1;
 /// Longest header there is.
-pub(super) const HEADER_BYTES_MAX: usize = HEADER_BYTES[0b1111_1011] as usize;
+pub(super) const HEADER_BYTES_MAX: usize = HEADER_BYTES[0b1111_1111] as usize;
 /// Longest record: what lies in a segment for one item, with the longest key and the largest value.
 pub(super) const RECORD_BYTES_MAX: usize = HEADER_BYTES_MAX
     + quoit_wire::limits::KEY_BYTES_MAX
@@ -61,12 +67,11 @@ const HEADER_BYTES: [u8; 256] = {
     let mut shape = 0;
     while shape < 256 {
         let bits = shape as u8;
-        let (value, key) = (value_width(bits) as u8, key_width(bits) as u8);
+        let (value, key) = LENGTH_WIDTHS[((bits & SHAPE_LENGTHS_MASK) >> SHAPE_LENGTHS_SHIFT) as usize];
         let sequence = SEQUENCE_WIDTH_MIN as u8 + (bits & 3);
         let expiry = if bits & SHAPE_EXPIRY != 0 { MILLIS_BYTES as u8 } else { 0 };
         let idle = if bits & SHAPE_IDLE != 0 { MILLIS_BYTES as u8 } else { 0 };
-        let flags = if bits & SHAPE_CLIENT_FLAGS != 0 { 4 } else { 0 };
-        table[shape] = 1 + value + key + sequence + expiry + idle + flags;
+        table[shape] = 1 + value + key + sequence + expiry + idle + flags_width(bits) as u8;
         shape += 1;
     }
     table
@@ -101,8 +106,8 @@ impl Header {
             if shape & SHAPE_IDLE != 0 {
                 idle_ms = read_uint(bytes, &mut at, MILLIS_BYTES);
             }
-            if shape & SHAPE_CLIENT_FLAGS != 0 {
-                client_flags = read_uint(bytes, &mut at, 4) as u32;
+            if shape & SHAPE_FLAGS_MASK != 0 {
+                client_flags = read_uint(bytes, &mut at, flags_width(shape)) as u32;
             }
         }
         Self { key_bytes, value_bytes, sequence, client_flags, expires_ms, idle_ms }
@@ -113,8 +118,9 @@ impl Header {
         let shape = self.shape();
         out[0] = shape;
         let mut at = 1;
-        write_uint(out, &mut at, value_width(shape), self.value_bytes as u64);
-        write_uint(out, &mut at, key_width(shape), self.key_bytes as u64);
+        let (value_width, key_width) = length_widths(shape);
+        write_uint(out, &mut at, value_width, self.value_bytes as u64);
+        write_uint(out, &mut at, key_width, self.key_bytes as u64);
         write_uint(out, &mut at, SEQUENCE_WIDTH_MIN + usize::from(shape & 3), self.sequence);
         if let Some(expires_ms) = self.expires_ms {
             write_uint(out, &mut at, MILLIS_BYTES, expires_ms.min(MILLIS_MAX));
@@ -122,9 +128,7 @@ impl Header {
         if self.idle_ms != 0 {
             write_uint(out, &mut at, MILLIS_BYTES, self.idle_ms.min(MILLIS_MAX));
         }
-        if self.client_flags != 0 {
-            write_uint(out, &mut at, 4, u64::from(self.client_flags));
-        }
+        write_uint(out, &mut at, flags_width(shape), u64::from(self.client_flags));
         at
     }
 
@@ -179,16 +183,22 @@ impl Header {
             0x100_0000..=0xFFFF_FFFF => 2,
             _ => 3,
         };
-        let value = match self.value_bytes {
-            0..=0xFF => 0,
-            0x100..=INLINE_BYTES_MAX => SHAPE_VALUE_TWO,
-            _ => SHAPE_VALUE_LARGE,
+        let lengths = match (self.value_bytes, self.key_bytes) {
+            (0..=0xFF, 0..=0xFF) => 0,
+            (0..=INLINE_BYTES_MAX, 0..=0xFF) => 1,
+            (0..=INLINE_BYTES_MAX, _) => 2,
+            _ => 3,
+        };
+        let flags = match self.client_flags {
+            0 => 0,
+            0x1..=0xFF => 1,
+            0x100..=0xFFFF => 2,
+            _ => 3,
         };
         sequence
-            | value
-            | if self.key_bytes > 0xFF { SHAPE_LONG_KEY } else { 0 }
+            | lengths << SHAPE_LENGTHS_SHIFT
+            | flags << SHAPE_FLAGS_SHIFT
             | if self.expires_ms.is_some() { SHAPE_EXPIRY } else { 0 }
-            | if self.client_flags != 0 { SHAPE_CLIENT_FLAGS } else { 0 }
             | if self.idle_ms != 0 { SHAPE_IDLE } else { 0 }
     }
 }
@@ -217,10 +227,10 @@ impl Head {
     #[inline(always)]
     pub(super) fn read_common(bytes: &[u8; READ_BYTES]) -> Option<Self> {
         let shape = bytes[0];
-        if shape & (SHAPE_LONG_KEY | SHAPE_VALUE_LARGE) != 0 {
+        if shape & SHAPE_LONG != 0 {
             return None;
         }
-        let is_two = usize::from((shape & SHAPE_VALUE_TWO) >> SHAPE_VALUE_SHIFT);
+        let is_two = usize::from((shape & SHAPE_TWO) >> SHAPE_LENGTHS_SHIFT);
         let value_bytes = (word_at(bytes, 1) & low_bytes(1 + is_two)) as usize;
         let key_bytes = usize::from(bytes[2 + is_two]);
         let sequence = word_at(bytes, 3 + is_two) & SEQUENCE_MASKS[usize::from(shape & 3)];
@@ -233,7 +243,7 @@ impl Head {
     fn read_any(bytes: &[u8; READ_BYTES]) -> Self {
         let word = word_at(bytes, 0);
         let shape = word as u8;
-        let (value_width, key_width) = (value_width(shape), key_width(shape));
+        let (value_width, key_width) = length_widths(shape);
         let value_bytes = (word >> 8 & low_bytes(value_width)) as usize;
         let key_bytes = (word >> (8 + 8 * value_width) & low_bytes(key_width)) as usize;
         let mut fields_at = 1 + value_width + key_width;
@@ -244,7 +254,7 @@ impl Head {
     /// Whether it has no expiry, no idle time and no client flags.
     #[inline(always)]
     pub(super) fn is_plain(&self) -> bool {
-        self.shape & (SHAPE_EXPIRY | SHAPE_IDLE | SHAPE_CLIENT_FLAGS) == 0
+        self.shape & (SHAPE_EXPIRY | SHAPE_IDLE | SHAPE_FLAGS_MASK) == 0
     }
 
     /// Where key and value begin: the header's length.
@@ -282,16 +292,17 @@ const fn low_bytes(width: usize) -> u64 {
     u64::MAX >> (64 - 8 * width)
 }
 
-/// Width of the value's length.
+/// Widths of the value's length and of the key's.
 #[inline]
-const fn value_width(shape: u8) -> usize {
-    1 << ((shape & SHAPE_VALUE_MASK) >> SHAPE_VALUE_SHIFT)
+fn length_widths(shape: u8) -> (usize, usize) {
+    let (value_width, key_width) = LENGTH_WIDTHS[usize::from((shape & SHAPE_LENGTHS_MASK) >> SHAPE_LENGTHS_SHIFT)];
+    (usize::from(value_width), usize::from(key_width))
 }
 
-/// Width of the key's length.
+/// Width of the client flags.
 #[inline]
-const fn key_width(shape: u8) -> usize {
-    1 + ((shape & SHAPE_LONG_KEY) >> SHAPE_LONG_KEY.trailing_zeros()) as usize
+const fn flags_width(shape: u8) -> usize {
+    FLAGS_WIDTHS[((shape & SHAPE_FLAGS_MASK) >> SHAPE_FLAGS_SHIFT) as usize] as usize
 }
 
 /// Reads `width` bytes, at most eight, by one load of eight: fields' widths differ from item to item, and a loop over
@@ -322,7 +333,7 @@ mod tests {
             key_bytes in prop_oneof![1usize..=255, 256usize..=65_535],
             value_bytes in prop_oneof![0usize..=255, 256usize..=8192, 8193usize..=16 << 20],
             sequence in (0u32..40).prop_flat_map(|bits| 0u64..(2 << bits).min((1 << 40) - 1)),
-            client_flags in prop_oneof![Just(0), any::<u32>()],
+            client_flags in prop_oneof![Just(0), 1u32..=255, 256u32..=65_535, any::<u32>()],
             expires_ms in proptest::option::of(0u64..=MILLIS_MAX),
             idle_ms in prop_oneof![Just(0), 1u64..=MILLIS_MAX],
         ) {

@@ -640,7 +640,7 @@ fn with_room_for_everything_nothing_is_evicted_or_refused() {
 fn a_short_run_agrees_with_a_map() {
     let mut evicted = 0;
     for policy in PolicyKind::ALL {
-        let mut run = Run::new(Mix { policy: *policy, keys: 2000, steps: 2000, large_values: 400, ..MIX }, 1);
+        let mut run = Run::new(Mix { policy: *policy, keys: 2000, steps: 2600, large_values: 400, ..MIX }, 1);
         run.run();
         evicted += run.store.counters.evictions.iter().sum::<u64>();
     }

@@ -47,8 +47,8 @@ fn work(store: &mut Store, now: Instant) {
 
 #[test]
 fn an_item_is_served_until_its_last_millisecond_and_not_one_later() {
-    let century_ms = 100 * YEAR_MS;
-    for ttl_ms in [1, 2, 127, 128, 999, SECOND_MS, 60 * SECOND_MS, DAY_MS, YEAR_MS, 10 * YEAR_MS, century_ms] {
+    let longest_ms = 30 * YEAR_MS;
+    for ttl_ms in [1, 2, 127, 128, 999, SECOND_MS, 60 * SECOND_MS, DAY_MS, YEAR_MS, 10 * YEAR_MS, longest_ms] {
         for value_bytes in [10, 3 * BLOCK_BYTES + 5] {
             let mut store = store(PolicyKind::Lru);
             set(&mut store, START, b"key", &vec![1; value_bytes], ttl_ms, false);
