@@ -1,7 +1,7 @@
 # The two commands: `make run` starts a node, `make test` proves the tree. Both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster simulate test bench bench-memory bench-hits bench-cluster plots bench-programs setup bench-setup format lint docs
+.PHONY: help run cluster simulate test everything bench bench-memory bench-hits bench-cluster plots bench-programs setup bench-setup format lint docs
 
 # Everything is built once, with the committed lock file.
 CARGO := cargo
@@ -71,11 +71,20 @@ cluster: setup
 	$(CARGO) build $(LOCKED) --release -p quoit -p quoit-loadgen --bins
 	@exec deploy/cluster $(ARGS)
 
-test: setup format lint docs
+# Two cores take four minutes with everything built, and twenty-five from nothing. What takes longer than this hangs, and
+# ends with a message: each binary of tests by itself, and the whole.
+TEST_BINARY_TIME_MAX := 20m
+TEST_TIME_MAX := 90m
+WATCHED := --config 'target."cfg(all())".runner=["$(CURDIR)/.ci/within", "$(TEST_BINARY_TIME_MAX)"]'
+
+test: setup
+	@.ci/within $(TEST_TIME_MAX) $(MAKE) --no-print-directory everything
+
+everything: format lint docs
 	@echo "== unit, model and integration tests, and the examples"
-	$(CARGO) test $(LOCKED) --workspace --all-targets --no-fail-fast
+	$(CARGO) test $(LOCKED) $(WATCHED) --workspace --all-targets --no-fail-fast
 	@echo "== examples in the documentation"
-	$(CARGO) test $(LOCKED) --workspace --doc
+	$(CARGO) test $(LOCKED) $(WATCHED) --workspace --doc
 	@echo "== everything passed"
 
 SEEDS ?= 0..10000

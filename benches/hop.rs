@@ -7,6 +7,8 @@
 
 #[path = "../tests/runtime/running.rs"]
 mod running;
+#[path = "../tests/watchdog/mod.rs"]
+mod watchdog;
 #[path = "../tests/wire_client/mod.rs"]
 mod wire_client;
 

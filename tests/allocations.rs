@@ -9,6 +9,7 @@
 
 #[path = "runtime/running.rs"]
 mod running;
+mod watchdog;
 mod wire_client;
 
 use std::alloc::{GlobalAlloc, Layout, System};

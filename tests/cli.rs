@@ -1,6 +1,7 @@
 //! `quoit` as a person or a script meets it: the real binary, its exit codes, what it says, and how it ends.
 
 mod node_process;
+mod watchdog;
 mod wire_client;
 
 use std::net::TcpListener;
@@ -12,7 +13,8 @@ use wire_client::WireClient;
 
 /// Runs to the end, which comes by itself; exit code, standard output, standard error.
 fn run(command: &mut Command) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = command.output().expect("the binary runs");
+    let Output { status, stdout, stderr } =
+        watchdog::within("the command ends", || command.output()).expect("the binary runs");
     (status.code(), String::from_utf8(stdout).expect("text"), String::from_utf8(stderr).expect("text"))
 }
 

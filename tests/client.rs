@@ -1,5 +1,7 @@
 //! The native client against a real node in this process: every operation, over every core.
 
+mod watchdog;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -44,7 +46,7 @@ impl Running {
     fn end(&mut self) {
         if let Some(node) = self.0.take() {
             node.begin_shutdown();
-            let ended = node.join();
+            let ended = watchdog::within("the node ends", || node.join());
             assert!(ended.is_ok() || thread::panicking(), "the cores end well: {ended:?}");
         }
     }

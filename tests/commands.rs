@@ -1,5 +1,7 @@
 //! The client commands as a script meets them: the real binary against a real node, exit codes, bytes in and out.
 
+mod watchdog;
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -49,7 +51,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         if let Some(node) = self.0.take() {
             node.begin_shutdown();
-            let ended = node.join();
+            let ended = watchdog::within("the node ends", || node.join());
             assert!(ended.is_ok() || std::thread::panicking(), "the cores end well: {ended:?}");
         }
     }
@@ -78,7 +80,7 @@ fn run(server: &str, arguments: &[&str], input: &[u8]) -> Ended {
     // A command that needs no input may have ended already.
     let _ = stdin.write_all(input);
     drop(stdin);
-    let output = child.wait_with_output().expect("it ends by itself");
+    let output = watchdog::within("the command ends", || child.wait_with_output()).expect("it ends by itself");
     let code = output.status.code().expect("no signal ended it");
     Ended { code, output: output.stdout, error: String::from_utf8(output.stderr).expect("text") }
 }
@@ -200,6 +202,6 @@ fn a_reader_that_stops_reading_is_no_error() {
         .spawn()
         .expect("the binary runs");
     drop(child.stdout.take());
-    let output = child.wait_with_output().expect("it ends by itself");
+    let output = watchdog::within("the command ends", || child.wait_with_output()).expect("it ends by itself");
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }

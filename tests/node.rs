@@ -1,5 +1,6 @@
 //! A node in this process, spoken to over real sockets, frame by frame.
 
+mod watchdog;
 mod wire_client;
 
 use quoit::runtime::{Idle, Node, RuntimeOptions};
@@ -46,5 +47,5 @@ fn a_set_is_got_from_whichever_core_owns_it() {
         assert_eq!((got.status, got.version, got.value), (Status::Ok, stored.version, value), "{key}");
     }
     node.begin_shutdown();
-    node.join().expect("the cores end well");
+    watchdog::within("the node ends", || node.join()).expect("the cores end well");
 }

@@ -2,6 +2,7 @@
 //! whole it says so, and starts empty.
 
 mod node_process;
+mod watchdog;
 mod wire_client;
 
 use std::fs;
@@ -14,6 +15,7 @@ use quoit_wire::{
     HelloParameters, IncrementParameters, RequestBody, RequestFlags, RequestOptions, RetryToken, SetParameters, Status,
     Version,
 };
+use watchdog::within;
 use wire_client::{Answer, WireClient};
 
 /// Far longer than a test takes.
@@ -275,11 +277,12 @@ fn two_nodes_do_not_share_a_folder() {
         .expect("the binary runs");
     // It ends, or it is ready.
     let mut ready = String::new();
-    BufReader::new(second.stdout.take().expect("it is piped")).read_line(&mut ready).expect("text");
+    let mut output = BufReader::new(second.stdout.take().expect("it is piped"));
+    within("the second node ends or is ready", || output.read_line(&mut ready)).expect("text");
     if !ready.is_empty() {
         second.kill().expect("it lives");
     }
-    let ended = second.wait_with_output().expect("it is a child");
+    let ended = within("the second node ends", || second.wait_with_output()).expect("it is a child");
     let error = String::from_utf8_lossy(&ended.stderr);
     assert_eq!((ended.status.code(), ready.as_str()), (Some(1), ""), "{error}");
     assert!(error.contains("in use by another node") && error.contains("--state-dir"), "{error}");
@@ -320,13 +323,16 @@ fn a_node_that_is_ended_while_it_loads_leaves_the_state_as_it_was() {
         let mut line = String::new();
         while !line.contains("loading the saved state") {
             line.clear();
-            assert_ne!(log.read_line(&mut line).expect("text"), 0, "the log ends early");
+            let bytes = within("the next line of the log", || log.read_line(&mut line)).expect("text");
+            assert_ne!(bytes, 0, "the log ends early");
         }
         // SAFETY: no memory is passed; the process is this test's own child and has not been waited for.
         assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) }, 0);
         let mut rest = String::new();
-        log.read_to_string(&mut rest).expect("text");
-        let status = child.wait().expect("it is a child");
+        let status = within("the node ends", || {
+            log.read_to_string(&mut rest).expect("text");
+            child.wait().expect("it is a child")
+        });
         // Before the control thread listens for it, the signal ends the process by itself.
         assert!(matches!(status.code(), Some(0) | None), "{status}: {rest}");
     }

@@ -15,6 +15,8 @@ mod node_process;
 mod operate;
 mod replicas;
 mod silence;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 mod world;
 
 use std::collections::BTreeMap;
@@ -154,8 +156,9 @@ fn a_second_node_of_one_name_stays_out_and_says_why() {
         .spawn()
         .expect("the binary runs");
     let log = std::io::BufReader::new(second.stderr.take().expect("piped"));
-    let complaint =
-        std::io::BufRead::lines(log).map_while(Result::ok).find(|line| line.contains("is in use by the node at"));
+    let complaint = watchdog::within("the second node complains", || {
+        std::io::BufRead::lines(log).map_while(Result::ok).find(|line| line.contains("is in use by the node at"))
+    });
     let complaint = complaint.expect("the log says so");
     assert!(complaint.contains("--node-id"), "{complaint}");
     second.kill().expect("it runs");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::etcd::Etcd;
 use super::node_process::{NodeProcess, quoit};
-use super::{KEYS, client, fill, found, key, present, start};
+use super::{KEYS, client, fill, found, key, present, start, watchdog};
 
 const REPLICATED: [&str; 4] = ["--replicas", "1", "--write", "one"];
 
@@ -17,7 +17,8 @@ const REPLICATED: [&str; 4] = ["--replicas", "1", "--write", "one"];
 fn cluster(node: &NodeProcess, arguments: &[&str]) -> (Option<i32>, String, String) {
     let admin = node.admin.to_string();
     let mut command = quoit(&[&["cluster"], arguments, &["--admin", &admin, "--timeout", "60s"]].concat());
-    let Output { status, stdout, stderr } = command.output().expect("the binary runs");
+    let Output { status, stdout, stderr } =
+        watchdog::within("the command ends", || command.output()).expect("the binary runs");
     (status.code(), String::from_utf8(stdout).expect("text"), String::from_utf8(stderr).expect("text"))
 }
 

@@ -14,6 +14,8 @@ mod node_process;
 mod replay;
 mod verify;
 mod warm;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 #[path = "../wire_client/mod.rs"]
 mod wire_client;
 

@@ -10,11 +10,14 @@ use std::thread;
 
 use serde_json::Value;
 
+use crate::watchdog::{self, Watch};
+
 /// A generator that runs; ended with the test.
 pub(crate) struct Generator {
     child: Option<Child>,
     command_line: String,
     json: PathBuf,
+    _watch: Watch,
 }
 
 /// What a generator has found.
@@ -50,7 +53,8 @@ impl Generator {
         let mut line = wrap(line);
         let command_line = format!("{line:?}");
         let child = line.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        Self { child: Some(child.expect("the generator starts")), command_line, json }
+        let watch = watchdog::watch("a generator of this test", watchdog::LIFE_MAX, String::new);
+        Self { child: Some(child.expect("the generator starts")), command_line, json, _watch: watch }
     }
 
     /// Tells it that this is enough, and waits for its end.

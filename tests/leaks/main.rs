@@ -8,6 +8,8 @@
 
 #[path = "../runtime/running.rs"]
 mod running;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 #[path = "../wire_client/mod.rs"]
 mod wire_client;
 

@@ -8,6 +8,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
+
+use crate::watchdog::{self, Watch, within};
+
+/// Longest silence of an admin HTTP before it counts as one that does not answer.
+const ADMIN_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// The binary, without any option of the environment this test runs in.
 pub(crate) fn quoit(arguments: &[&str]) -> Command {
@@ -27,6 +33,7 @@ pub(crate) struct NodeProcess {
     log: Box<dyn BufRead + Send>,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
+    _watch: Watch,
 }
 
 impl NodeProcess {
@@ -48,8 +55,10 @@ impl NodeProcess {
         let log = Box::new(BufReader::new(child.stderr.take().expect("it is piped")));
         let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut ready = String::new();
-        output.read_line(&mut ready).expect("text");
-        let mut node = Self { child, log, address: ([127, 0, 0, 1], 0).into(), admin: ([127, 0, 0, 1], 0).into() };
+        within("a node is ready", || output.read_line(&mut ready)).expect("text");
+        let watch = watchdog::watch("a node of this test", watchdog::LIFE_MAX, String::new);
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut node = Self { child, log, address: nowhere, admin: nowhere, _watch: watch };
         let Some((address, admin)) = ready_line(&ready) else {
             panic!("the node is not ready: {ready:?}, log: {}", node.wait().1);
         };
@@ -83,7 +92,8 @@ impl NodeProcess {
         let mut line = String::new();
         while !line.contains(text) {
             line.clear();
-            assert_ne!(self.log.read_line(&mut line).expect("text"), 0, "the log ends without \"{text}\"");
+            let bytes = within("the next line of a node's log", || self.log.read_line(&mut line)).expect("text");
+            assert_ne!(bytes, 0, "the log ends without \"{text}\"");
         }
         line
     }
@@ -91,8 +101,10 @@ impl NodeProcess {
     /// Waits for the node's end; exit code, and the rest of the log.
     pub(crate) fn wait(&mut self) -> (Option<i32>, String) {
         let mut log = String::new();
-        self.log.read_to_string(&mut log).expect("text");
-        (self.child.wait().expect("it is a child").code(), log)
+        within("a node ends", || {
+            self.log.read_to_string(&mut log).expect("text");
+            (self.child.wait().expect("it is a child").code(), log)
+        })
     }
 
     /// Tells the node to end, and asserts that it ends well.
@@ -138,7 +150,9 @@ fn ready_line(line: &str) -> Option<(SocketAddr, SocketAddr)> {
 
 /// Asks an admin HTTP; the whole answer.
 pub(crate) fn http(admin: SocketAddr, method: &str, path: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect(admin)?;
+    let mut stream = TcpStream::connect_timeout(&admin, ADMIN_TIME_MAX)?;
+    stream.set_read_timeout(Some(ADMIN_TIME_MAX))?;
+    stream.set_write_timeout(Some(ADMIN_TIME_MAX))?;
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: quoit\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

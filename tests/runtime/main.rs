@@ -9,6 +9,8 @@
     reason = "a test that waits too long has failed, and what was measured is printed"
 )]
 
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 #[path = "../wire_client/mod.rs"]
 mod wire_client;
 

@@ -3,13 +3,18 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use quoit::runtime::{Command, Idle, Node, RuntimeOptions};
+use quoit::runtime::{Command, CoreHandle, Idle, Node, RuntimeOptions};
 use quoit::samples::CoreSnapshot;
 use quoit::store::PolicyKind;
 use quoit_wire::RequestBody;
 
+use crate::watchdog::{self, Watch, within};
+
 /// What a test waits for comes within this time, or the test has failed. It never decides how long something takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A core that is asked how it is, because something hangs, has so long to answer.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// An unconditional set.
 pub(crate) fn set<'a>(key: &'a [u8], value: &'a [u8]) -> RequestBody<'a> {
@@ -27,6 +32,7 @@ pub(crate) fn seed() -> u64 {
 /// A running node; it ends with the test, and every core must end well.
 pub(crate) struct Running {
     node: Option<Node>,
+    _watch: Watch,
 }
 
 impl Running {
@@ -54,7 +60,11 @@ impl Running {
             time_limits: Default::default(),
         };
         adjust(&mut options);
-        Self { node: Some(Node::start(&options).expect("the node starts")) }
+        let node = within("the node starts", || Node::start(&options)).expect("the node starts");
+        let handles = node.handles().to_vec();
+        let describe = move || handles.iter().map(describe).collect();
+        let watch = watchdog::watch("a node of this test", watchdog::LIFE_MAX, describe);
+        Self { node: Some(node), _watch: watch }
     }
 
     pub(crate) fn node(&self) -> &Node {
@@ -73,9 +83,10 @@ impl Running {
 
     /// What each core tells about itself.
     pub(crate) fn snapshots(&self) -> Vec<CoreSnapshot> {
-        let ask = |handle: &quoit::runtime::CoreHandle| {
+        let ask = |handle: &CoreHandle| {
             let (answer, answers) = flume::bounded(1);
-            handle.commands.send(Command::Snapshot(answer)).expect("the core runs");
+            within("a core takes a command", || handle.commands.send(Command::Snapshot(answer)))
+                .expect("the core runs");
             answers.recv_timeout(PATIENCE).expect("the core answers")
         };
         self.node().handles().iter().map(ask).collect()
@@ -115,10 +126,28 @@ impl Running {
 
     fn stop(&mut self) {
         if let Some(node) = self.node.take() {
-            node.begin_shutdown();
-            let ended = node.join();
+            let ended = within("the node ends", || {
+                node.begin_shutdown();
+                node.join()
+            });
             assert!(ended.is_ok() || std::thread::panicking(), "the cores end well: {ended:?}");
         }
+    }
+}
+
+/// What a core says of itself, if it still answers: everything that is not zero.
+fn describe(handle: &CoreHandle) -> String {
+    let (answer, answers) = flume::bounded(1);
+    let is_asked = handle.commands.try_send(Command::Snapshot(answer)).is_ok();
+    let snapshot = answers.recv_timeout(ANSWER_TIME_MAX);
+    match snapshot {
+        Ok(snapshot) => {
+            let samples = snapshot.samples.iter().filter(|sample| sample.value != 0);
+            let samples =
+                samples.map(|it| format!(" {}{}={}", it.name, it.label.map_or("", |label| label.1), it.value));
+            format!("core {}:{}\n", handle.core, samples.collect::<String>())
+        }
+        Err(error) => format!("core {}: asked: {is_asked}, no answer: {error}\n", handle.core),
     }
 }
 

@@ -49,6 +49,7 @@ impl WireClient {
     pub(crate) fn stranger(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket option");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a socket option");
         let hello = HelloReply::default();
         Self { stream, hello, received: Vec::new(), decoded: 0, next_id: 1 }
     }
