@@ -261,6 +261,8 @@ impl Core {
             Purpose::Send => self.on_sent(completion.slot, completion.result),
             Purpose::Connect => self.on_connected(completion),
             Purpose::Cancel => {}
+            Purpose::Bell if completion.more => {}
+            Purpose::Bell => self.ring.watch_bell(),
         }
     }
 

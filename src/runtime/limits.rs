@@ -112,9 +112,6 @@ pub(super) const TURN_REQUESTS_MAX: u64 = 4096;
 pub(super) const TURN_TIME_MAX: Duration = Duration::from_millis(1);
 /// Mesh batches a core takes from one inlet per turn, so one busy neighbour can't hold its turn.
 pub(super) const MESH_BATCHES_PER_TURN: usize = 16;
-/// Longest time between two visits to glommio, whose timers and control commands wait for them. A visit costs some
-/// microseconds and a few system calls.
-pub(super) const VISIT_INTERVAL: Duration = Duration::from_millis(1);
 /// glommio's preempt timer, which is to say never: see `take_turns`.
 pub(super) const PREEMPT_NEVER: Duration = Duration::from_secs(24 * 3600);
 

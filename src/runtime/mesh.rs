@@ -111,7 +111,7 @@ impl CoreShared {
     }
 
     /// Rings the core's eventfd.
-    pub(super) fn wake(&self) {
+    fn wake(&self) {
         let one = 1u64.to_le_bytes();
         // SAFETY: writes eight bytes of a local array to a descriptor that lives as long as `self`. (All hosts of io_uring
         // that glommio runs on are little-endian; any non-zero number rings.)

@@ -14,6 +14,7 @@
 //!                                              ├ cluster.rs              the turn of a cluster's core: copies, orders
 //!                                              ├ held.rs                 replies that wait for a commit
 //!                                              ├ peers.rs                links to other nodes' cores
+//!                                              ├ commands.rs             what the control thread asks
 //!                                              ├ park.rs, clock.rs       sleeping, time
 //!                                              ├ stages.rs, state/       warm restarts: before the turns, and after
 //!                                              └ report.rs               counters
@@ -24,6 +25,7 @@ mod budget;
 mod buffers;
 mod clock;
 mod cluster;
+mod commands;
 mod connection;
 mod core;
 mod egress;
@@ -54,7 +56,8 @@ mod stepped;
 
 pub use clock::boot_time;
 pub use cluster::ClusterNews;
-pub use node::{ClusterPlace, Command, CoreFailure, CoreHandle, MemorySplit, Node, RuntimeOptions, StartError};
+pub use commands::{Command, CoreHandle};
+pub use node::{ClusterPlace, CoreFailure, MemorySplit, Node, RuntimeOptions, StartError};
 pub use park::Idle;
 pub use peers::{CoreEvent, PeerAddress};
 pub use state::StateFolderError;

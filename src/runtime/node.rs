@@ -1,10 +1,11 @@
 //! A node: its listeners, its cores' executors, and the handles by which the control thread reaches them.
 //!
-//! Each core is one glommio executor pinned to one CPU, whose main task takes turns and whose second task serves control
-//! commands. Beside them only a timer runs, so that a sleeping core still expires items.
+//! Each core is one glommio executor pinned to one CPU. Its main task loads what was saved, takes turns until the core is
+//! told to end, and saves. Before and after, it waits for its disk in glommio; between turns, in its own ring.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -19,22 +20,21 @@ use quoit_wire::Version;
 use quoit_wire::topology::{Node as TopologyNode, Topology};
 
 use super::clock::Reading;
-use super::cluster::ClusterNews;
+use super::commands::{Command, CoreHandle, Inbox};
 use super::core::{Core, CoreOptions, Turn};
 use super::limits::{
     BACKLOG_BYTES_MIN, BACKLOG_SHARE, BUFFER_BYTES_MIN, BUFFER_SHARE, COMMANDS_MAX, CORE_EVENTS_MAX, PREEMPT_NEVER,
-    RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, RESERVED_BUFFERS, TimeLimits, VISIT_INTERVAL,
+    RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, RESERVED_BUFFERS, TimeLimits,
 };
 use super::listen::listen;
 use super::mesh::{CoreShared, Mesh};
-use super::park::{Bell, Idle, Patience, new_eventfd};
+use super::park::{Idle, Patience, new_eventfd};
 use super::peers::{CoreEvent, PeerIdentity, Peers};
 use super::ring::Ring;
 use super::stages::{CoreStages, Stages};
 use super::state::{NodeState, StateFolderError};
 use crate::cluster::NodeRef;
-use crate::cluster::copies::{Copies, OnEtcdLoss, Peer, VnodeStatus};
-use crate::samples::CoreSnapshot;
+use crate::cluster::copies::{Copies, OnEtcdLoss, Peer};
 use crate::shard::Shard;
 use crate::store::{PolicyKind, StoreError, StoreOptions};
 
@@ -187,32 +187,6 @@ pub struct CoreFailure {
     pub source: io::Error,
 }
 
-/// What the control thread asks of a core.
-#[derive(Debug)]
-pub enum Command {
-    /// Send everything the core tells about itself.
-    Snapshot(flume::Sender<CoreSnapshot>),
-    /// Tell of each vnode by itself.
-    Vnodes(flume::Sender<Vec<VnodeStatus>>),
-    /// Go by this in the cluster from now on.
-    Cluster(Box<ClusterNews>),
-    /// Say the core's number: it turns.
-    Alive(flume::Sender<u16>),
-    /// Answer what was asked, close, and end.
-    Shutdown,
-}
-
-/// The control thread's way to one core.
-#[derive(Clone, Debug)]
-pub struct CoreHandle {
-    /// Index of the core within the node.
-    pub core: u16,
-    /// The CPU it is pinned to.
-    pub cpu: usize,
-    /// A bounded queue; a core serves it within milliseconds even when it is saturated.
-    pub commands: flume::Sender<Command>,
-}
-
 /// A running node.
 pub struct Node {
     address: SocketAddr,
@@ -233,6 +207,8 @@ const STORE_BYTES_MIN: usize = 16 << 20;
 const GLOMMIO_IO_BYTES: usize = 64 << 10;
 /// A sleeping core wakes this often to expire items.
 const BACKGROUND_INTERVAL: Duration = Duration::from_millis(100);
+/// A core that loads or saves looks this often for commands.
+const COMMAND_INTERVAL: Duration = Duration::from_millis(5);
 /// In a cluster sooner, where more is due sooner, but not sooner than this.
 const BACKGROUND_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
@@ -303,8 +279,9 @@ impl Node {
         let start_time = Reading::now();
         let meshes = Mesh::connect(&shared, memory.buffer_bytes).into_iter().enumerate();
         for (((core, mesh), listener), stages) in meshes.zip(listeners).zip(cores_stages) {
-            let (commands, inbox) = flume::bounded(COMMANDS_MAX);
             let (core, cpu) = (core as u16, options.cpus[core]);
+            let (commands, queue) = flume::bounded(COMMANDS_MAX);
+            let inbox = Inbox::new(queue, &shared, core);
             let core_options = CoreOptions {
                 core,
                 cores: cores as u16,
@@ -343,10 +320,10 @@ impl Node {
                 .spawn(move || async move {
                     let made = make_core(core_options, store_options, topology, mesh, copies, peers, listener);
                     match made {
-                        Ok((made, bell)) => {
+                        Ok(made) => {
                             let _ = started.send((core, Ok(())));
                             drop(started);
-                            run(made, bell, inbox, idle, stages).await
+                            live(made, inbox, idle, stages).await
                         }
                         Err(error) => {
                             let _ = started.send((core, Err(error)));
@@ -465,132 +442,79 @@ fn make_core(
     copies: Option<Copies>,
     peers: Peers,
     listener: TcpListener,
-) -> Result<(Core, Bell), StartError> {
+) -> Result<Core, StartError> {
     let core = options.core;
     let eventfd = mesh.own().eventfd();
     let refused = |source| StartError::Ring { core, source };
     let ring = Ring::new(eventfd, options.connections_max).map_err(refused)?;
-    let bell = Bell::new(eventfd).map_err(refused)?;
     let shard = Shard::new(core, 0, topology, store_options);
     let mut shard = shard.map_err(|source| StartError::Store { core, source })?;
     copies.into_iter().for_each(|copies| shard.join_cluster(copies));
-    Ok((Core::new(options, ring, mesh, shard, peers, listener), bell))
+    Ok(Core::new(options, ring, mesh, shard, peers, listener))
 }
 
-/// A core's life, beside which it serves control commands.
-async fn run(
-    core: Core,
-    bell: Bell,
-    inbox: flume::Receiver<Command>,
-    idle: Idle,
-    stages: CoreStages,
-) -> io::Result<()> {
-    let core = Rc::new(RefCell::new(core));
-    let commands = glommio::spawn_local(serve_commands(core.clone(), inbox));
-    let background = glommio::spawn_local(wake_for_background(core.clone()));
-    let result = live(&core, &bell, idle, stages).await;
-    commands.cancel().await;
-    background.cancel().await;
-    result.and(bell.close().await)
-}
-
-/// What was saved is loaded; turns, until the core is told to end; what there is is saved.
-async fn live(core: &Rc<RefCell<Core>>, bell: &Bell, idle: Idle, mut stages: CoreStages) -> io::Result<()> {
-    if !stages.begin(core).await {
+/// A core's life: what was saved is loaded; turns, until the core is told to end; what there is is saved.
+async fn live(core: Core, inbox: Inbox, idle: Idle, mut stages: CoreStages) -> io::Result<()> {
+    let (core, inbox) = (Rc::new(RefCell::new(core)), Rc::new(RefCell::new(inbox)));
+    if !beside_commands(&core, &inbox, stages.begin(&core)).await {
         return Ok(());
     }
     core.borrow_mut().start_accepting();
     stages.serving();
-    take_turns(core, bell, idle).await?;
-    stages.end(core).await;
+    take_turns(&mut core.borrow_mut(), &mut inbox.borrow_mut(), idle)?;
+    beside_commands(&core, &inbox, stages.end(&core)).await;
     Ok(())
 }
 
-/// Turns without end, with a visit to glommio now and then, and a sleep when there is nothing to do.
+/// Does what waits for the disk, and serves commands meanwhile.
+async fn beside_commands<T>(core: &Rc<RefCell<Core>>, inbox: &Rc<RefCell<Inbox>>, work: impl Future<Output = T>) -> T {
+    let (core, inbox) = (Rc::clone(core), Rc::clone(inbox));
+    let commands = glommio::spawn_local(async move {
+        loop {
+            inbox.borrow_mut().serve(&mut core.borrow_mut());
+            Timer::new(COMMAND_INTERVAL).await;
+        }
+    });
+    let result = work.await;
+    commands.cancel().await;
+    result
+}
+
+/// Turns without end, and a sleep when there is nothing to do.
 ///
-/// A visit rings the core's own bell and waits for it. Yielding would not do: glommio looks at its rings and at wakes from
-/// other threads only when no task can run, or when its preempt timer has fired. That timer is as good as never set: when
-/// it fires before glommio has run the first task of a round (the machine held the thread up for so long), glommio 0.9
-/// takes the round for an empty one and sleeps although tasks can run, and nobody wakes it.
-async fn take_turns(core: &RefCell<Core>, bell: &Bell, idle: Idle) -> io::Result<()> {
-    let mut last_visit = Reading::now();
+/// Nothing is awaited here: a core that serves never sleeps in glommio, which can oversleep. When a timer fires between a
+/// round's look at the rings and the round's first task (the machine held the thread up for so long), glommio 0.9 takes the
+/// round for an empty one and sleeps although tasks can run: `LocalExecutor::run_task_queues` returns false, and
+/// `Reactor::wait` does not ask. If no timer is left, nobody wakes it.
+fn take_turns(core: &mut Core, inbox: &mut Inbox, idle: Idle) -> io::Result<()> {
     let mut patience = Patience::new(idle);
     loop {
-        let (turn, now) = {
-            let mut core = core.borrow_mut();
-            (core.turn()?, core.now)
-        };
-        match turn {
+        inbox.serve(core);
+        match core.turn()? {
             Turn::Over => return Ok(()),
-            Turn::Busy => patience.found_work(now),
+            Turn::Busy => patience.found_work(core.now),
             Turn::Background => {}
-            Turn::Idle if patience.shall_park(now) => {
-                let is_settled = core.borrow_mut().settle()?;
-                if is_settled {
-                    bell.rung().await?;
-                    // Sleeping was a visit. Finding work after all was none.
-                    last_visit = Reading::now();
-                }
-                core.borrow_mut().wake();
-            }
+            Turn::Idle if patience.shall_park(core.now) => core.sleep(inbox)?,
             Turn::Idle => std::hint::spin_loop(),
         }
-        // The clock is read again: a turn may take longer than the interval, and there must not be another before the visit.
-        if Reading::now().is_past(last_visit, VISIT_INTERVAL) {
-            core.borrow_mut().counters.visits += 1;
-            core.borrow().mesh.own().wake();
-            bell.rung().await?;
-            last_visit = Reading::now();
-        }
-    }
-}
-
-async fn serve_commands(core: Rc<RefCell<Core>>, inbox: flume::Receiver<Command>) {
-    while let Ok(command) = inbox.recv_async().await {
-        let mut core = core.borrow_mut();
-        match command {
-            // The asker may have given up waiting.
-            Command::Snapshot(answer) => drop(answer.try_send(core.snapshot())),
-            Command::Vnodes(answer) => drop(answer.try_send(core.shard.vnodes())),
-            Command::Cluster(news) => {
-                core.take_cluster_news(Reading::now().instant(), *news);
-                core.mesh.own().wake();
-            }
-            Command::Alive(answer) => drop(answer.try_send(core.options.core)),
-            Command::Shutdown => {
-                core.begin_drain();
-                core.mesh.own().wake();
-            }
-        }
-    }
-}
-
-/// Wakes a sleeping core in time for what is due though nothing happens: items that expire, and its cluster's heartbeats.
-async fn wake_for_background(core: Rc<RefCell<Core>>) {
-    loop {
-        let pause = core.borrow_mut().cluster_pause(Reading::now().instant());
-        let pause = pause.map_or(BACKGROUND_INTERVAL, |pause| Duration::from_millis(pause.as_millis()));
-        Timer::new(pause.clamp(BACKGROUND_INTERVAL_MIN, BACKGROUND_INTERVAL)).await;
-        let mut core = core.borrow_mut();
-        core.counters.background_ticks += 1;
-        core.mesh.own().wake_if_sleeping();
     }
 }
 
 impl Core {
-    /// Makes the core ready to sleep; whether it may: false when there is something to do after all.
-    fn settle(&mut self) -> io::Result<bool> {
-        self.ring.set_eventfd_enabled(true);
+    /// Sleeps until there is something to do, but never longer than until items may have expired, or its cluster waits for a
+    /// heartbeat. A wake-up that is lost, or a clock that does not go on, costs no more than that.
+    fn sleep(&mut self, inbox: &Inbox) -> io::Result<()> {
         self.mesh.own().announce_sleep();
-        let is_idle = self.turn()? == Turn::Idle;
-        self.counters.parks += u64::from(is_idle);
-        Ok(is_idle)
-    }
-
-    /// The core is awake again.
-    fn wake(&mut self) {
+        // Who came before the announcement has not rung.
+        if !inbox.is_rung() && self.turn()? == Turn::Idle {
+            let pause = self.cluster_pause(self.now.instant());
+            let pause = pause.map_or(BACKGROUND_INTERVAL, |pause| Duration::from_millis(pause.as_millis()));
+            let is_over = self.ring.wait(pause.clamp(BACKGROUND_INTERVAL_MIN, BACKGROUND_INTERVAL))?;
+            self.counters.parks += 1;
+            self.counters.background_ticks += u64::from(is_over);
+        }
         self.mesh.own().announce_awake();
-        self.ring.set_eventfd_enabled(false);
+        Ok(())
     }
 }
 

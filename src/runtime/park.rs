@@ -1,13 +1,11 @@
 //! How a core with nothing to do sleeps, and what wakes it.
 //!
-//! A parked core waits in glommio for one eventfd. Rung by: a completion on the core's ring (enabled only while parked), a
-//! mesh message from another core that saw the sleeping flag. Timers and control commands wake glommio by themselves.
+//! A parked core waits in its own ring for a completion, for a limited time (`Core::sleep`). Who else has something for it,
+//! another core or a control command, sees its sleeping flag and rings its eventfd, which the ring watches.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Duration;
-
-use glommio::io::BufferedFile;
 
 use super::clock::Reading;
 
@@ -78,36 +76,6 @@ pub(super) fn new_eventfd() -> io::Result<OwnedFd> {
             -1 => Err(io::Error::last_os_error()),
             descriptor => Ok(OwnedFd::from_raw_fd(descriptor)),
         }
-    }
-}
-
-/// Waits for an eventfd by a read on glommio's ring. (glommio has no type for an eventfd; a read is a read.)
-pub(super) struct Bell {
-    file: BufferedFile,
-}
-
-impl Bell {
-    /// A bell that is rung through `eventfd`.
-    pub(super) fn new(eventfd: RawFd) -> io::Result<Self> {
-        // SAFETY: the duplicate is owned by the file and nobody else.
-        let file = unsafe {
-            match libc::fcntl(eventfd, libc::F_DUPFD_CLOEXEC, 0) {
-                -1 => return Err(io::Error::last_os_error()),
-                descriptor => BufferedFile::from_raw_fd(descriptor),
-            }
-        };
-        debug_assert!(file.as_raw_fd() >= 0);
-        Ok(Self { file })
-    }
-
-    /// Returns when the bell has been rung since the last time, and silences it.
-    pub(super) async fn rung(&self) -> io::Result<()> {
-        self.file.read_at(0, 8).await.map(|_| ()).map_err(io::Error::from)
-    }
-
-    /// Gives its descriptor back. (Dropped, it would be closed by an executor that ends before it comes to it.)
-    pub(super) async fn close(self) -> io::Result<()> {
-        self.file.close().await.map_err(io::Error::from)
     }
 }
 

@@ -36,7 +36,6 @@ pub(super) struct Counters {
     pub news: u64,
     pub turns: u64,
     pub parks: u64,
-    pub visits: u64,
     pub background_ticks: u64,
     pub state_loaded_bytes: u64,
     pub state_loaded_items: u64,
@@ -74,7 +73,6 @@ impl Counters {
             news: 0,
             turns: 0,
             parks: 0,
-            visits: 0,
             background_ticks: 0,
             state_loaded_bytes: 0,
             state_loaded_items: 0,
@@ -202,14 +200,8 @@ impl Core {
         counter("turns_total", "Turns taken.", None, counters.turns);
         counter("parks_total", "Times the core slept.", None, counters.parks);
         counter(
-            "executor_visits_total",
-            "Times a busy core let its executor look at timers and commands.",
-            None,
-            counters.visits,
-        );
-        counter(
             "background_ticks_total",
-            "Times the timer fired by which a sleeping core does its background work.",
+            "Times a core slept until it had to look for background work.",
             None,
             counters.background_ticks,
         );

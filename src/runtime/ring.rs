@@ -1,13 +1,14 @@
 //! A core's private io_uring: everything its sockets do, submitted and reaped by one `io_uring_enter` per turn.
 //!
-//! The ring is driven from inside a glommio task, whose own rings it does not touch. While the core is awake the ring's
-//! eventfd is silent; a parked core is woken by it (`park.rs`). What this file leaves out: what the completions mean.
+//! The ring is driven from inside a glommio task, whose own rings it does not touch. A core that sleeps waits in it
+//! (`park.rs`). What this file leaves out: what the completions mean.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, Fd, Fixed};
+use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::buffers::{BUFFER_GROUP, RESERVED_GROUP, ReceiveBuffers};
@@ -27,6 +28,8 @@ pub(super) enum Purpose {
     Cancel,
     /// A connection that this core makes stands, or does not.
     Connect,
+    /// Somebody has rung the core's eventfd.
+    Bell,
 }
 
 /// How a submission names a connection's socket.
@@ -61,14 +64,14 @@ pub(super) struct Ring {
     /// Completions that were reaped and not handed out yet. Bounded: each connection has a send and a receive under way,
     /// and receives have no more buffers than there are.
     reaped: VecDeque<Completion>,
-    /// Whether completions ring the eventfd: the core is about to sleep.
-    rings_eventfd: bool,
+    /// Rung by who wakes the core.
+    eventfd: RawFd,
     /// Places for files of the ring's own.
     files: u32,
 }
 
 impl Ring {
-    /// Sets the ring up for the calling thread, which alone may use it; `eventfd` is rung by completions when enabled.
+    /// Sets the ring up for the calling thread, which alone may use it; it watches `eventfd`, which outlives it.
     ///
     /// `connections_max` of its connections get a place among its own files, or as many as the limit of open files allows.
     pub(super) fn new(eventfd: RawFd, connections_max: usize) -> io::Result<Self> {
@@ -79,14 +82,13 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS_MAX)
             .build(SUBMISSIONS_MAX)?;
-        uring.submitter().register_eventfd(eventfd)?;
         let buffers = ReceiveBuffers::register(&uring.submitter())?;
         let limit = Limit::read(Resource::OpenFiles).map_or(0, |limit| limit.soft);
         let files = u32::try_from(limit.min(connections_max as u64)).unwrap_or(u32::MAX).min(FILES_MAX);
         // Where the kernel refuses (no memory for the table), sockets go by their descriptors: slower, not wrong.
         let files = if uring.submitter().register_files_sparse(files).is_ok() { files } else { 0 };
-        let mut ring = Self { uring, buffers, reaped: VecDeque::new(), rings_eventfd: false, files };
-        ring.uring.completion().disable_eventfd();
+        let mut ring = Self { uring, buffers, reaped: VecDeque::new(), eventfd, files };
+        ring.watch_bell();
         Ok(ring)
     }
 
@@ -100,6 +102,13 @@ impl Ring {
     pub(super) fn unregister(&mut self, slot: u32) {
         let freed = self.uring.submitter().register_files_update(slot, &[-1]);
         debug_assert!(freed.is_ok(), "the place was taken");
+    }
+
+    /// Watches the eventfd, until the kernel ends it (it may when completions overflow). Each ring is told of by itself, so
+    /// nobody has to read the eventfd.
+    pub(super) fn watch_bell(&mut self) {
+        let entry = opcode::PollAdd::new(Fd(self.eventfd), libc::POLLIN as u32).multi(true).build();
+        self.push(&entry.user_data(user_data(Purpose::Bell, 0)));
     }
 
     /// Accepts connections on `listener` until cancelled.
@@ -183,8 +192,7 @@ impl Ring {
             let submission = self.uring.submission();
             (submission.len() as u32, submission.taskrun() || submission.cq_overflow())
         };
-        // Before a sleep the kernel is always asked: its flag and the eventfd's switch are not ordered for who only looks.
-        if to_submit == 0 && !has_work && !self.rings_eventfd {
+        if to_submit == 0 && !has_work {
             return Ok(());
         }
         // SAFETY: no argument is passed; every submission's memory is kept by the callers of the unsafe methods above.
@@ -192,6 +200,17 @@ impl Ring {
             Ok(_) => Ok(()),
             // EBUSY: completions overflowed and wait in the kernel until some are reaped; the next turn goes on.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Submits what is prepared, and waits until a completion is there, at most for `time`; whether that has passed.
+    pub(super) fn wait(&mut self, time: Duration) -> io::Result<bool> {
+        let time = Timespec::from(time);
+        match self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time)) {
+            Ok(_) => Ok(false),
+            Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(true),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -224,13 +243,6 @@ impl Ring {
         !self.reaped.is_empty() || !self.uring.completion().is_empty()
     }
 
-    /// Lets completions ring the eventfd (before parking) or not (while awake).
-    pub(super) fn set_eventfd_enabled(&mut self, enabled: bool) {
-        self.rings_eventfd = enabled;
-        let completion = self.uring.completion();
-        if enabled { completion.enable_eventfd() } else { completion.disable_eventfd() }
-    }
-
     fn push(&mut self, entry: &squeue::Entry) {
         loop {
             // SAFETY: the entry's memory is kept by the callers of the unsafe methods; the others name none.
@@ -251,7 +263,7 @@ impl Ring {
 }
 
 impl Purpose {
-    const ALL: [Self; 5] = [Self::Accept, Self::Receive, Self::Send, Self::Cancel, Self::Connect];
+    const ALL: [Self; 6] = [Self::Accept, Self::Receive, Self::Send, Self::Cancel, Self::Connect, Self::Bell];
 }
 
 const fn user_data(purpose: Purpose, slot: u32) -> u64 {

@@ -1,4 +1,4 @@
-//! No wake-up is lost: cores that park after every message still hear the next one.
+//! No wake-up is lost: cores that park after every message still hear the next one, and the next command.
 //!
 //! Each round trip needs four wake-ups (a socket's, the other core's, the own one's, the client's). One that is lost is
 //! found by a client that waits out its patience; the background timer would hide it, which wakes a core ten times a
@@ -13,6 +13,9 @@ use crate::wire_client::WireClient;
 
 /// The period of the timer that would wake a core whose wake-up was lost.
 const BACKGROUND_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Rounds of commands, one to each core.
+const COMMANDS: usize = 5000;
 
 fn ping_pong(cores: usize, clients: usize, rounds: usize) {
     let node = Running::new(cores);
@@ -53,4 +56,19 @@ fn one_client_between_two_cores() {
 #[test]
 fn many_clients_between_four_cores() {
     ping_pong(4, 8, 4000);
+}
+
+/// Another thread asks the sleeping cores for commands: each costs a wake-up of each core, whatever it was about to do.
+#[test]
+fn commands_between_sleeps() {
+    let node = Running::new(3);
+    let mut slow = 0;
+    for _ in 0..COMMANDS {
+        let start = Instant::now();
+        assert_eq!(node.snapshots().len(), 3);
+        slow += usize::from(start.elapsed() > BACKGROUND_INTERVAL / 2);
+    }
+    println!("{slow} of {COMMANDS} rounds were slow, {} parks", node.sum("parks_total"));
+    assert!(node.sum("parks_total") as usize > COMMANDS, "the cores did not park: this proves nothing");
+    assert!(slow * 100 < COMMANDS, "{slow} of {COMMANDS} rounds took as long as a lost wake-up");
 }
