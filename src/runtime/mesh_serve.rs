@@ -229,15 +229,15 @@ impl Core {
         if connection.output.bytes.capacity() == 0 {
             connection.output.bytes = self.spare.take();
         }
-        match Reply::decode(frame) {
-            // Only a read carries a large value: it was not answered, and nothing was changed.
-            Ok(Some((reply, _))) if !fits && reply.value.len() > OVERLOADED_VALUE_BYTES => {
-                connection.output.overloaded(reply.id, OVERLOADED_RETRY_MS);
-            }
-            _ => {
-                connection.output.reserve(frame.len());
-                connection.output.bytes.extend_from_slice(frame);
-            }
+        // Only a read carries a large value: it was not answered, and nothing was changed.
+        if !fits
+            && let Ok(Some((reply, _))) = Reply::decode(frame)
+            && reply.value.len() > OVERLOADED_VALUE_BYTES
+        {
+            connection.output.overloaded(reply.id, OVERLOADED_RETRY_MS);
+        } else {
+            connection.output.reserve(frame.len());
+            connection.output.bytes.extend_from_slice(frame);
         }
         self.recharge(connection);
     }
