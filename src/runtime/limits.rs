@@ -38,8 +38,9 @@ pub(super) const SEND_BYTES_MAX: usize = 128 << 10;
 /// Pieces of one vectored send (the kernel's own limit is 1024).
 pub(super) const SEND_PIECES_MAX: usize = 64;
 
-/// Values of at least this many bytes are sent from where they lie; below it copying is cheaper than an extra piece.
-pub const PIN_BYTES_MIN: usize = 16 << 10;
+/// Values of at least this many bytes are sent from where they lie; below it copying is as cheap as an extra piece, and holds
+/// no segment. (Measured: 4 KiB values cost 15 % less processor so, in or out of cache no more, 1 and 2 KiB the same.)
+pub const PIN_BYTES_MIN: usize = 4 << 10;
 /// Sets with values of at least this many bytes are received into the arena; below it the carry buffer is cheaper.
 pub(super) const RESERVE_BYTES_MIN: usize = 32 << 10;
 

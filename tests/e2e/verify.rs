@@ -26,7 +26,7 @@ const FILLING: &[&str] = &["--keys", "1000", "--key-size", "24", "--value-size",
 /// Values of 24 bytes, the least that can be verified, to 4 KiB. The counters beside them are values of 1 byte and more.
 const SMALL_VALUES: &[&str] =
     &["--keys", "30000", "--key-size", "16", "--value-size", "24-4KiB", "--connections", "32", "--route", "any"];
-/// Values of up to 72 KiB: most are larger than what is received in place (32 KiB) and sent in place (16 KiB).
+/// Values of up to 72 KiB: most are larger than what is received in place (32 KiB) and sent in place (4 KiB).
 const LARGE_VALUES: &[&str] = &["--keys", "1500", "--key-size", "20", "--value-size", "24-72KiB", "--connections", "8"];
 /// Far more under way than the buffers hold: 500 MB of replies are asked for at a time.
 const DEEP_PIPELINES: &[&str] = &[
