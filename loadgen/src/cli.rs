@@ -250,6 +250,9 @@ pub(crate) struct EchoArgs {
     /// Bytes of the answer to each
     #[arg(long, value_name = "SIZE", default_value = "88", value_parser = frame_bytes)]
     pub(crate) reply_bytes: u64,
+    /// Send from all over so much memory, as a cache does; by default from a region that stays in the processor's caches
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub(crate) from: Option<u64>,
     /// End after so long; by default with Ctrl-C or SIGTERM
     #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
     pub(crate) duration: Option<Duration>,

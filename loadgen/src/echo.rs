@@ -3,6 +3,9 @@
 //! For every `request_bytes` received it answers `reply_bytes`; it parses nothing, looks nothing up and copies nothing:
 //! replies are sent from one constant region. Multishot accept and receive, provided buffers, fixed files, one enter per
 //! turn. A weak echo would flatter whoever is measured against it, so this one is as strong as we know how.
+//!
+//! That region stays in the processor's caches, which no cache's values do. Told to, it sends from all over as much memory as
+//! values lie in: the difference is what reading them costs, whoever does it.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -16,6 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::cores::{self, CoreList};
 use crate::interrupt;
 use crate::socket::{BufferPool, Completion, Ring, Token, TokenKind};
+use crate::work::random::Random;
 
 /// Connections per thread; fixed files are reserved for so many, within the limit on open files.
 const CONNECTIONS_MAX: u32 = 16_384;
@@ -29,6 +33,8 @@ const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Bytes of the region replies are sent from, and of one send. Larger, and what is on its way falls out of the caches.
 const REGION_BYTES_MIN: usize = 64 << 10;
 const REGION_BYTES_MAX: usize = 256 << 10;
+/// What advice on memory goes by.
+const PAGE_BYTES: usize = 4 << 10;
 /// Bytes that the kernel may hold of one connection, twice a send. With its own choice, up to 4 MiB, replies of 1 MiB took
 /// 1.4 times the processor: whoever was measured against that echo was flattered.
 const SOCKET_BUFFER_BYTES: usize = 512 << 10;
@@ -46,6 +52,8 @@ pub(crate) struct EchoOptions {
     pub(crate) request_bytes: usize,
     /// Bytes of one reply.
     pub(crate) reply_bytes: usize,
+    /// Bytes of memory from all over which replies are sent; none: from one region that stays in the caches.
+    pub(crate) from_bytes: Option<usize>,
     /// Ends after so long, or with a signal.
     pub(crate) duration: Option<Duration>,
 }
@@ -136,6 +144,10 @@ struct EchoThread {
     pool: BufferPool,
     listener: TcpListener,
     region: Box<[u8]>,
+    /// Where in the region the next send begins, if not at its start.
+    places: Option<Random>,
+    /// Bytes of one send.
+    send_bytes_max: usize,
     peers: Vec<Peer>,
     /// Connections that owe bytes and send none yet.
     debtors: Vec<u32>,
@@ -153,12 +165,15 @@ impl EchoThread {
         let request_bytes = options.request_bytes.max(1);
         let buffer_bytes = request_bytes.next_power_of_two().clamp(BUFFER_BYTES_MIN, BUFFER_BYTES_MAX);
         let pool = BufferPool::new(&ring, BUFFERS, buffer_bytes)?;
-        let region_bytes = (options.reply_bytes * REGION_REPLIES).clamp(REGION_BYTES_MIN, REGION_BYTES_MAX);
+        let send_bytes_max = (options.reply_bytes * REGION_REPLIES).clamp(REGION_BYTES_MIN, REGION_BYTES_MAX);
+        let region_bytes = options.from_bytes.unwrap_or_default().max(send_bytes_max);
         Ok(Self {
             ring,
             pool,
             listener,
-            region: vec![b'e'; region_bytes].into_boxed_slice(),
+            region: region(region_bytes),
+            places: options.from_bytes.map(|_| Random::new(1, 0)),
+            send_bytes_max,
             peers: Vec::new(),
             debtors: Vec::new(),
             request_bytes,
@@ -262,8 +277,10 @@ impl EchoThread {
                 continue;
             }
             peer.sending = true;
-            let bytes = peer.owed_bytes.min(self.region.len() as u64) as u32;
-            let send = opcode::Send::new(types::Fixed(index), self.region.as_ptr(), bytes)
+            let bytes = peer.owed_bytes.min(self.send_bytes_max as u64) as u32;
+            let last_start = self.region.len() - bytes as usize;
+            let start = self.places.as_mut().map_or(0, |places| places.below(last_start as u64 + 1) as usize);
+            let send = opcode::Send::new(types::Fixed(index), self.region[start..].as_ptr(), bytes)
                 .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
                 .build()
                 .user_data(Token { kind: TokenKind::Send, index }.to_u64());
@@ -313,6 +330,17 @@ impl EchoThread {
         }
         Ok(())
     }
+}
+
+/// What replies are sent from: in huge pages where they are offered, as a cache's values are.
+fn region(bytes: usize) -> Box<[u8]> {
+    let mut region = Vec::with_capacity(bytes);
+    let start = region.spare_capacity_mut().as_mut_ptr();
+    let aligned = start.wrapping_add(start.align_offset(PAGE_BYTES));
+    // SAFETY: advice changes no contents; it is on whole pages of the vector's own memory.
+    unsafe { libc::madvise(aligned.cast(), bytes.saturating_sub(PAGE_BYTES), libc::MADV_HUGEPAGE) };
+    region.resize(bytes, b'e');
+    region.into_boxed_slice()
 }
 
 /// Raises the soft limit on open files to the hard one and returns it.

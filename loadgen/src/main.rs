@@ -122,6 +122,7 @@ fn serve_echo(args: &EchoArgs) -> Result<ExitCode, Failed> {
         cores: args.cores.clone(),
         request_bytes: args.request_bytes as usize,
         reply_bytes: args.reply_bytes as usize,
+        from_bytes: args.from.map(|bytes| bytes as usize),
         duration: args.duration,
     };
     let echo = Echo::bind(options)

@@ -73,6 +73,7 @@ fn serve(each: fn(TcpStream)) -> (SocketAddr, JoinHandle<()>) {
 fn every_request_is_answered_once_by_the_echo() {
     for (request_bytes, reply_bytes) in [(32, 88), (1, 1), (40_000, 3), (24, 300_000)] {
         let echo = EchoServer::bind(EchoOptions {
+            from_bytes: None,
             listen: "127.0.0.1:0".parse().expect("an address"),
             cores: CoreList(vec![0]),
             request_bytes,

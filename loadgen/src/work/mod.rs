@@ -5,7 +5,7 @@ mod cache_aside;
 mod fill;
 mod keys;
 mod mix;
-mod random;
+pub(crate) mod random;
 mod replay;
 mod routes;
 mod trace;
