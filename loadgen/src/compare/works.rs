@@ -239,19 +239,24 @@ fn big_beside_small() -> Work {
     }
 }
 
+/// Beside the echo, whose replies stay in the caches, one that reads them from as much memory as the values lie in.
 fn values(name: &'static str, title: &'static str, size: &str, keys: u64, depth: u32) -> Work {
     let data = format!("--keys {keys} --key-size 16 --value-size {size} --connections 16 --pipeline {depth}");
-    let reply_bytes = crate::units::parse_bytes(size).unwrap_or_default() + quoit_wire::ReplyHeader::FRAME_BYTES as u64;
+    let value_bytes = crate::units::parse_bytes(size).unwrap_or_default();
+    let reply_bytes = value_bytes + quoit_wire::ReplyHeader::FRAME_BYTES as u64;
+    let echo = format!("--request-bytes 32 --reply-bytes {reply_bytes}");
     Work {
         name,
         title,
         servers: vec![
             quoit(MEMORY, &data),
-            server(ServerKind::Echo, &format!("--request-bytes 32 --reply-bytes {reply_bytes}"), &data),
+            server(ServerKind::Echo, &echo, &data),
+            server(ServerKind::Echo, &format!("{echo} --from {}", keys * value_bytes), &data),
         ],
         contenders: vec![
             contender("quoit", 0, &format!("{data} --zipf 0")),
             contender("echo", 1, &format!("{data} --zipf 0")),
+            contender("echo, from memory", 2, &format!("{data} --zipf 0")),
         ],
     }
 }
