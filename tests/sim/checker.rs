@@ -73,7 +73,9 @@ impl<'a> Key<'a> {
                 Point::Read(version) => self.check_read(number, operation, version, floor),
                 Point::Missed => self.check_miss(number, operation, floor),
             };
-            if at > Version::NONE && (self.durable.binary_search(&at).is_ok() || point == Point::Missed) {
+            // A miss has waited for the delete that it rests on, if that waits for copies.
+            let binds = self.durable.binary_search(&at).is_ok() || point == Point::Missed && self.waited(at);
+            if at > Version::NONE && binds {
                 ended.push((operation.finished_us, at));
             }
         }

@@ -22,6 +22,8 @@ pub(super) const HOT_KEYS: usize = 3;
 
 const ATTEMPT_US_MAX: u64 = 500_000;
 const DEADLINE_US: u64 = 5_000_000;
+/// From an answer to the next ask.
+const THINKING_US: std::ops::Range<u64> = 1_000..75_000;
 
 pub(super) fn key_name(key: usize) -> Vec<u8> {
     format!("key-{key}").into_bytes()
@@ -33,6 +35,8 @@ pub(super) struct Load {
     pub(super) only_reads: bool,
     /// All asks are for the few keys from this one on.
     pub(super) hot: Option<usize>,
+    /// Writes wait for one copy, and none depends on what was there.
+    pub(super) is_plain: bool,
 }
 
 /// What the client asks of the world.
@@ -119,12 +123,13 @@ impl Client {
     fn begin(&mut self, random: &mut StdRng, history: &mut History, now_us: u64, load: Load) {
         let key = load.hot.map_or(0..KEYS, |first| first..first + HOT_KEYS);
         let key = random.random_range(key);
-        let ask = if load.only_reads { Ask::Get } else { self.choose(random, key) };
+        let ask = if load.only_reads { Ask::Get } else { self.choose(random, key, load.is_plain) };
         let mode = match random.random_range(0..10) {
             0 => WriteMode::Async,
             1..4 => WriteMode::All,
             _ => WriteMode::One,
         };
+        let mode = if load.is_plain { WriteMode::One } else { mode };
         let needs_token = matches!(ask, Ask::SetIfAbsent | Ask::SetIfVersion(_) | Ask::Append | Ask::Increment);
         let token = needs_token.then(|| {
             self.writes += 1;
@@ -144,8 +149,15 @@ impl Client {
         self.asking = Some(Asking { operation, token, deadline_us, attempt: None, is_in_doubt: false });
     }
 
-    fn choose(&self, random: &mut StdRng, key: usize) -> Ask {
+    fn choose(&self, random: &mut StdRng, key: usize, is_plain: bool) -> Ask {
         let draw = random.random_range(0..100);
+        if is_plain && key < LISTS + MORTALS {
+            return match draw {
+                0..20 => Ask::Get,
+                20..70 => Ask::Set { ttl_ms: 0 },
+                _ => Ask::Delete,
+            };
+        }
         if key >= LISTS + MORTALS {
             return if draw < 40 { Ask::Get } else { Ask::Increment };
         }
@@ -250,7 +262,7 @@ impl Client {
         let Some(asking) = self.asking.take() else { return };
         let operation = &mut history.operations[asking.operation];
         (operation.finished_us, operation.outcome) = (now_us, outcome);
-        self.wake_us = now_us + random.random_range(1_000..90_000);
+        self.wake_us = now_us + random.random_range(THINKING_US);
     }
 }
 

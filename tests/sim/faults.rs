@@ -21,6 +21,7 @@ pub(super) enum Fault {
     ClockDrift,
     StaleEtcd,
     SlowEtcd,
+    SlowDisk,
     Partition,
     OneWayCut,
     EtcdCut,
@@ -30,6 +31,12 @@ pub(super) enum Fault {
     Crash,
     LeaderDies,
     FailoverInMove,
+    /// A primary loses etcd, and once its copies are sealed hears late that it is one no longer.
+    SealedWhileServing,
+    /// A primary reaches only a copy that catches up, and dies as it acknowledges a write.
+    OnlyCatchingUpReached,
+    /// What is streamed comes later than what was written since; the primary dies once the copy counts.
+    LateSlices,
 }
 
 /// What the cluster is doing when a fault begins.
@@ -43,7 +50,7 @@ pub(super) enum Phase {
 }
 
 /// Those that only make everything harder.
-pub(super) const AMBIENT: [Fault; 7] = [
+pub(super) const AMBIENT: [Fault; 8] = [
     Fault::Loss,
     Fault::Delay,
     Fault::Duplication,
@@ -51,9 +58,10 @@ pub(super) const AMBIENT: [Fault; 7] = [
     Fault::ClockDrift,
     Fault::StaleEtcd,
     Fault::SlowEtcd,
+    Fault::SlowDisk,
 ];
 /// Those that take something away.
-pub(super) const HARD: [Fault; 9] = [
+pub(super) const HARD: [Fault; 12] = [
     Fault::Partition,
     Fault::OneWayCut,
     Fault::EtcdCut,
@@ -63,7 +71,12 @@ pub(super) const HARD: [Fault; 9] = [
     Fault::Crash,
     Fault::LeaderDies,
     Fault::FailoverInMove,
+    Fault::SealedWhileServing,
+    Fault::OnlyCatchingUpReached,
+    Fault::LateSlices,
 ];
+/// Those among them that wait for a moment in which few mistakes stay without harm.
+pub(super) const AIMED: [Fault; 3] = [Fault::SealedWhileServing, Fault::OnlyCatchingUpReached, Fault::LateSlices];
 pub(super) const PHASES: [Phase; 5] = [Phase::Idle, Phase::Load, Phase::Failover, Phase::Move, Phase::CatchingUp];
 
 /// How long a phase is waited for, and what a fault lasts.
@@ -88,9 +101,7 @@ impl World {
             }
             Phase::Move => self.unbalance(),
             Phase::CatchingUp => {
-                let victim = self.any_node();
-                self.crash(victim);
-                self.at(self.now_us + 200_000, Event::Start(victim));
+                self.restart_any();
             }
         }
         if matches!(phase, Phase::Failover | Phase::Move | Phase::CatchingUp) {
@@ -140,6 +151,7 @@ impl World {
             }
             Fault::StaleEtcd => self.network.etcd_stale_us = u64::from(some) * 10_000,
             Fault::SlowEtcd => self.network.etcd_slow_us = u64::from(some) * 3_000,
+            Fault::SlowDisk => self.network.disk_slow_us = u64::from(some) * 4_000,
             Fault::Partition => self.partition(),
             Fault::OneWayCut => {
                 let (one, other) = (self.any_node(), self.any_node());
@@ -191,6 +203,32 @@ impl World {
                 self.trap = Some(Trap::Mover { is_target: self.chance(50) });
                 self.unbalance();
             }
+            Fault::SealedWhileServing => {
+                let node = self.any_node();
+                self.network.cut(Place::Node(node), Place::Etcd);
+                self.network.cut(Place::Etcd, Place::Node(node));
+                self.work_on_keys_of(node);
+                if self.chance(75) {
+                    self.trap = Some(Trap::CutOffAfterSeal { node });
+                    // What was written there last would hold up the reads.
+                    self.reached_by_readers = Some(node);
+                } else {
+                    self.trap = Some(Trap::LateRingAfterSeal { node });
+                }
+            }
+            Fault::OnlyCatchingUpReached => {
+                self.trap = Some(Trap::OnlyCatchingUp);
+                self.network.slices_late_us = 5_000_000;
+                self.restart_any();
+            }
+            Fault::LateSlices => {
+                self.network.hurry_etcd();
+                self.network.slices_late_us = 100_000 + u64::from(some) * 1_000;
+                self.trap = Some(Trap::CaughtUp);
+                self.restart_any();
+                // What a late slice has spoilt is not written over so soon where keys are many.
+                (self.is_quiet, self.readers, self.hot, self.is_plain) = (false, 2, None, true);
+            }
         }
     }
 
@@ -198,7 +236,8 @@ impl World {
     pub(super) fn heal(&mut self, nodes: u64) {
         let cuts: Vec<_> = self.network.cuts().collect();
         self.network.heal();
-        (self.trap, self.cut_off_when_lost) = (None, None);
+        (self.trap, self.cut_off_when_lost, self.reached_by_readers) = (None, None, None);
+        self.disk_stalled_until_us = 0;
         let now_us = self.now_us;
         let frozen: Vec<u64> =
             self.nodes.values().filter(|it| it.frozen_until_us > now_us).map(|it| it.me.id).collect();
@@ -221,6 +260,14 @@ impl World {
         ids.into_iter().for_each(|id| self.wish(id, Intent::default()));
     }
 
+    /// A node loses what it had, and is back before its lease ends.
+    fn restart_any(&mut self) -> u64 {
+        let node = self.any_node();
+        self.crash(node);
+        self.at(self.now_us + 200_000, Event::Start(node));
+        node
+    }
+
     fn any_node(&mut self) -> u64 {
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         ids.choose(&mut self.random).copied().unwrap_or(1)
@@ -233,9 +280,13 @@ impl World {
         self.network.cut(Place::Node(node), Place::Etcd);
         self.network.cut(Place::Etcd, Place::Node(node));
         // Clients may be on either side, or reach both.
-        if self.chance(40) {
-            self.network.cut(Place::Node(node), Place::Clients);
-            self.network.cut(Place::Clients, Place::Node(node));
+        match self.random.random_range(0..3) {
+            0 => {
+                self.network.cut(Place::Node(node), Place::Clients);
+                self.network.cut(Place::Clients, Place::Node(node));
+            }
+            1 => self.reached_by_readers = Some(node),
+            _ => {}
         }
     }
 

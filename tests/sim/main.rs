@@ -28,6 +28,10 @@ use self::table::Table;
 /// Worlds at a time: each is one thread.
 const THREADS: usize = 2;
 
+/// What every run has at least.
+const OPERATIONS_MIN: usize = 2000;
+const FAULTS_MIN: usize = 20;
+
 /// After so many runs every fault has been put into every phase.
 const SEEDS_FOR_ALL_CELLS: usize = 100;
 
@@ -97,6 +101,13 @@ fn histories_are_linearizable_through_faults() {
         sum(|it| it.virtual_us) / 1_000_000,
     );
     print!("{table}");
+    let least = reports.iter().filter(|report| report.violations.is_empty()).min_by_key(|report| report.operations);
+    if let Some(least) = least {
+        println!("the fewest operations of a run are the {} of seed {}", least.operations, least.seed);
+        assert!(least.operations >= OPERATIONS_MIN, "too few: make runs longer, or clients quicker");
+    }
+    let is_spared = |report: &&Report| report.violations.is_empty() && report.faults < FAULTS_MIN;
+    assert_eq!(reports.iter().find(is_spared).map(|report| (report.seed, report.faults)), None, "too few faults");
     let empty = table.empty();
     assert!(reports.len() < SEEDS_FOR_ALL_CELLS || empty.is_empty(), "no fault in {empty:?}");
     if let Some(failed) = reports.iter().find(|report| !report.violations.is_empty()) {

@@ -232,6 +232,11 @@ impl Core {
         }
         turned
     }
+
+    /// When it has to turn again though nothing happens.
+    pub(super) fn wait_ms(&mut self, now: Instant) -> u64 {
+        self.copies().0.poll_timeout(now).since(now).as_millis()
+    }
 }
 
 fn refusal(id: u32, status: Status, version: Version) -> Vec<u8> {

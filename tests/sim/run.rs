@@ -4,7 +4,7 @@ use rand::RngExt;
 
 use super::checker;
 use super::client::{HOT_KEYS, KEYS};
-use super::faults::{AMBIENT, Fault, HARD, PHASES};
+use super::faults::{AIMED, AMBIENT, Fault, HARD, PHASES};
 use super::history::Subject;
 use super::table::Table;
 use super::world::{CLIENTS, World};
@@ -13,8 +13,9 @@ use crate::cluster::planted;
 use crate::cluster::planted::Fault as Planted;
 
 const SECOND_US: u64 = 1_000_000;
-/// Rounds of a run: in each, three faults that make everything harder and one that takes something away.
-const ROUNDS: usize = 5;
+/// Rounds of a run: in each, three faults that make everything harder and one that takes something away. The last one's is
+/// aimed: it waits for the moment at which a mistake would do harm.
+const ROUNDS: usize = 6;
 /// A cluster that is whole again after so long has healed: etcd's leases, C9's ten seconds, and copies that are streamed.
 const RESTORED_US_MAX: u64 = 60 * SECOND_US;
 
@@ -75,11 +76,14 @@ pub(super) fn run(seed: u64, traced: Option<Subject>, mistake: Option<Mistake>) 
         let phase = PHASES[draw % PHASES.len()];
         world.readers = [0, CLIENTS / 2, CLIENTS - 1][world.random.random_range(0..3)];
         let hot = world.random.random_range(0..2 * (KEYS - HOT_KEYS));
-        world.hot = Some(hot).filter(|hot| *hot <= KEYS - HOT_KEYS);
+        (world.hot, world.is_plain) = (Some(hot).filter(|hot| *hot <= KEYS - HOT_KEYS), false);
         // Half of what makes it harder is there before, half comes upon it.
         let is_before = world.chance(50);
         let ambient = (0..3).map(|step| AMBIENT[(draw * 3 + step) % AMBIENT.len()]);
-        let hard = HARD[(draw + draw / HARD.len()) % HARD.len()];
+        let hard = match round + 1 {
+            ROUNDS => AIMED[seed as usize % AIMED.len()],
+            _ => HARD[(draw + draw / HARD.len()) % HARD.len()],
+        };
         let mut inject = |world: &mut World, fault: Fault| {
             table.count(fault, world.phase());
             faults += 1;
@@ -96,7 +100,14 @@ pub(super) fn run(seed: u64, traced: Option<Subject>, mistake: Option<Mistake>) 
         }
         inject(&mut world, hard);
         // What only shows once a lease has ended lasts longer than that.
-        let is_long = matches!(hard, Fault::EtcdCut | Fault::Partition);
+        let is_long = matches!(
+            hard,
+            Fault::EtcdCut
+                | Fault::Partition
+                | Fault::SealedWhileServing
+                | Fault::OnlyCatchingUpReached
+                | Fault::LateSlices
+        );
         let least_us = if is_long { 3 * SECOND_US } else { SECOND_US / 2 };
         let lasting_us = world.random.random_range(least_us..5 * SECOND_US);
         world.run(lasting_us);
@@ -152,7 +163,7 @@ fn heal(world: &mut World, nodes: u64) {
 
 /// Clients end, time passes, and all copies are the same.
 fn end(world: &mut World) {
-    (world.readers, world.hot) = (CLIENTS, None);
+    (world.readers, world.hot, world.is_plain) = (CLIENTS, None, false);
     world.run(2 * SECOND_US);
     world.is_quiet = true;
     world.run(6 * SECOND_US);

@@ -11,22 +11,19 @@ use super::super::history::{Cause, Loss, Subject};
 use super::{Event, World};
 use crate::cluster::copies::{Admission, Need, Peer};
 use crate::cluster::records::Keys;
-use crate::cluster::{Ring, Roles};
+use crate::cluster::{NodeRef, Ring, Roles};
 
 /// A copy that is silent is let go after half a second, and that takes a moment to be written.
 const STILL_US: u64 = 1_000_000;
 
 impl World {
-    /// A registration is gone: to the others, its node is lost.
-    pub(super) fn note_loss(&mut self, keys: &Keys, key: &str) {
-        let lost = self.nodes.values().map(|node| node.me).find(|me| keys.node(me.id) == key);
-        if let Some(me) = lost {
-            self.history.losses.push(Loss { at_us: self.now_us, node: me, vnode: None });
-            self.note(|| format!("the lease of node {} has ended", me.id));
-            if self.cut_off_when_lost.take_if(|id| *id == me.id).is_some() {
-                let wait_us = self.random.random_range(0..30_000);
-                self.at(self.now_us + wait_us, Event::CutOff(me.id));
-            }
+    /// The registration of this life of a node is gone: to the others, it is lost.
+    pub(super) fn note_loss(&mut self, node: NodeRef) {
+        self.history.losses.push(Loss { at_us: self.now_us, node, vnode: None });
+        self.note(|| format!("the lease of node {} has ended", node.id));
+        if self.cut_off_when_lost.take_if(|id| *id == node.id).is_some() {
+            let wait_us = self.random.random_range(0..30_000);
+            self.at(self.now_us + wait_us, Event::CutOff(node.id));
         }
     }
 
@@ -40,6 +37,9 @@ impl World {
             self.violate(Subject::Vnode(0), format!("ring {}: {error}", ring.epoch));
         }
         self.mix(u64::from(ring.epoch));
+        if let Some(before) = &before {
+            self.spring_on_ring(before, &ring);
+        }
         for (vnode, roles) in ring.vnodes.iter().enumerate() {
             let Some(was) = before.as_ref().map(|ring| ring.vnodes[vnode]) else { continue };
             if was != *roles {

@@ -1,0 +1,108 @@
+//! What clients ask and are answered, and what becomes of it at the cores.
+
+use quoit_wire::{Operation as WireOperation, Reply, Status, request_head};
+use rand::RngExt;
+
+use super::super::client::{Load, Step};
+use super::super::history::{Execution, Subject};
+use super::super::network::Place;
+use super::super::node::{CORES, Served, VALUE_BYTES_MAX};
+use super::nodes::TURN_US;
+use super::{Event, World};
+use crate::cluster::NodeRef;
+use crate::cluster::copies::Peer;
+
+/// Clients that a node can tell of a new epoch.
+const CONNECTED_PERCENT: u32 = 15;
+
+impl World {
+    /// A node tells the clients that are connected to it of a new epoch; they ask anybody for it.
+    pub(super) fn tell_clients(&mut self) {
+        for client in &mut self.clients {
+            if self.random.random_range(0..100) < CONNECTED_PERCENT {
+                client.hear_news();
+            }
+        }
+    }
+
+    pub(super) fn wake(&mut self, client: usize) {
+        let now_us = self.now_us;
+        if self.clients[client].wake_us > now_us {
+            return;
+        }
+        if self.is_quiet && !self.clients[client].is_asking() {
+            self.clients[client].wake_us = now_us + 50_000;
+            return self.at(now_us + 50_000, Event::Wake(client));
+        }
+        let nodes: Vec<u64> = self.nodes.keys().copied().collect();
+        if nodes.is_empty() {
+            self.clients[client].wake_us = now_us + 50_000;
+            return self.at(now_us + 50_000, Event::Wake(client));
+        }
+        let load = Load { only_reads: client < self.readers, hot: self.hot, is_plain: self.is_plain };
+        let state = &mut self.clients[client];
+        let step = state.wake(&mut self.random, &mut self.history, now_us, &nodes, load);
+        self.at(self.clients[client].wake_us, Event::Wake(client));
+        let is_reader = client < self.readers;
+        if let Step::Send { node, core, frame } = step
+            && (is_reader || self.reached_by_readers != Some(node))
+            && let Some(at_us) = self.network.arrivals(&mut self.random, now_us, Place::Clients, Place::Node(node))[0]
+        {
+            self.at(at_us, Event::Asked { client, node, core, frame, is_forwarded: false });
+        }
+    }
+
+    pub(super) fn serve(&mut self, client: usize, node: u64, core: u16, frame: Vec<u8>, is_forwarded: bool) {
+        let Some(me) = self.nodes.get(&node).map(|node| node.me) else { return };
+        let peer = Peer { node: me, core: core % CORES };
+        let Some((now, core)) = self.core(peer) else { return };
+        match core.serve(now, client, &frame, is_forwarded) {
+            Served::Forward(core) => {
+                self.at(self.now_us + 10, Event::Asked { client, node, core, frame, is_forwarded: true });
+            }
+            Served::Replied { bytes, is_held } => {
+                self.note_execution(peer, &frame, &bytes);
+                if !is_held {
+                    self.answer(me, client, bytes);
+                }
+                self.turn_soon(peer, TURN_US);
+            }
+        }
+    }
+
+    pub(super) fn answer(&mut self, by: NodeRef, client: usize, bytes: Vec<u8>) {
+        let arrivals = self.network.arrivals(&mut self.random, self.now_us, Place::Node(by.id), Place::Clients);
+        if let Some(at_us) = arrivals[0] {
+            self.spring_on_answer(by, &bytes);
+            self.at(at_us, Event::Answered { client, bytes });
+        }
+    }
+
+    /// What a core carried out goes into the history, whether or not its client will learn of it.
+    fn note_execution(&mut self, by: Peer, frame: &[u8], reply: &[u8]) {
+        let head = request_head(frame, VALUE_BYTES_MAX).expect("a request").expect("a whole head");
+        if head.operation == WireOperation::Topology {
+            return;
+        }
+        let (reply, _) = Reply::decode(reply).expect("a reply").expect("a whole reply");
+        let operation = self.history.attempts[reply.id as usize - 1];
+        let (key, ask) = (self.history.operations[operation].key, self.history.operations[operation].ask);
+        self.mix(reply.version.as_u64() ^ u64::from(reply.status as u8));
+        self.note_key(key, || {
+            format!("{}/{} op {operation} {ask:?}: {:?} {}", by.node.id, by.core, reply.status, reply.version)
+        });
+        if reply.status == Status::Ok && ask.is_write() {
+            let execution = Execution { operation, at_us: self.now_us, by, version: reply.version };
+            let is_known = |known: &&Execution| known.version == reply.version;
+            match self.history.executions[key].iter().find(is_known) {
+                // A repeat that got the first result.
+                Some(known) if known.operation == operation => {}
+                Some(known) => {
+                    let text = format!("version {} given to {known:?} and {execution:?}", reply.version);
+                    self.violate(Subject::Key(key), text);
+                }
+                None => self.history.executions[key].push(execution),
+            }
+        }
+    }
+}
