@@ -122,6 +122,9 @@ pub enum Report {
         term: u32,
         /// Rises with each proposal of a term.
         number: u64,
+        /// The ring that the primary went by. If the vnode's roles have changed since, it is refused: a copy may have been let
+        /// go and taken again, and not have any more what the primary knows it to have.
+        epoch: u32,
         /// The copies that should count; [`Seat::NOWHERE`] fills up.
         in_sync: [Seat; COPIES_MAX],
     },
@@ -224,12 +227,12 @@ fn report(reader: &mut Reader<'_>, kind: u8, vnode: u32, term: u32) -> Result<Re
     Ok(match kind {
         0 => Report::Sealed { vnode, term, applied: Version::from_u64(reader.u64()?) },
         1 => {
-            let number = reader.u64()?;
+            let (number, epoch) = (reader.u64()?, reader.u32()?);
             let mut in_sync = [Seat::NOWHERE; COPIES_MAX];
             for seat in &mut in_sync {
                 *seat = reader.seat()?;
             }
-            Report::InSync { vnode, term, number, in_sync }
+            Report::InSync { vnode, term, number, epoch, in_sync }
         }
         2 => Report::MoveReady { vnode, term, target: reader.seat()? },
         _ => return Err(MessageError("a report that is none")),
@@ -263,8 +266,9 @@ fn put_report(out: &mut Vec<u8>, seat: Seat, report: &Report) {
     put_entry(out, seat, kind, report.vnode(), term);
     match report {
         Report::Sealed { applied, .. } => out.extend_from_slice(&applied.as_u64().to_le_bytes()),
-        Report::InSync { number, in_sync, .. } => {
+        Report::InSync { number, epoch, in_sync, .. } => {
             out.extend_from_slice(&number.to_le_bytes());
+            out.extend_from_slice(&epoch.to_le_bytes());
             in_sync.iter().for_each(|seat| put_seat(out, *seat));
         }
         Report::MoveReady { target, .. } => put_seat(out, *target),
@@ -296,7 +300,16 @@ mod tests {
         ];
         let reports = vec![
             (seat, Report::Sealed { vnode, term, applied: Version::new(7, 1 << 39) }),
-            (seat, Report::InSync { vnode, term, number: 5, in_sync: [target, seat, Seat::NOWHERE, Seat::NOWHERE] }),
+            (
+                seat,
+                Report::InSync {
+                    vnode,
+                    term,
+                    number: 5,
+                    epoch: 77,
+                    in_sync: [target, seat, Seat::NOWHERE, Seat::NOWHERE],
+                },
+            ),
             (seat, Report::MoveReady { vnode, term, target }),
         ];
         [ControlMessage::Orders { election: 77, orders }, ControlMessage::Reports { election: 1 << 60, reports }]

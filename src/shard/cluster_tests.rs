@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quoit_wire::peer::PeerMessage;
+use quoit_wire::peer::*;
 use quoit_wire::topology::{Seat, Topology};
 use quoit_wire::*;
 
@@ -313,6 +313,80 @@ fn a_copy_that_catches_up_does_not_count() {
     let settled = Order::Settled { vnode: 0, term, number, epoch: world.ring.epoch };
     let (copies, mut state) = world.shards[0].copies().unwrap();
     copies.handle_order(world.now, &mut state, 1, &settled);
+    let (outcome, reply) = world.set(b"key", b"value", WriteMode::One);
+    assert_eq!(reply.status, Status::Ok);
+    world.pump(20);
+    world.assert_committed(0, outcome);
+}
+
+#[test]
+fn a_copy_that_was_let_go_and_taken_again_unseen_is_not_proposed_for_what_it_had() {
+    let mut world = World::new(2);
+    assert_eq!(world.set(b"key", b"value", WriteMode::Async).1.status, Status::Ok);
+    world.pump(150);
+    world.shards[1].turn_cluster(world.now);
+    let ack = AckEntry {
+        vnode: 0,
+        marks: AckEntry::BEGUN | AckEntry::PROMISE,
+        term: TERM,
+        last_term: TERM,
+        applied: 1,
+        cursor: AckEntry::CURSOR_END,
+    };
+    // The copy sees both rings and is empty; its primary has missed the first.
+    let mut rings = Vec::new();
+    for put in [false, true] {
+        world.ring.vnodes[0].remove(seat(1));
+        assert!(!put || world.ring.vnodes[0].put(seat(1), CopyState::CatchingUp));
+        world.ring.epoch += 1;
+        rings.push(Arc::new(world.ring.clone()));
+    }
+    rings.iter().for_each(|ring| assert_eq!(world.shards[1].handle_ring(world.now, ring), TopologyOutcome::Taken));
+    assert_eq!(world.shards[0].handle_ring(world.now, &rings[1]), TopologyOutcome::Taken);
+    let proposes = |world: &mut World| {
+        world.shards[0].turn_cluster(world.now);
+        let (copies, _) = world.shards[0].copies().unwrap();
+        std::iter::from_fn(|| copies.poll_report()).any(|(_, report)| matches!(report, Report::InSync { .. }))
+    };
+    assert!(!proposes(&mut world), "what it was known to have it had before");
+    // An acknowledgement of before comes late.
+    let mut late = Vec::new();
+    let head = AckHead { stamp: world.now.as_millis(), epoch: 1, entries: 0 };
+    PeerMessage::push_acks(head, [ack].into_iter(), &mut late);
+    world.deliver(peer(1), peer(0), &late);
+    world.now = world.now + Duration::from_millis(100);
+    assert!(!proposes(&mut world));
+    // It says itself that it has nothing, gets everything, and is proposed then.
+    world.pump(400);
+    assert!(world.reports.iter().any(|(node, report)| *node == 0 && matches!(report, Report::InSync { epoch: 3, .. })));
+    assert_eq!(world.shards[1].copies().unwrap().1.store.sequence(0), 1);
+}
+
+#[test]
+fn what_is_said_of_vnodes_that_are_not_there_is_not_heard() {
+    let mut world = World::new(2);
+    for vnode in [1, 4095, u16::MAX] {
+        let mut bytes = Vec::new();
+        let term = TERM + 1;
+        PeerMessage::push_heartbeat(1, &[HeartbeatEntry { vnode, term, sequence: 5, settled: 5 }], &mut bytes);
+        let head = AckHead { stamp: 1, epoch: 1, entries: 0 };
+        PeerMessage::push_acks(head, [AckEntry { vnode, term, ..AckEntry::default() }].into_iter(), &mut bytes);
+        let begin = BeginHead { vnode, wipes: 1, term, ..BeginHead::default() };
+        PeerMessage::push_begin(begin, &[TermEntry { term, first_sequence: 1 }], &[], &mut bytes);
+        let mut record = Vec::new();
+        Record { change: Change::Delete { key: b"key" }, result: None }.push(&mut record);
+        let mut frame = AppendsFrame::begin(1, &mut bytes);
+        let head = AppendHead { vnode, term, first_sequence: 1, ..AppendHead::default() };
+        frame.push(head, [&record[..]].into_iter(), 1000, &mut bytes);
+        frame.end(&mut bytes);
+        let head = SliceHead { vnode, term, at_sequence: 0, from: 0, next: 1, items: 0 };
+        PeerMessage::push_slice(head, &[], &mut bytes);
+        PeerMessage::push_handover(Handover { vnode, term, next_term: term + 1, sequence: 0 }, &mut bytes);
+        for (from, to) in [(0, 1), (1, 0)] {
+            world.deliver(peer(from), peer(to), &bytes);
+        }
+        world.pump(120);
+    }
     let (outcome, reply) = world.set(b"key", b"value", WriteMode::One);
     assert_eq!(reply.status, Status::Ok);
     world.pump(20);

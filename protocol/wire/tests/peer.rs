@@ -12,6 +12,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseResult, TestRunner};
+use quoit_wire::limits::PEER_ENTRIES_MAX;
 use quoit_wire::peer::*;
 use quoit_wire::{RetryToken, Status, Version};
 
@@ -49,6 +50,15 @@ fn records() -> [Record<'static>; 5] {
     ]
 }
 
+fn encoded(records: &[Record<'_>]) -> Vec<Vec<u8>> {
+    let encode = |record: &Record<'_>| {
+        let mut bytes = Vec::new();
+        record.push(&mut bytes);
+        bytes
+    };
+    records.iter().map(encode).collect()
+}
+
 /// Every message, by the name of its vector.
 fn messages() -> BTreeMap<&'static str, Vec<u8>> {
     let mut messages = BTreeMap::new();
@@ -79,18 +89,20 @@ fn messages() -> BTreeMap<&'static str, Vec<u8>> {
         let marks = AckEntry::BEGUN | AckEntry::PROMISE;
         let cursor = AckEntry::CURSOR_END;
         let entry = AckEntry { vnode: 7, marks, term: 0x0a_0b0c, last_term: 0x0a_0b0c, applied: 5, cursor };
-        PeerMessage::push_acks(1000, &[entry], out);
+        PeerMessage::push_acks(AckHead { stamp: 1000, epoch: 77, entries: 0 }, [entry].into_iter(), out);
     });
     add("begin", &|out| {
         let head = BeginHead { vnode: 7, wipes: 1, term: 0x0a_0b0c, base: 4, terms: 0, results: 0 };
         let terms = [TermEntry { term: 9, first_sequence: 1 }, TermEntry { term: 0x0a_0b0c, first_sequence: 4 }];
         PeerMessage::push_begin(head, &terms, &[RESULT], out);
     });
-    add("append", &|out| {
-        let mut bytes = Vec::new();
-        records().iter().for_each(|record| record.push(&mut bytes));
-        let head = AppendHead { vnode: 7, term: 0x0a_0b0c, first_sequence: 5, settled: 4, stamp: 1000, records: 5 };
-        PeerMessage::push_append(head, [&bytes[..]].into_iter(), out);
+    add("appends", &|out| {
+        let head = AppendHead { vnode: 7, term: 0x0a_0b0c, first_sequence: 5, settled: 4, ..AppendHead::default() };
+        let mut frame = AppendsFrame::begin(1000, out);
+        assert_eq!(frame.push(head, encoded(&records()).iter().map(|record| &record[..]), 1000, out), 5);
+        let head = AppendHead { vnode: 9, term: 3, first_sequence: 70, settled: 69, ..AppendHead::default() };
+        assert_eq!(frame.push(head, encoded(&records()[1..2]).iter().map(|record| &record[..]), 1000, out), 1);
+        frame.end(out);
     });
     add("slice", &|out| {
         let mut items = Vec::new();
@@ -138,9 +150,13 @@ fn every_message_comes_back_as_it_was_encoded_and_a_cut_one_is_waited_for() {
             assert_eq!(PeerMessage::decode(&bytes[..cut]), Ok(None), "{name} cut at {cut}");
         }
         match message {
-            PeerMessage::Append { head, records: run } => {
-                assert_eq!((head.first_sequence, run.len()), (5, 5));
-                assert!(run.records().eq(records()));
+            PeerMessage::Appends { stamp, appends } => {
+                let appends: Vec<Append<'_>> = appends.iter().collect();
+                let [first, second] = &appends[..] else { panic!("{appends:?}") };
+                assert_eq!((stamp, first.head.first_sequence, first.records.len()), (1000, 5, 5));
+                assert!(first.records.records().eq(records()));
+                assert_eq!((second.head.vnode, second.head.settled), (9, 69));
+                assert!(second.records.records().eq(records()[1..2].iter().copied()));
             }
             PeerMessage::Slice { head, items } => {
                 let item = items.items().next().unwrap();
@@ -150,8 +166,8 @@ fn every_message_comes_back_as_it_was_encoded_and_a_cut_one_is_waited_for() {
                 assert_eq!((head.base, terms.len(), terms.iter().last().unwrap().term), (4, 2, 0x0a_0b0c));
                 assert_eq!(KeptResult::take(results.as_bytes()), Some((RESULT, &[][..])));
             }
-            PeerMessage::Acks { stamp, entries } => {
-                assert_eq!((stamp, entries.iter().next().unwrap().applied), (1000, 5));
+            PeerMessage::Acks { head, entries } => {
+                assert_eq!((head.stamp, head.epoch, entries.iter().next().unwrap().applied), (1000, 77, 5));
             }
             PeerMessage::Heartbeat { entries, .. } => assert_eq!(entries.iter().next().unwrap().settled, 4),
             PeerMessage::Hello(hello) => assert_eq!((hello.node, hello.to_core), (0x1234, 2)),
@@ -169,17 +185,14 @@ fn holds_together(bytes: &[u8]) -> TestCaseResult {
     let inside =
         |piece: &[u8]| piece.is_empty() || (frame.contains(&piece.as_ptr()) && piece.as_ptr_range().end <= frame.end);
     match message {
-        PeerMessage::Append { records, .. } => {
-            prop_assert_eq!(records.records().count(), records.len());
-            for record in records.records() {
-                prop_assert!(record.change.key().is_none_or(|key| !key.is_empty() && inside(key)));
-                if let Change::Put(put) = record.change {
-                    prop_assert!(inside(put.value));
-                }
+        PeerMessage::Appends { appends, .. } => {
+            prop_assert_eq!(appends.iter().count(), appends.len());
+            let records = appends.iter().map(|append| append.records.len()).sum::<usize>();
+            prop_assert!(records <= PEER_ENTRIES_MAX);
+            for Append { head, records } in appends.iter() {
+                prop_assert!(head.first_sequence.checked_add(records.len() as u64).is_some());
+                run_holds_together(records, &inside)?;
             }
-            let mut again = Vec::new();
-            records.records().for_each(|record| record.push(&mut again));
-            prop_assert_eq!(&again[..], records.as_bytes());
         }
         PeerMessage::Slice { head, items } => {
             prop_assert_eq!(items.items().count(), items.len());
@@ -196,6 +209,54 @@ fn holds_together(bytes: &[u8]) -> TestCaseResult {
         PeerMessage::Control(bytes) => prop_assert!(inside(bytes)),
     }
     Ok(())
+}
+
+fn run_holds_together(records: Run<'_>, inside: &impl Fn(&[u8]) -> bool) -> TestCaseResult {
+    prop_assert_eq!(records.records().count(), records.len());
+    for record in records.records() {
+        prop_assert!(record.change.key().is_none_or(|key| !key.is_empty() && inside(key)));
+        if let Change::Put(put) = record.change {
+            prop_assert!(inside(put.value));
+        }
+    }
+    let mut again = Vec::new();
+    records.records().for_each(|record| record.push(&mut again));
+    prop_assert_eq!(&again[..], records.as_bytes());
+    Ok(())
+}
+
+#[test]
+fn a_frame_of_appends_takes_what_fits_and_a_record_of_any_size_alone() {
+    let key = [7; 16];
+    let record = |value: &[u8]| {
+        encoded(&[Record { change: Change::Put(Put { key: &key, value, ..Put::default() }), result: None }])
+    };
+    let (small, large) = (record(&[1; 40]), record(&[2; 100_000]));
+    let mut out = b"something else is before it".to_vec();
+    let start = out.len();
+    let mut frame = AppendsFrame::begin(1, &mut out);
+    let pushed = |frame: &mut AppendsFrame, out: &mut Vec<u8>, records: &[Vec<u8>]| {
+        frame.push(AppendHead::default(), records.iter().map(|record| &record[..]), 1000, out)
+    };
+    assert_eq!(pushed(&mut frame, &mut out, &[small[0].clone(), large[0].clone()]), 1);
+    assert_eq!(pushed(&mut frame, &mut out, &large), 0, "it is not alone");
+    assert_eq!(pushed(&mut frame, &mut out, &vec![small[0].clone(); 40]), 10);
+    assert_eq!(pushed(&mut frame, &mut out, &small), 0, "the frame is full");
+    frame.end(&mut out);
+    assert!((900..=1000).contains(&(out.len() - start)), "{}", out.len());
+    let second = out.len();
+    let mut frame = AppendsFrame::begin(1, &mut out);
+    assert_eq!(pushed(&mut frame, &mut out, &[large[0].clone(), small[0].clone()]), 1);
+    frame.end(&mut out);
+    for (at, counts) in [(start, &[1, 10][..]), (second, &[1])] {
+        let Ok(Some((PeerMessage::Appends { appends, .. }, _))) = PeerMessage::decode(&out[at..]) else { panic!() };
+        assert!(appends.iter().map(|append| append.records.len()).eq(counts.iter().copied()));
+    }
+    // Of no more records than a frame may have: with empty values they would fit by their bytes.
+    let mut frame = AppendsFrame::begin(1, &mut out);
+    let many = vec![record(&[])[0].clone(); PEER_ENTRIES_MAX + 1];
+    let count = frame.push(AppendHead::default(), many.iter().map(|record| &record[..]), 1 << 20, &mut out);
+    assert_eq!(count, PEER_ENTRIES_MAX);
 }
 
 #[test]

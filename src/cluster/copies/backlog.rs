@@ -68,7 +68,7 @@ impl Backlog {
     }
 
     /// The records of `vnode` from number `from` on.
-    pub(super) fn records(&self, vnode: usize, from: u64) -> impl Iterator<Item = &[u8]> {
+    pub(super) fn records(&self, vnode: usize, from: u64) -> impl Iterator<Item = &[u8]> + Clone {
         let log = &self.logs[vnode];
         let passed = usize::try_from(from.saturating_sub(log.first)).unwrap_or(usize::MAX);
         log.records.iter().skip(passed).map(|record| &**record)

@@ -3,12 +3,12 @@
 use quoit_wire::Version;
 use quoit_wire::limits::PEER_ENTRIES_MAX;
 use quoit_wire::peer::{
-    AckEntry, AppendHead, BeginHead, Change, Entries, Handover, HeartbeatEntry, KeptResult, PeerMessage, ResultEntry,
-    Run, SliceHead, TermEntry,
+    AckEntry, AckHead, Append, BeginHead, Change, Entries, Handover, HeartbeatEntry, KeptResult, PeerMessage,
+    ResultEntry, Run, SliceHead, TermEntry,
 };
 
 use super::limits::{MOVE_TIME_MAX, PROMISE_TIME, RELY_TIME};
-use super::{Breach, Copies, Copy, Follow, Peer, Role, State, applied};
+use super::{Breach, Copies, Copy, Follow, Link, Peer, Role, State, applied};
 use crate::cluster::planted::{Fault, is_planted};
 use crate::store::{Store, TermStart, VnodeRole};
 use crate::time::Instant;
@@ -72,15 +72,20 @@ impl Copies {
         Ok(())
     }
 
-    pub(super) fn on_append(
+    pub(super) fn on_appends<'m>(
         &mut self,
         now: Instant,
         state: &mut State<'_>,
         from: Peer,
-        head: AppendHead,
-        records: Run<'_>,
+        stamp: u64,
+        appends: impl Iterator<Item = Append<'m>>,
     ) -> Result<(), Breach> {
-        self.note_stamp(from, head.stamp);
+        self.note_stamp(from, stamp);
+        { appends }.try_for_each(|append| self.on_append(now, state, from, append))
+    }
+
+    fn on_append(&mut self, now: Instant, state: &mut State<'_>, from: Peer, append: Append<'_>) -> Result<(), Breach> {
+        let Append { head, records } = append;
         let vnode = usize::from(head.vnode);
         let Some(follow) = self.obey(state.store, from, head.vnode, head.term) else { return Ok(()) };
         let mut position = state.store.sequence(vnode);
@@ -166,6 +171,7 @@ impl Copies {
         // A copy whose own lease is about to end may be taken for lost: it promises nothing any more.
         let may_promise = now + RELY_TIME <= self.lease_until;
         let may_go_on = self.pace.has_room();
+        let epoch = self.ring.as_ref().map_or(0, |ring| ring.epoch);
         if may_go_on {
             for (peer, vnode) in std::mem::take(&mut self.paced) {
                 self.link(peer).acks.push(vnode);
@@ -174,25 +180,24 @@ impl Copies {
         for (peer, link) in &mut self.links {
             link.acks.sort_unstable();
             link.acks.dedup();
-            let entries: Vec<AckEntry> = link
-                .acks
-                .drain(..)
-                .filter_map(|vnode| {
-                    let copy = self.copies[usize::from(vnode)].as_deref_mut()?;
+            let Link { acks, out, stamp, .. } = link;
+            let head = AckHead { stamp: *stamp, epoch, entries: 0 };
+            for vnodes in acks.chunks(PEER_ENTRIES_MAX) {
+                let entries = vnodes.iter().filter_map(|vnode| {
+                    let copy = self.copies[usize::from(*vnode)].as_deref_mut()?;
                     if let Role::Following(follow) = &mut copy.role {
                         // The end is told at once: nothing comes after it.
                         if may_go_on || follow.cursor >= AckEntry::CURSOR_END {
                             follow.told = follow.cursor;
                         } else if follow.told < follow.cursor {
-                            self.paced.insert((*peer, vnode));
+                            self.paced.insert((*peer, *vnode));
                         }
                     }
-                    Some(acknowledgement(now, state.store, vnode, copy, *peer, may_promise))
-                })
-                .collect();
-            for entries in entries.chunks(PEER_ENTRIES_MAX) {
-                PeerMessage::push_acks(link.stamp, entries, &mut link.out);
+                    Some(acknowledgement(now, state.store, *vnode, copy, *peer, may_promise))
+                });
+                PeerMessage::push_acks(head, entries, out);
             }
+            acks.clear();
         }
     }
 

@@ -52,12 +52,18 @@ pub(super) struct Member {
     pub(super) short_until: Instant,
     /// The term it was last heard to obey; above the primary's after a handover.
     pub(super) term: u32,
+    /// What it says counts if it goes by this ring or a later one: it may have been let go, and dropped everything, before.
+    pub(super) since_epoch: u32,
+    /// The ring that it went by when it was last heard.
+    pub(super) heard_epoch: u32,
 }
 
 /// A change of the in-sync set that the leader was asked for (C8).
 #[derive(Clone, Debug)]
 pub(super) struct Proposal {
     pub(super) number: u64,
+    /// The ring it was made under.
+    pub(super) epoch: u32,
     pub(super) in_sync: Vec<Peer>,
     /// The ring that tells the outcome.
     pub(super) settled_by: Option<u32>,
@@ -106,6 +112,8 @@ impl Member {
             sent_since: now,
             short_until: Instant::ORIGIN,
             term: 0,
+            since_epoch: 0,
+            heard_epoch: 0,
         }
     }
 
@@ -291,7 +299,8 @@ impl Lead {
                 && now >= member.short_until
                 && member.progress != Progress::Lost
                 && !self.retiring.contains(&member.peer);
-            let is_ready = member.is_in_sync || (member.is_whole() && member.applied + LAG_MAX >= last);
+            let is_known = member.heard_epoch >= member.since_epoch && member.is_whole();
+            let is_ready = member.is_in_sync || (is_known && member.applied + LAG_MAX >= last);
             is_fit && is_ready
         };
         let in_sync: Vec<Peer> = self.members.iter().filter(wanted).map(|member| member.peer).collect();

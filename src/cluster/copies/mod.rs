@@ -24,7 +24,7 @@ mod world_test;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use quoit_wire::peer::{AckEntry, HeartbeatEntry, PeerMessage};
+use quoit_wire::peer::{AckEntry, AppendsFrame, HeartbeatEntry, PeerMessage};
 
 use self::backlog::Backlog;
 use self::lead::Lead;
@@ -148,6 +148,8 @@ struct Link {
     acks: Vec<u16>,
     heartbeat: Vec<HeartbeatEntry>,
     out: Vec<u8>,
+    /// The frame at the end of `out` that takes more appends; whatever else is to follow ends it.
+    appends: Option<AppendsFrame>,
 }
 
 impl Copies {
@@ -205,12 +207,12 @@ impl Copies {
                 self.on_heartbeat(state, from, stamp, entries.iter());
                 Ok(())
             }
-            PeerMessage::Acks { stamp, entries } => {
-                entries.iter().for_each(|entry| self.on_ack(now, state, from, stamp, entry));
+            PeerMessage::Acks { head, entries } => {
+                entries.iter().for_each(|entry| self.on_ack(now, state, from, head, entry));
                 Ok(())
             }
             PeerMessage::Begin { head, terms, results } => self.on_begin(now, state, from, head, terms, results),
-            PeerMessage::Append { head, records } => self.on_append(now, state, from, head, records),
+            PeerMessage::Appends { stamp, appends } => self.on_appends(now, state, from, stamp, appends.iter()),
             PeerMessage::Slice { head, items } => self.on_slice(now, state, from, head, items),
             PeerMessage::Handover(handover) => {
                 self.on_handover(now, state, from, handover);

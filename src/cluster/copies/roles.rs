@@ -21,6 +21,7 @@ impl Copies {
         if self.ring.as_ref().is_some_and(|known| known.epoch >= ring.epoch) {
             return;
         }
+        let is_next = self.ring.as_ref().is_some_and(|known| known.epoch + 1 == ring.epoch);
         self.ring = Some(Arc::clone(ring));
         // To who has gone nothing will be said any more.
         self.links.retain(|peer, _| ring.slot_of(peer.node).is_some());
@@ -33,7 +34,7 @@ impl Copies {
                 None if !is_primary && !is_copy => {}
                 // Sealed under a higher term, or told of one: this ring is of before.
                 Some(fence) if roles.term < fence && (is_primary || is_copy) => {}
-                _ if is_primary => self.lead(now, state, vnode, roles, ring),
+                _ if is_primary => self.lead(now, state, vnode, roles, ring, is_next),
                 _ if is_copy => {
                     self.follow(state, vnode, roles, ring);
                     let is_in_sync = own.and_then(|own| roles.state(own)) == Some(CopyState::InSync);
@@ -118,8 +119,8 @@ impl Copies {
         Some(Seat { node: slot, core: peer.core })
     }
 
-    /// This core is the primary of `vnode`, from now on or still.
-    fn lead(&mut self, now: Instant, state: &mut State<'_>, vnode: usize, roles: &Roles, ring: &Ring) {
+    /// This core is the primary of `vnode`, from now on or still. `is_next`: between this ring and the one it knew was none.
+    fn lead(&mut self, now: Instant, state: &mut State<'_>, vnode: usize, roles: &Roles, ring: &Ring, is_next: bool) {
         let is_leading = matches!(
             self.copies[vnode].as_deref(),
             Some(Copy { role: Role::Leading(_), term, .. }) if *term == roles.term
@@ -132,7 +133,7 @@ impl Copies {
             Some(Copy { role: Role::Leading(lead), .. }) if !lead.members.is_empty()
         );
         if let Some((_, lead)) = self.leading(vnode as u16) {
-            lead.take_members(now, roles, ring);
+            lead.take_members(now, roles, ring, is_next);
             lead.end_settled_proposal(ring.epoch);
             let has_members = !lead.members.is_empty();
             let role = if has_members { VnodeRole::Followed } else { VnodeRole::Alone };
@@ -285,15 +286,22 @@ impl Copy {
 }
 
 impl Lead {
-    /// The ring's copies; what is known of those that stay, stays.
-    fn take_members(&mut self, now: Instant, roles: &Roles, ring: &Ring) {
+    /// The ring's copies; what is known of those that stay, stays. One that catches up, and may have been let go and taken again
+    /// in a ring that this core has not seen, has to say anew where it stands; one that counts has not been, because nobody
+    /// but this primary could have asked for that (C8).
+    fn take_members(&mut self, now: Instant, roles: &Roles, ring: &Ring, is_next: bool) {
         let mut members = Vec::new();
         for copy in roles.copies() {
             let Some(member) = ring.member(copy.seat.node) else { continue };
             let peer = Peer { node: member.node, core: copy.seat.core };
             let is_in_sync = copy.state == CopyState::InSync;
-            let known = self.member(peer).cloned().unwrap_or_else(|| Member::new(peer, is_in_sync, now));
-            members.push(Member { is_in_sync, ..known });
+            let known = self.member(peer).cloned();
+            let stays = known.is_some() && (is_next || is_in_sync);
+            let mut member = known.unwrap_or_else(|| Member::new(peer, is_in_sync, now));
+            if !stays && !is_in_sync {
+                member.since_epoch = ring.epoch;
+            }
+            members.push(Member { is_in_sync, ..member });
         }
         self.retiring.retain(|peer| members.iter().any(|member| member.peer == *peer && member.is_in_sync));
         self.members = members;

@@ -2,7 +2,8 @@
 
 use quoit_wire::limits::{PEER_ENTRIES_MAX, PEER_RESULTS_MAX};
 use quoit_wire::peer::{
-    AckEntry, AppendHead, BeginHead, Handover, HeartbeatEntry, PeerMessage, SliceHead, SliceItem, TermEntry,
+    AckEntry, AckHead, AppendHead, AppendsFrame, BeginHead, Handover, HeartbeatEntry, PeerMessage, SliceHead,
+    SliceItem, TermEntry,
 };
 use quoit_wire::topology::Seat;
 
@@ -17,7 +18,8 @@ use crate::time::Instant;
 
 impl Copies {
     /// An acknowledgement of one vnode has come.
-    pub(super) fn on_ack(&mut self, now: Instant, state: &mut State<'_>, from: Peer, stamp: u64, entry: AckEntry) {
+    pub(super) fn on_ack(&mut self, now: Instant, state: &mut State<'_>, from: Peer, head: AckHead, entry: AckEntry) {
+        let AckHead { stamp, epoch, .. } = head;
         let vnode = entry.vnode;
         let Some(copy) = self.copies.get_mut(usize::from(vnode)).and_then(|copy| copy.as_deref_mut()) else { return };
         let Role::Leading(lead) = &mut copy.role else { return };
@@ -40,7 +42,11 @@ impl Copies {
         if entry.term < copy.term {
             return;
         }
-        member.heard = now;
+        if epoch < member.since_epoch {
+            // Of before it was taken as a copy, or perhaps of before it was let go and taken again.
+            return;
+        }
+        (member.heard, member.heard_epoch) = (now, epoch);
         if entry.marks & AckEntry::PROMISE != 0 {
             member.stamp = member.stamp.max(Some(Instant::from_millis(stamp)));
         }
@@ -157,6 +163,7 @@ impl Copies {
                 self.mark_dirty(vnode);
             }
         }
+        self.links.values_mut().for_each(Link::end_appends);
     }
 
     /// What time decides for one led vnode.
@@ -193,22 +200,24 @@ impl Copies {
 
     /// Asks the leader for the in-sync set that should be, or asks again (C8).
     fn propose(&mut self, now: Instant, vnode: u16, sequence: u64) {
+        let epoch = self.ring.as_ref().map_or(0, |ring| ring.epoch);
         let Some((term, lead)) = self.leading(vnode) else { return };
         if let Some(in_sync) = lead.wanted_in_sync(now, sequence) {
             lead.proposals += 1;
             // Sent at once, as if it were overdue.
-            lead.proposal = Some(Proposal { number: lead.proposals, in_sync, settled_by: None, sent: Instant::ORIGIN });
+            let (number, sent) = (lead.proposals, Instant::ORIGIN);
+            lead.proposal = Some(Proposal { number, epoch, in_sync, settled_by: None, sent });
         }
         let Some(proposal) = lead.proposal.as_mut().filter(|proposal| now.since(proposal.sent) >= RESEND_AFTER) else {
             return;
         };
         proposal.sent = now;
-        let (number, peers) = (proposal.number, proposal.in_sync.clone());
+        let (number, epoch, peers) = (proposal.number, proposal.epoch, proposal.in_sync.clone());
         let mut in_sync = [Seat::NOWHERE; COPIES_MAX];
         let seats = peers.into_iter().filter_map(|peer| self.seat_of(peer));
         in_sync.iter_mut().zip(seats).for_each(|(place, seat)| *place = seat);
         self.counters.proposals += 1;
-        self.reports.push_back(Report::InSync { vnode: u32::from(vnode), term, number, in_sync });
+        self.reports.push_back(Report::InSync { vnode: u32::from(vnode), term, number, epoch, in_sync });
     }
 
     /// A copy has said where it stands under an earlier term: decides whether it goes on from there.
@@ -273,6 +282,29 @@ struct Sending<'a> {
     streamed_bytes: &'a mut u64,
 }
 
+impl Link {
+    /// From here on something else than appends may follow.
+    fn end_appends(&mut self) {
+        if let Some(frame) = self.appends.take() {
+            frame.end(&mut self.out);
+        }
+    }
+
+    /// Adds the first of `records` to the frame of appends, or to a new one when that has no room; how many.
+    fn append<'v>(&mut self, now: Instant, head: AppendHead, records: impl Iterator<Item = &'v [u8]> + Clone) -> u64 {
+        let Self { out, appends, .. } = self;
+        if let Some(frame) = appends {
+            let count = frame.push(head, records.clone(), APPEND_BYTES, out);
+            if count > 0 {
+                return count as u64;
+            }
+        }
+        self.end_appends();
+        let frame = self.appends.insert(AppendsFrame::begin(now.as_millis(), &mut self.out));
+        frame.push(head, records, APPEND_BYTES, &mut self.out) as u64
+    }
+}
+
 impl Sending<'_> {
     /// Sends what the copy lacks; whether something is left that waits for nobody but the link.
     fn send(&mut self, state: &mut State<'_>) -> bool {
@@ -314,6 +346,7 @@ impl Sending<'_> {
         let mut results = if wipes { state.retries.of_vnode(self.vnode) } else { Vec::new() };
         results.truncate(PEER_RESULTS_MAX);
         let head = BeginHead { vnode: self.vnode, wipes: u8::from(wipes), term: self.term, base, terms: 0, results: 0 };
+        self.link.end_appends();
         PeerMessage::push_begin(head, &terms, &results, &mut self.link.out);
     }
 
@@ -337,25 +370,20 @@ impl Sending<'_> {
             if self.member.sent == self.member.applied {
                 self.member.sent_since = self.now;
             }
-            let first_sequence = self.member.sent + 1;
-            let mut bytes = 0;
-            let records = || self.backlog.records(vnode, first_sequence).take(PEER_ENTRIES_MAX);
-            let fitting = records().take_while(|record| {
-                let fits = bytes == 0 || bytes + record.len() <= APPEND_BYTES;
-                bytes += record.len();
-                fits
-            });
-            let count = fitting.count();
             let head = AppendHead {
                 vnode: self.vnode,
                 term: self.term,
-                first_sequence,
+                first_sequence: self.member.sent + 1,
                 settled: self.settled,
-                stamp: self.now.as_millis(),
-                records: count as u16,
+                ..AppendHead::default()
             };
-            self.member.sent += count as u64;
-            PeerMessage::push_append(head, records().take(count), &mut self.link.out);
+            let records = self.backlog.records(vnode, head.first_sequence);
+            let sent = self.link.append(self.now, head, records);
+            debug_assert!(sent > 0, "the backlog covers what was not sent");
+            if sent == 0 {
+                return false;
+            }
+            self.member.sent += sent;
         }
         false
     }
@@ -378,6 +406,7 @@ impl Sending<'_> {
         self.pace.send(bytes.len());
         *self.streamed_bytes += bytes.len() as u64;
         let head = SliceHead { vnode: self.vnode, term: self.term, at_sequence, from: self.member.cursor, next, items };
+        self.link.end_appends();
         PeerMessage::push_slice(head, &bytes, &mut self.link.out);
         self.member.slice_sent = Some(self.now);
         false

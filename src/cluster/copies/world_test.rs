@@ -87,6 +87,8 @@ struct World {
     election: Election,
     changes: BTreeMap<u32, Change>,
     proposals: BTreeMap<u32, (u32, u64, u32)>,
+    /// Each vnode's roles as they were last seen, and the ring that brought them.
+    roles_since: Vec<(Roles, u32)>,
     incarnations: u64,
     keys: Vec<History>,
     writes: u64,
@@ -184,6 +186,7 @@ impl World {
             election: 1,
             changes: BTreeMap::new(),
             proposals: BTreeMap::new(),
+            roles_since: Vec::new(),
             incarnations: 1,
             keys: vec![History::default(); KEYS as usize],
             writes: 0,
@@ -318,7 +321,8 @@ impl World {
                     reports.insert(peer, applied);
                 }
             }
-            Report::InSync { vnode, term, number, in_sync } => {
+            Report::InSync { vnode, term, number, epoch: made_under, in_sync } => {
+                self.note_changed_roles();
                 let roles = self.ring.vnodes[vnode as usize];
                 let is_new = self.proposals.get(&vnode).is_none_or(|(known, last, _)| (*known, *last) < (term, number));
                 let may = roles.term == term
@@ -327,7 +331,10 @@ impl World {
                 if !may {
                     return;
                 }
-                if is_new {
+                let is_outdated = made_under < self.roles_since[vnode as usize].1;
+                if is_new && is_outdated {
+                    self.proposals.insert(vnode, (term, number, self.ring.epoch));
+                } else if is_new {
                     for copy in roles.copies().collect::<Vec<_>>() {
                         if in_sync.contains(&copy.seat) {
                             self.ring.vnodes[vnode as usize].put(copy.seat, CopyState::InSync);
@@ -364,8 +371,20 @@ impl World {
         }
     }
 
+    /// Which vnodes have got other roles, and by which ring.
+    fn note_changed_roles(&mut self) {
+        let epoch = self.ring.epoch;
+        self.roles_since.resize(self.ring.vnodes.len(), (Roles::new(0, Seat::NOWHERE), epoch));
+        for (known, roles) in self.roles_since.iter_mut().zip(&self.ring.vnodes) {
+            if known.0 != *roles {
+                *known = (*roles, epoch);
+            }
+        }
+    }
+
     /// What the leader does as time passes.
     fn lead(&mut self) {
+        self.note_changed_roles();
         if self.now % 50 >= STEP_MS {
             return;
         }

@@ -71,6 +71,8 @@ pub struct Leader {
     known: Known,
     /// When who is registered last changed.
     changed: Instant,
+    /// The ring that brought each vnode's present roles, as far as this leader has seen it.
+    roles_since: Vec<u32>,
     failovers: BTreeMap<u32, Failover>,
     /// Valid proposals that the ring does not show yet.
     proposals: BTreeMap<u32, Proposal>,
@@ -105,6 +107,8 @@ struct Failover {
 struct Proposal {
     term: u32,
     number: u64,
+    /// The ring that its primary went by.
+    epoch: u32,
     in_sync: Vec<Seat>,
 }
 
@@ -116,6 +120,7 @@ impl Leader {
             founding,
             known: Known::default(),
             changed: now,
+            roles_since: Vec::new(),
             failovers: BTreeMap::new(),
             proposals: BTreeMap::new(),
             settled: BTreeMap::new(),
@@ -140,6 +145,7 @@ impl Leader {
         if known.registrations != self.known.registrations {
             self.changed = now;
         }
+        self.note_changed_roles(known.ring.as_deref());
         self.known = known;
         self.is_stale = true;
         self.forget_what_is_past();
@@ -177,9 +183,9 @@ impl Leader {
             }
             // While a vnode is sealed, nobody but the leader changes its set.
             _ if self.failovers.contains_key(&report.vnode()) => {}
-            Report::InSync { vnode, term, number, in_sync } if leads(term) => {
+            Report::InSync { vnode, term, number, epoch, in_sync } if leads(term) => {
                 let in_sync = in_sync.into_iter().filter(|seat| *seat != Seat::NOWHERE).collect();
-                self.propose(vnode, seat, Proposal { term, number, in_sync });
+                self.propose(vnode, seat, Proposal { term, number, epoch, in_sync });
             }
             Report::MoveReady { vnode, term, target } if leads(term) => {
                 self.ready.insert(vnode, (term, target));
@@ -256,7 +262,7 @@ impl Leader {
         }
     }
 
-    /// Answers the proposals that the ring shows; there is nothing left to change for them.
+    /// Answers the proposals that the ring shows, and those that were made under older roles: nothing is changed for them.
     fn settle(&mut self) {
         let Some(ring) = self.known.ring.clone() else { return };
         let proposals = std::mem::take(&mut self.proposals);
@@ -265,13 +271,28 @@ impl Leader {
             if roles.term != proposal.term || self.failovers.contains_key(&vnode) {
                 continue;
             }
-            if self.accept(&ring, roles, &proposal) != *roles {
+            // Made under roles that are not these any more: what it rests on may not be so any more.
+            let is_outdated = proposal.epoch < self.roles_since[vnode as usize];
+            if !is_outdated && self.accept(&ring, roles, &proposal) != *roles {
                 self.proposals.insert(vnode, proposal);
                 continue;
             }
             let Proposal { term, number, .. } = proposal;
             self.answers.push((roles.primary, Order::Settled { vnode, term, number, epoch: ring.epoch }));
             self.settled.insert(vnode, (proposal, ring.epoch));
+        }
+    }
+
+    /// Which vnodes have other roles in the `next` ring than in the one that is known.
+    fn note_changed_roles(&mut self, next: Option<&Ring>) {
+        let Some(next) = next else { return };
+        let known = self.known.ring.as_deref().filter(|known| known.vnodes.len() == next.vnodes.len());
+        // What was before this leader's time may all have changed just now.
+        self.roles_since.resize(next.vnodes.len(), next.epoch);
+        for (vnode, since) in self.roles_since.iter_mut().enumerate() {
+            if known.is_none_or(|known| known.vnodes[vnode] != next.vnodes[vnode]) {
+                *since = next.epoch;
+            }
         }
     }
 

@@ -129,24 +129,57 @@ fn only_the_primary_of_the_term_changes_the_set_and_an_old_proposal_changes_noth
     let (mut leader, mut known) = leader(3);
     let (vnode, roles) = led_by(known.ring.as_ref().expect("a ring"), seat(1));
     let copy = roles.in_sync().next().expect("a replica");
-    let propose = |term, number, seats: &[Seat]| Report::InSync { vnode, term, number, in_sync: in_sync(seats) };
-    leader.handle_report(node(u64::from(copy.node) + 1), copy, propose(roles.term, 1, &[]));
-    leader.handle_report(node(1), seat(1), propose(roles.term + 1, 1, &[]));
-    leader.handle_report(node(2), seat(1), propose(roles.term, 1, &[]));
+    let epoch = known.ring.as_ref().expect("a ring").epoch;
+    let propose =
+        |epoch, term, number, seats: &[Seat]| Report::InSync { vnode, term, number, epoch, in_sync: in_sync(seats) };
+    leader.handle_report(node(u64::from(copy.node) + 1), copy, propose(epoch, roles.term, 1, &[]));
+    leader.handle_report(node(1), seat(1), propose(epoch, roles.term + 1, 1, &[]));
+    leader.handle_report(node(2), seat(1), propose(epoch, roles.term, 1, &[]));
     assert_eq!(leader.poll_write(later(1)), None);
 
-    leader.handle_report(node(1), seat(1), propose(roles.term, 1, &[]));
+    leader.handle_report(node(1), seat(1), propose(epoch, roles.term, 1, &[]));
     let ring = write(&mut leader, &mut known, later(2));
     assert_eq!(ring.vnodes[vnode as usize].state(copy), Some(CopyState::CatchingUp));
     let settled = |number| (seat(1), Order::Settled { vnode, term: roles.term, number, epoch: ring.epoch });
     assert!(orders(&mut leader, later(2)).contains(&settled(1)));
 
-    leader.handle_report(node(1), seat(1), propose(roles.term, 2, &[copy]));
+    leader.handle_report(node(1), seat(1), propose(ring.epoch, roles.term, 2, &[copy]));
     let ring = write(&mut leader, &mut known, later(3));
     assert_eq!(ring.vnodes[vnode as usize].state(copy), Some(CopyState::InSync));
     // The first one once more, from a slow wire.
-    leader.handle_report(node(1), seat(1), propose(roles.term, 1, &[]));
+    leader.handle_report(node(1), seat(1), propose(epoch, roles.term, 1, &[]));
     assert_eq!(leader.poll_write(later(4)), None);
+}
+
+#[test]
+fn a_proposal_made_under_older_roles_is_refused_and_its_primary_told_by_which_ring_to_go() {
+    let (mut leader, mut known) = leader(3);
+    let (vnode, roles) = led_by(known.ring.as_ref().expect("a ring"), seat(1));
+    let copy = roles.in_sync().next().expect("a replica");
+    let propose = |epoch, number| {
+        let in_sync = in_sync(&[copy]);
+        Report::InSync { vnode, term: roles.term, number, epoch, in_sync }
+    };
+    // The copy is let go and taken again: it is empty, and has only begun to catch up. The primary knows of neither.
+    let mut ring = (**known.ring.as_ref().expect("a ring")).clone();
+    let before = ring.epoch;
+    for put in [None, Some(CopyState::CatchingUp)] {
+        ring.vnodes[vnode as usize].remove(copy);
+        put.into_iter().for_each(|state| assert!(ring.vnodes[vnode as usize].put(copy, state)));
+        ring.epoch += 1;
+        known.ring = Some(Arc::new(ring.clone()));
+        leader.handle_known(later(1), known.clone());
+    }
+    leader.handle_report(node(1), seat(1), propose(before, 1));
+    assert_eq!(leader.poll_write(later(2)), None, "it would count, and have nothing");
+    let refused = Order::Settled { vnode, term: roles.term, number: 1, epoch: ring.epoch };
+    assert!(orders(&mut leader, later(2)).contains(&(seat(1), refused)));
+    // Under the ring that let it go it may be proposed as little.
+    leader.handle_report(node(1), seat(1), propose(ring.epoch - 1, 2));
+    assert_eq!(leader.poll_write(later(3)), None);
+    leader.handle_report(node(1), seat(1), propose(ring.epoch, 3));
+    let ring = write(&mut leader, &mut known, later(4));
+    assert_eq!(ring.vnodes[vnode as usize].state(copy), Some(CopyState::InSync));
 }
 
 #[test]
@@ -154,7 +187,8 @@ fn a_sealed_vnode_takes_no_proposal() {
     let (mut leader, mut known) = leader(3);
     let (vnode, roles) = led_by(known.ring.as_ref().expect("a ring"), seat(1));
     lose(&mut leader, &mut known, 1, later(1));
-    let proposal = Report::InSync { vnode, term: roles.term, number: 1, in_sync: in_sync(&[]) };
+    let epoch = known.ring.as_ref().expect("a ring").epoch;
+    let proposal = Report::InSync { vnode, term: roles.term, number: 1, epoch, in_sync: in_sync(&[]) };
     leader.handle_report(node(1), seat(1), proposal);
     let next = leader.poll_write(later(2));
     assert!(next.is_none_or(|ring| ring.vnodes[vnode as usize].in_sync().eq(roles.in_sync())));

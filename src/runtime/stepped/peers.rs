@@ -189,7 +189,7 @@ fn another_cluster_and_another_life_are_refused_with_the_reason() {
         assert!(objection.contains(part), "{objection}");
     };
     objection(PeerHello { cluster: [9; 16], ..hello }, "another cluster");
-    objection(PeerHello { version: 2, ..hello }, "another version");
+    objection(PeerHello { version: PeerHello::VERSION + 1, ..hello }, "another version");
     objection(PeerHello { to_incarnation: 5, ..hello }, "another node, or an earlier life");
     objection(PeerHello { incarnation: 5, ..hello }, "another life");
     objection(PeerHello { magic: 5, ..hello }, "no peer hello");

@@ -243,6 +243,11 @@ impl<'a> Run<'a> {
         Self::of(count, bytes, SliceItem::take)
     }
 
+    /// Records that were checked before.
+    pub(super) const fn checked(count: usize, bytes: &'a [u8]) -> Self {
+        Self { count, bytes }
+    }
+
     fn of<T>(count: usize, bytes: &'a [u8], take: Take<'a, T>) -> Option<Self> {
         let mut rest = bytes;
         for _ in 0..count {

@@ -10,17 +10,25 @@
 //!            │ magic │ version │ core │ to_core    │ cluster (16) │ node        │ to_node            │
 //!            │ u32   │ u16     │ u16  │ u16        │              │ 2 × u64     │ 2 × u64            │
 //!            └───────┴─────────┴──────┴────────────┴──────────────┴─────────────┴────────────────────┘
-//! heartbeat  ┌───────┬───────┬┄ entries: vnode u16 · term u32 · sequence u64 · settled u64
-//!            │ stamp │ count │
-//! acks       │ u64   │ u16   │┄ entries: vnode u16 · marks u8 · term u32 · last_term u32 · applied u64 · cursor u32
+//! heartbeat  ┌───────┬───────┬┄
+//!            │ stamp │ count │ entries: vnode u16 · term u32 · sequence u64 · settled u64
+//!            │ u64   │ u16   │
 //!            └───────┴───────┴┄
+//! acks       ┌───────┬───────┬───────┬┄
+//!            │ stamp │ epoch │ count │ entries: vnode u16 · marks u8 · term u32 · last_term u32 · applied u64 · cursor u32
+//!            │ u64   │ u32   │ u16   │
+//!            └───────┴───────┴───────┴┄
 //! begin      ┌───────┬───────┬──────┬──────┬───────┬─────────┬┄
 //!            │ vnode │ wipes │ term │ base │ terms │ results │ TermEntry × terms, ResultEntry × results
 //!            │ u16   │ u8    │ u32  │ u64  │ u8    │ u32     │
 //!            └───────┴───────┴──────┴──────┴───────┴─────────┴┄
+//! appends    ┌───────┬───────┬┄
+//!            │ stamp │ count │ append × count
+//!            │ u64   │ u16   │
+//!            └───────┴───────┴┄
 //! append     ┌───────┬──────┬────────────────┬─────────┬───────┬─────────┬┄
-//!            │ vnode │ term │ first_sequence │ settled │ stamp │ records │ RecordEntry [token] key value, × records
-//!            │ u16   │ u32  │ u64            │ u64     │ u64   │ u16     │
+//!            │ vnode │ term │ first_sequence │ settled │ bytes │ records │ RecordEntry [token] key value, × records
+//!            │ u16   │ u32  │ u64            │ u64     │ u32   │ u16     │
 //!            └───────┴──────┴────────────────┴─────────┴───────┴─────────┴┄
 //! slice      ┌───────┬──────┬─────────────┬──────┬──────┬───────┬┄
 //!            │ vnode │ term │ at_sequence │ from │ next │ items │ sequence u64, RecordEntry key value, × items
@@ -130,8 +138,8 @@ flat! {
         results: u32,
     }
 
-    /// Head of an append.
-    AppendHead / ArchivedAppendHead [32] {
+    /// Head of one vnode's append.
+    AppendHead / ArchivedAppendHead [28] {
         /// The vnode.
         vnode: u16,
         /// The primary's term.
@@ -140,9 +148,9 @@ flat! {
         first_sequence: u64,
         /// As in a heartbeat.
         settled: u64,
-        /// The primary's clock, as in a heartbeat.
-        stamp: u64,
-        /// Records that follow.
+        /// Bytes of the records that follow.
+        bytes: u32,
+        /// How many these are.
         records: u16,
     }
 
@@ -198,10 +206,21 @@ flat! {
         sequence: u64,
     }
 
-    /// Head of heartbeats and acks.
+    /// Head of heartbeats and appends.
     StampHead / ArchivedStampHead [10] {
         /// The primary's clock in milliseconds, which acks give back.
         stamp: u64,
+        /// Entries that follow.
+        entries: u16,
+    }
+
+    /// Head of acks.
+    AckHead / ArchivedAckHead [14] {
+        /// The newest stamp that has come from the primary.
+        stamp: u64,
+        /// Of the ring that the copy went by when it wrote this. Of a copy that was let go and taken again in the meantime,
+        /// an ack of before says nothing.
+        epoch: u32,
         /// Entries that follow.
         entries: u16,
     }
@@ -211,7 +230,7 @@ impl PeerHello {
     /// "QPER" as it stands in the stream.
     pub const MAGIC: u32 = u32::from_le_bytes(*b"QPER");
     /// The version of the peer protocol. Nodes of one cluster speak the same.
-    pub const VERSION: u16 = 1;
+    pub const VERSION: u16 = 2;
 }
 
 impl AckEntry {

@@ -4,13 +4,15 @@
 //! is a hello; the receiver holds it against who it thinks is there, and everything else is believed to come from there.
 //! A frame that does not decode ends the link: nothing behind it can be trusted.
 
+mod appends;
 mod change;
 mod layout;
 
+pub use appends::{Append, Appends, AppendsFrame};
 pub use change::{Change, KeptResult, Put, Record, Run, SliceItem};
 pub use layout::{
-    AckEntry, AppendHead, BeginHead, Handover, HeartbeatEntry, PeerHello, RecordEntry, ResultEntry, SliceEntry,
-    SliceHead, StampHead, TermEntry,
+    AckEntry, AckHead, AppendHead, BeginHead, Handover, HeartbeatEntry, PeerHello, RecordEntry, ResultEntry,
+    SliceEntry, SliceHead, StampHead, TermEntry,
 };
 
 use crate::limits::{PEER_ENTRIES_MAX, PEER_FRAME_BYTES_MAX, PEER_RESULTS_MAX, PEER_TERMS_MAX};
@@ -29,8 +31,8 @@ pub enum PeerMessage<'a> {
     },
     /// Copy to primary: here I stand.
     Acks {
-        /// The newest stamp the copy has received.
-        stamp: u64,
+        /// The newest stamp the copy has received, and the ring it goes by.
+        head: AckHead,
         /// The vnodes.
         entries: Entries<'a, AckEntry>,
     },
@@ -44,11 +46,11 @@ pub enum PeerMessage<'a> {
         results: Entries<'a, ResultEntry>,
     },
     /// Primary to copy: the next writes.
-    Append {
-        /// Which.
-        head: AppendHead,
-        /// The writes.
-        records: Run<'a>,
+    Appends {
+        /// The primary's clock, as in a heartbeat.
+        stamp: u64,
+        /// The writes, vnode by vnode.
+        appends: Appends<'a>,
     },
     /// Primary to copy: items of a vnode that is streamed anew.
     Slice {
@@ -140,7 +142,7 @@ const HELLO: u8 = 1;
 const HEARTBEAT: u8 = 2;
 const ACKS: u8 = 3;
 const BEGIN: u8 = 4;
-const APPEND: u8 = 5;
+const APPENDS: u8 = 5;
 const SLICE: u8 = 6;
 const HANDOVER: u8 = 7;
 const CONTROL: u8 = 8;
@@ -172,20 +174,18 @@ impl<'a> PeerMessage<'a> {
                 (Self::Heartbeat { stamp: head.stamp, entries }, rest)
             }
             ACKS => {
-                let (head, rest) = StampHead::take(body)?;
+                let (head, rest) = AckHead::take(body)?;
                 let (entries, rest) = Entries::<AckEntry>::take(limited(head.entries, PEER_ENTRIES_MAX)?, rest)?;
                 let is_known = |entry: AckEntry| entry.marks & !AckEntry::MARKS == 0;
                 if !entries.iter().all(is_known) {
                     return None;
                 }
-                (Self::Acks { stamp: head.stamp, entries }, rest)
+                (Self::Acks { head, entries }, rest)
             }
             BEGIN => Self::decode_begin(body)?,
-            APPEND => {
-                let (head, rest) = AppendHead::take(body)?;
-                let records = Run::of_records(limited(head.records, PEER_ENTRIES_MAX)?, rest)?;
-                head.first_sequence.checked_add(records.len() as u64)?;
-                (Self::Append { head, records }, &[][..])
+            APPENDS => {
+                let (head, rest) = StampHead::take(body)?;
+                (Self::Appends { stamp: head.stamp, appends: Appends::of(head.entries, rest)? }, &[][..])
             }
             SLICE => {
                 let (head, rest) = SliceHead::take(body)?;
@@ -227,9 +227,20 @@ impl<'a> PeerMessage<'a> {
         frame(HEARTBEAT, out, |out| stamped(stamp, entries, out));
     }
 
-    /// Appends the acknowledgements of at most [`PEER_ENTRIES_MAX`] vnodes.
-    pub fn push_acks(stamp: u64, entries: &[AckEntry], out: &mut Vec<u8>) {
-        frame(ACKS, out, |out| stamped(stamp, entries, out));
+    /// Appends the acknowledgements of at most [`PEER_ENTRIES_MAX`] vnodes; their count in `head` is filled in.
+    pub fn push_acks(head: AckHead, entries: impl Iterator<Item = AckEntry>, out: &mut Vec<u8>) {
+        frame(ACKS, out, |out| {
+            let head_at = out.len();
+            head.put(out);
+            let mut count = 0;
+            entries.for_each(|entry| {
+                entry.put(out);
+                count += 1;
+            });
+            assert!(count <= PEER_ENTRIES_MAX, "over the limit of the wire");
+            let head = AckHead { entries: count as u16, ..head };
+            out[head_at..][..AckHead::BYTES].copy_from_slice(&head.to_bytes());
+        });
     }
 
     /// Appends a begin; the counts in `head` are filled in.
@@ -239,14 +250,6 @@ impl<'a> PeerMessage<'a> {
             BeginHead { terms: terms.len() as u8, results: results.len() as u32, ..head }.put(out);
             terms.iter().for_each(|entry| entry.put(out));
             results.iter().for_each(|result| result.push(out));
-        });
-    }
-
-    /// Appends an append of `head.records` records, which are encoded already.
-    pub fn push_append<'v>(head: AppendHead, records: impl Iterator<Item = &'v [u8]>, out: &mut Vec<u8>) {
-        frame(APPEND, out, |out| {
-            head.put(out);
-            records.for_each(|record| out.extend_from_slice(record));
         });
     }
 
@@ -282,9 +285,19 @@ fn stamped<T: Entry>(stamp: u64, entries: &[T], out: &mut Vec<u8>) {
 /// Appends a frame of `kind`, its length filled in when `body` has written what it has.
 fn frame(kind: u8, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
+    begin_frame(kind, out);
+    body(out);
+    end_frame(start, out);
+}
+
+/// Appends the front of a frame of `kind`, whose length is not known yet.
+fn begin_frame(kind: u8, out: &mut Vec<u8>) {
     out.extend_from_slice(&[0; FRAME_HEAD_BYTES - 1]);
     out.push(kind);
-    body(out);
+}
+
+/// Fills in the length of the frame that begins at `start` and ends with `out`.
+fn end_frame(start: usize, out: &mut [u8]) {
     let length = crate::frame_length(out.len() - start - 4);
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }

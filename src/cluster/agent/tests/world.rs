@@ -52,7 +52,8 @@ struct Copy {
     sealed: u32,
     /// Sealed by its own hand, towards this target, since then, and whether that was reported as ready.
     moving: Option<(Seat, Instant, bool)>,
-    proposal: Option<(u64, Vec<Seat>)>,
+    /// Its number, the ring it was made under, and the set.
+    proposal: Option<(u64, u32, Vec<Seat>)>,
     next_number: u64,
     caught_up: BTreeMap<Seat, u32>,
     retired: Vec<Seat>,
@@ -450,13 +451,14 @@ impl World {
                 in_sync.sort();
                 if known != in_sync {
                     copy.next_number += 1;
-                    copy.proposal = Some((copy.next_number, in_sync));
+                    copy.proposal = Some((copy.next_number, ring.epoch, in_sync));
                 }
             }
-            if let Some((number, proposed)) = &copy.proposal {
+            if let Some((number, epoch, proposed)) = &copy.proposal {
                 let mut in_sync = [Seat::NOWHERE; COPIES_MAX];
                 in_sync.iter_mut().zip(proposed).for_each(|(place, seat)| *place = *seat);
-                reports.push((seat, Report::InSync { vnode, term: copy.term, number: *number, in_sync }));
+                reports
+                    .push((seat, Report::InSync { vnode, term: copy.term, number: *number, epoch: *epoch, in_sync }));
             }
         }
         for (seat, report) in reports {
@@ -500,7 +502,7 @@ impl World {
             {
                 let Some(at) = self.seat_of(copy.seat, vnode, term) else { continue };
                 let counts = copy.state == CopyState::InSync
-                    && proposal.as_ref().is_none_or(|(_, set)| set.contains(&copy.seat));
+                    && proposal.as_ref().is_none_or(|(_, _, set)| set.contains(&copy.seat));
                 holders.push((at, copy.seat, counts && copy.seat.node != seat.node));
             }
             let Some(node) = self.nodes.get_mut(&id) else { continue };
@@ -558,7 +560,7 @@ fn obey(now: Instant, node: &mut Node, seat: Seat, order: Order) {
         }
         Order::Retire { term, copy: retired, .. } if term == copy.term => copy.retired.push(retired),
         Order::Settled { term, number, epoch, .. }
-            if term == copy.term && copy.proposal.as_ref().is_some_and(|(open, _)| *open == number) =>
+            if term == copy.term && copy.proposal.as_ref().is_some_and(|(open, ..)| *open == number) =>
         {
             copy.proposal = None;
             node.settled_at.insert((vnode, seat), epoch);
