@@ -120,15 +120,10 @@ impl Shard {
         &self.topology
     }
 
-    /// Fetches what requests for the keys with these hashes will look at. It is four steps deep, and each step is taken for
-    /// all keys before the next: the latency of memory is paid once for all of them. (Zero is no key's.)
+    /// See [`Store::prefetch`].
     #[inline]
     pub fn prefetch(&self, hashes: impl Iterator<Item = u64> + Clone) {
-        let hashes = hashes.filter(|hash| *hash != 0);
-        hashes.clone().for_each(|hash| self.store.prefetch_vnode(hash));
-        hashes.clone().for_each(|hash| self.store.prefetch_page(hash));
-        hashes.clone().for_each(|hash| self.store.prefetch_bucket(hash));
-        hashes.for_each(|hash| self.store.prefetch_item(hash));
+        self.store.prefetch(hashes);
     }
 
     /// Background work: at most `steps` short steps of expiry, reclaiming, compaction and index growth.

@@ -7,7 +7,7 @@
 
 use quoit_wire::Version;
 use quoit_wire::peer::{Change, Put};
-use quoit_wire::topology::{key_hash, vnode_of};
+use quoit_wire::topology::vnode_of;
 
 use super::index::{CURSOR_END, cursor_of};
 use super::versions::TERMS_MAX;
@@ -131,11 +131,23 @@ impl Store {
     /// Carries out write number `sequence` of `vnode`, as another copy has made it. Afterwards that is the vnode's
     /// position, unless it was beyond it already. Cost: that of the write; a clear's is that of [`Self::clear_vnode`].
     pub fn apply(&mut self, now: Instant, vnode: usize, sequence: u64, change: &Change<'_>) -> Applied {
-        let hash = change.key().map(|key| key_hash(self.options.hash_seed, key));
-        if hash.is_some_and(|hash| vnode_of(hash, self.options.vnode_bits) != vnode) {
+        let hash = change.key().map_or(0, |key| self.hash(key));
+        self.apply_hashed(now, vnode, hash, sequence, change)
+    }
+
+    /// The same with the hash of the change's key, which the caller knows; zero where there is none.
+    pub fn apply_hashed(
+        &mut self,
+        now: Instant,
+        vnode: usize,
+        hash: u64,
+        sequence: u64,
+        change: &Change<'_>,
+    ) -> Applied {
+        let is_foreign = vnode_of(hash, self.options.vnode_bits) != vnode;
+        if is_foreign && change.key().is_some() {
             return Applied::Foreign;
         }
-        let hash = hash.unwrap_or_default();
         let before = self.versions.sequence(vnode);
         // The store gives each write the number after its vnode's last one.
         self.versions.set_sequence(vnode, sequence.saturating_sub(1));

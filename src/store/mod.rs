@@ -31,6 +31,7 @@ mod versions;
 
 use quoit_wire::Version;
 use quoit_wire::limits::KEY_BYTES_MAX;
+use quoit_wire::topology::key_hash;
 
 use self::append::{KEPT_FROM_WRITES, Open, OpenKind, Part};
 use self::arena::{Arena, HEAD_BYTES_MAX, LINE_BYTES};
@@ -179,6 +180,23 @@ impl Store {
     #[inline]
     pub fn owns(&self, hash: u64) -> bool {
         self.versions.owns(hash)
+    }
+
+    /// The hash of `key`.
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        key_hash(self.options.hash_seed, key)
+    }
+
+    /// Fetches what operations on the keys with these hashes will look at. It is four steps deep, and each step is taken for
+    /// all keys before the next: the latency of memory is paid once for all of them. (Zero is no key's.)
+    #[inline]
+    pub fn prefetch(&self, hashes: impl Iterator<Item = u64> + Clone) {
+        let hashes = hashes.filter(|hash| *hash != 0);
+        hashes.clone().for_each(|hash| self.prefetch_vnode(hash));
+        hashes.clone().for_each(|hash| self.prefetch_page(hash));
+        hashes.clone().for_each(|hash| self.prefetch_bucket(hash));
+        hashes.for_each(|hash| self.prefetch_item(hash));
     }
 
     /// First stage of prefetching: what says where the vnode's index is, and what its versions are.

@@ -3,10 +3,11 @@
 use quoit_wire::Version;
 use quoit_wire::limits::PEER_ENTRIES_MAX;
 use quoit_wire::peer::{
-    AckEntry, AckHead, Append, BeginHead, Change, Entries, Handover, HeartbeatEntry, KeptResult, PeerMessage,
+    AckEntry, AckHead, Append, Appends, BeginHead, Change, Entries, Handover, HeartbeatEntry, KeptResult, PeerMessage,
     ResultEntry, Run, SliceHead, TermEntry,
 };
 
+use super::ahead::ahead;
 use super::limits::{MOVE_TIME_MAX, PROMISE_TIME, RELY_TIME};
 use super::{Breach, Copies, Copy, Follow, Link, Peer, Role, State, applied};
 use crate::cluster::planted::{Fault, is_planted};
@@ -72,19 +73,34 @@ impl Copies {
         Ok(())
     }
 
-    pub(super) fn on_appends<'m>(
+    pub(super) fn on_appends(
         &mut self,
         now: Instant,
         state: &mut State<'_>,
         from: Peer,
         stamp: u64,
-        appends: impl Iterator<Item = Append<'m>>,
+        appends: Appends<'_>,
     ) -> Result<(), Breach> {
         self.note_stamp(from, stamp);
-        { appends }.try_for_each(|append| self.on_append(now, state, from, append))
+        let mut ahead = ahead(&appends);
+        let mut first = 0;
+        for append in appends.iter() {
+            let hash_of = |store: &Store, number| ahead.hash(store, first + number);
+            self.on_append(now, state, from, append, hash_of)?;
+            first += append.records.len();
+        }
+        Ok(())
     }
 
-    fn on_append(&mut self, now: Instant, state: &mut State<'_>, from: Peer, append: Append<'_>) -> Result<(), Breach> {
+    /// The next writes of one vnode. `hash_of` tells that of the key of each of its records, in their order.
+    fn on_append(
+        &mut self,
+        now: Instant,
+        state: &mut State<'_>,
+        from: Peer,
+        append: Append<'_>,
+        mut hash_of: impl FnMut(&Store, usize) -> u64,
+    ) -> Result<(), Breach> {
         let Append { head, records } = append;
         let vnode = usize::from(head.vnode);
         let Some(follow) = self.obey(state.store, from, head.vnode, head.term) else { return Ok(()) };
@@ -94,18 +110,20 @@ impl Copies {
         }
         let has_siblings = follow.has_siblings;
         let mut is_short = false;
-        for (sequence, record) in (head.first_sequence..).zip(records.records()) {
+        for (number, (record, bytes)) in records.records_with_bytes().enumerate() {
+            let sequence = head.first_sequence + number as u64;
             if sequence <= position {
                 continue;
             }
-            is_short = !applied(head.vnode, state.store.apply(now, vnode, sequence, &record.change))?;
+            let hash = hash_of(state.store, number);
+            is_short = !applied(head.vnode, state.store.apply_hashed(now, vnode, hash, sequence, &record.change))?;
             if is_short {
                 break;
             }
             position = sequence;
             self.note_idle(head.vnode, &record.change);
             if has_siblings {
-                self.keep_record(vnode, sequence, |bytes| record.push(bytes));
+                self.backlog.push(vnode, sequence, bytes.len(), |out| out.extend_from_slice(bytes));
             }
             if let Some(result) = &record.result {
                 state.retries.learn(now, head.vnode, result);

@@ -8,6 +8,7 @@
 //! The owner calls the `handle_*` as things happen, [`Copies::turn`] after them and at least every few milliseconds, and
 //! takes what there is from the `poll_*`. Links lose, double and reorder at will; only garbage is a reason to close one.
 
+mod ahead;
 mod backlog;
 mod follow;
 mod lead;
@@ -78,8 +79,6 @@ pub struct Copies {
     links: BTreeMap<Peer, Link>,
     backlog: Backlog,
     tickets: Tickets,
-    /// The record under construction, kept for its memory.
-    record: Vec<u8>,
     /// Emptied buffers of links, kept for their memory.
     spare: Vec<Vec<u8>>,
     /// Led vnodes that have something to send.
@@ -165,7 +164,6 @@ impl Copies {
             links: BTreeMap::new(),
             backlog: Backlog::new(vnodes, backlog_bytes_max),
             tickets: Tickets::default(),
-            record: Vec::new(),
             spare: Vec::new(),
             dirty: VecDeque::new(),
             sealed: BTreeSet::new(),
@@ -212,7 +210,7 @@ impl Copies {
                 Ok(())
             }
             PeerMessage::Begin { head, terms, results } => self.on_begin(now, state, from, head, terms, results),
-            PeerMessage::Appends { stamp, appends } => self.on_appends(now, state, from, stamp, appends.iter()),
+            PeerMessage::Appends { stamp, appends } => self.on_appends(now, state, from, stamp, appends),
             PeerMessage::Slice { head, items } => self.on_slice(now, state, from, head, items),
             PeerMessage::Handover(handover) => {
                 self.on_handover(now, state, from, handover);
@@ -273,16 +271,6 @@ impl Copies {
     /// A waiting reply whose fate is known.
     pub fn poll_release(&mut self) -> Option<(Ticket, Release)> {
         self.tickets.poll()
-    }
-
-    /// Keeps the record of write `sequence`, which `push` makes, for the copies of `vnode`.
-    fn keep_record(&mut self, vnode: usize, sequence: u64, push: impl FnOnce(&mut Vec<u8>)) {
-        push(&mut self.record);
-        self.backlog.push(vnode, sequence, self.record.as_slice().into());
-        self.record.clear();
-        if self.record.capacity() > SPARE_BYTES_MAX {
-            self.record = Vec::new();
-        }
     }
 
     fn copy(&mut self, vnode: u16) -> Option<&mut Copy> {

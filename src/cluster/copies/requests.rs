@@ -125,7 +125,7 @@ impl Copies {
         let vnode = vnode_of(hash, self.vnode_bits);
         match put {
             Some(put) => {
-                self.record(vnode, sequence, |bytes| Record { change: Change::Put(put), result }.push(bytes));
+                self.record(vnode, sequence, &Record { change: Change::Put(put), result });
             }
             None => self.record_found(now, store, written),
         }
@@ -147,17 +147,22 @@ impl Copies {
         {
             copy.has_idle = true;
         }
-        self.record(vnode, sequence, |bytes| match item {
-            Some(item) => Record::push_put(&item.put(), item.value.len(), item.value.slices(), result.as_ref(), bytes),
-            None => Record { change: Change::Delete { key }, result }.push(bytes),
-        });
+        match item {
+            Some(item) => {
+                let bytes = Record::bytes_with(key, item.value.len(), result.as_ref());
+                self.keep_record(vnode, sequence, bytes, |out| {
+                    Record::push_put(&item.put(), item.value.len(), item.value.slices(), result.as_ref(), out);
+                });
+            }
+            None => self.record(vnode, sequence, &Record { change: Change::Delete { key }, result }),
+        }
     }
 
     /// What the store has evicted, in the order of its numbers: each eviction is a write of its vnode (C11).
     pub fn record_evictions(&mut self, evictions: &[Eviction]) {
         for eviction in evictions {
             let record = Record { change: Change::Evict { key: &eviction.key }, result: None };
-            self.record(eviction.vnode, eviction.sequence, |bytes| record.push(bytes));
+            self.record(eviction.vnode, eviction.sequence, &record);
         }
     }
 
@@ -166,7 +171,7 @@ impl Copies {
         let vnode = vnode_of(hash, self.vnode_bits);
         let record = Record { change: Change::Refresh { key, ttl_ms }, result: None };
         let sequence = store.take_sequence(vnode);
-        self.record(vnode, sequence, |bytes| record.push(bytes));
+        self.record(vnode, sequence, &record);
     }
 
     /// Flushes every vnode that this core leads; what the flush waits for. Where one of them may not be written now, nothing
@@ -192,7 +197,7 @@ impl Copies {
         for vnode in (0..answers.len()).filter(|vnode| answers[*vnode] == Admission::Go) {
             state.store.clear_vnode(vnode);
             let sequence = state.store.take_sequence(vnode);
-            self.record(vnode, sequence, |bytes| Record { change: Change::Clear, result: None }.push(bytes));
+            self.record(vnode, sequence, &Record { change: Change::Clear, result: None });
             let commit = commit_of(sequence, mode);
             if let Some((_, lead)) = self.leading(vnode as u16).filter(|_| commit != Commit::default()) {
                 lead.uncommitted.clear(commit);
@@ -222,14 +227,19 @@ impl Copies {
         ticket
     }
 
-    /// Makes the record of write `sequence`, if there are copies to be told of it.
-    fn record(&mut self, vnode: usize, sequence: u64, push: impl FnOnce(&mut Vec<u8>)) {
+    /// Keeps the record of write `sequence`, if there are copies to be told of it.
+    fn record(&mut self, vnode: usize, sequence: u64, record: &Record<'_>) {
+        self.keep_record(vnode, sequence, record.encoded_bytes(), |out| record.push(out));
+    }
+
+    /// The same of a record of so many `bytes` that `put` makes.
+    fn keep_record(&mut self, vnode: usize, sequence: u64, bytes: usize, put: impl FnOnce(&mut Vec<u8>)) {
         let has_copies = matches!(
             self.copies[vnode].as_deref(),
             Some(Copy { role: Role::Leading(lead), .. }) if !lead.members.is_empty()
         );
         if has_copies {
-            self.keep_record(vnode, sequence, push);
+            self.backlog.push(vnode, sequence, bytes, put);
             self.mark_dirty(vnode as u16);
         }
     }

@@ -154,6 +154,17 @@ impl<'a> Record<'a> {
         out.extend_from_slice(value);
     }
 
+    /// Bytes that [`Self::push`] appends.
+    pub fn encoded_bytes(&self) -> usize {
+        let value_bytes = if let Change::Put(put) = self.change { put.value.len() } else { 0 };
+        Self::bytes_with(self.change.key().unwrap_or_default(), value_bytes, self.result.as_ref())
+    }
+
+    /// Bytes of a record that concerns `key`; `value_bytes` with a put alone.
+    pub const fn bytes_with(key: &[u8], value_bytes: usize, result: Option<&KeptResult>) -> usize {
+        RecordEntry::BYTES + if result.is_some() { ResultEntry::BYTES } else { 0 } + key.len() + value_bytes
+    }
+
     /// Appends a record that puts an item whose value lies in pieces: `put.value` is not looked at.
     pub fn push_put<'v>(
         put: &Put<'_>,
@@ -274,6 +285,14 @@ impl<'a> Run<'a> {
     /// The records of an append in order.
     pub fn records(&self) -> impl Iterator<Item = Record<'a>> + use<'a> {
         walk(self.bytes, Record::take)
+    }
+
+    /// The same, each with its bytes as they travel.
+    pub fn records_with_bytes(&self) -> impl Iterator<Item = (Record<'a>, &'a [u8])> + use<'a> {
+        walk(self.bytes, |bytes| {
+            let (record, behind) = Record::take(bytes)?;
+            Some(((record, &bytes[..bytes.len() - behind.len()]), behind))
+        })
     }
 
     /// The items of a slice in order.
