@@ -183,14 +183,18 @@ impl Core {
                     }
                 }
             };
-            let Some((peer, bytes)) = self.shard.copies().and_then(|(copies, _)| copies.poll_send(takes)) else {
+            let Some((peer, mut bytes)) = self.shard.copies().and_then(|(copies, _)| copies.poll_send(takes)) else {
                 break;
             };
             had_any = true;
             if peer.node == own.node {
                 self.mesh.send_frames(usize::from(peer.core), bytes);
             } else {
-                self.send_to_peer(peer, |out| out.extend_from_slice(&bytes));
+                // Mostly nothing waits on the link: then its buffer and the copies' change places.
+                self.send_to_peer(peer, |out| match out.is_empty() {
+                    true => std::mem::swap(out, &mut bytes),
+                    false => out.extend_from_slice(&bytes),
+                });
                 if let Some((copies, _)) = self.shard.copies() {
                     copies.recycle(bytes);
                 }

@@ -306,9 +306,9 @@ impl Core {
         self.budget.wait(Waiter { slot, generation: connection.generation }, want);
     }
 
-    /// Bytes of buffers that are no connection's: in the mesh, of replies that wait, and kept for reuse.
+    /// Bytes of buffers that are no connection's: in the mesh, of replies that wait, of copies' messages, and kept for reuse.
     fn elsewhere_bytes(&self) -> usize {
-        self.mesh.bytes() + self.held.bytes() + self.spare.bytes()
+        self.mesh.bytes() + self.held.bytes() + self.shard.copies_buffer_bytes() + self.spare.bytes()
     }
 
     /// Frees what is kept for reuse, for who needs the room.
@@ -316,6 +316,9 @@ impl Core {
         self.spare.clear();
         self.mesh.drop_spares();
         self.held.drop_spares();
+        if let Some((copies, _)) = self.shard.copies() {
+            copies.drop_spares();
+        }
         self.budget.set_elsewhere(self.elsewhere_bytes());
     }
 

@@ -9,12 +9,14 @@ use quoit_wire::{Reply, RequestHead, Status, Version};
 use super::limits::{HELD_BUFFER_BYTES_MAX, HELD_SHARE, SPARE_SHARE};
 use super::spare::Spare;
 use crate::cluster::copies::limits::WAITS_MAX;
-use crate::cluster::copies::{Release, Ticket, TicketMap};
+use crate::cluster::copies::{Release, Ticket};
 
 /// The waiting replies of one core.
 #[derive(Debug)]
 pub(super) struct Held {
-    replies: TicketMap<HeldReply>,
+    /// At the places that their tickets name.
+    replies: Vec<Option<(Ticket, HeldReply)>>,
+    len: usize,
     /// Capacity of the buffers of `replies`.
     bytes: usize,
     bytes_max: usize,
@@ -57,7 +59,8 @@ impl Held {
     /// None yet; they may take their share of `buffer_bytes_max`.
     pub(super) fn new(buffer_bytes_max: usize) -> Self {
         Self {
-            replies: TicketMap::default(),
+            replies: Vec::new(),
+            len: 0,
             bytes: 0,
             bytes_max: buffer_bytes_max / HELD_SHARE,
             spare: Spare::new(buffer_bytes_max / SPARE_SHARE, HELD_BUFFER_BYTES_MAX),
@@ -67,17 +70,17 @@ impl Held {
 
     /// Whether one more may wait.
     pub(super) fn has_room(&self) -> bool {
-        self.replies.len() < WAITS_MAX && self.bytes < self.bytes_max
+        self.len < WAITS_MAX && self.bytes < self.bytes_max
     }
 
     /// Replies that wait.
-    pub(super) fn len(&self) -> usize {
-        self.replies.len()
+    pub(super) const fn len(&self) -> usize {
+        self.len
     }
 
-    /// Bytes of buffers, those kept for reuse among them.
+    /// Bytes of buffers, those kept for reuse among them, and of the list.
     pub(super) const fn bytes(&self) -> usize {
-        self.bytes + self.spare.bytes()
+        self.bytes + self.spare.bytes() + self.replies.capacity() * size_of::<Option<(Ticket, HeldReply)>>()
     }
 
     /// Frees what is kept for reuse.
@@ -91,13 +94,19 @@ impl Held {
         frame.extend_from_slice(reply);
         self.bytes += frame.capacity();
         let (id, is_write) = (head.id, head.operation.is_write());
-        let before = self.replies.insert(ticket, HeldReply { asker, id, is_write, frame });
-        debug_assert!(before.is_none(), "a ticket is issued once");
+        if self.replies.len() <= ticket.place() {
+            self.replies.resize_with(ticket.place() + 1, || None);
+        }
+        let before = self.replies[ticket.place()].replace((ticket, HeldReply { asker, id, is_write, frame }));
+        debug_assert!(before.is_none(), "a place is free when a ticket is issued for it");
+        self.len += 1;
     }
 
     /// A reply whose fate is known, as it is to be sent. `epoch` is of the topology by which a read is to be asked again.
     pub(super) fn release(&mut self, ticket: Ticket, release: Release, epoch: u32) -> Option<HeldReply> {
-        let mut reply = self.replies.remove(&ticket)?;
+        let place = self.replies.get_mut(ticket.place())?;
+        let (_, mut reply) = place.take_if(|(own, _)| *own == ticket)?;
+        self.len -= 1;
         self.bytes -= reply.frame.capacity();
         match release {
             Release::Committed => self.counters.committed += 1,

@@ -75,6 +75,11 @@ impl Shard {
         Some((&mut cluster.copies, State { store: &mut self.store, retries: &mut self.retries }))
     }
 
+    /// Bytes of buffers with what the copies have for others; none without a cluster.
+    pub fn copies_buffer_bytes(&self) -> usize {
+        self.cluster.as_deref().map_or(0, |cluster| cluster.copies.buffer_bytes())
+    }
+
     /// Whether there is room to keep back a reply that has to wait. From now on what would have to wait where there is none
     /// is answered `Overloaded` and not carried out.
     pub fn set_may_wait(&mut self, may_wait: bool) {

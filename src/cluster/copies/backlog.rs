@@ -87,6 +87,11 @@ impl Backlog {
         self.chunk_bytes + self.records * PLACE_BYTES
     }
 
+    /// Bytes that it may take.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     /// Adds the record of write `sequence`, of so many `bytes`, which `put` appends.
     pub(super) fn push(&mut self, vnode: usize, sequence: u64, bytes: usize, put: impl FnOnce(&mut Vec<u8>)) {
         let log = &self.logs[vnode];

@@ -27,9 +27,15 @@ pub const WAIT_MAX: Duration = Duration::from_secs(5);
 pub const WAITS_MAX: usize = 16 << 10;
 /// Bytes of records that wait to be taken, for each other core. Past it they stay in the backlog.
 pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// What waits for all of them together takes at most one part in this many of the bytes that the backlog may have: in a large
+/// cluster there are thousands.
+pub const OUTPUT_SHARE: usize = 4;
+/// So much may wait for each of them in any case: one frame of appends.
+pub const OUTPUT_BYTES_MIN: usize = APPEND_BYTES;
 /// The largest buffer that is kept for reuse.
 pub const SPARE_BYTES_MAX: usize = 256 << 10;
-/// Bytes of records in one append, as long as they are small.
+/// Bytes of one frame of appends, as long as its records are small. Larger: a copy waits longer until it can begin with the
+/// first of them.
 pub const APPEND_BYTES: usize = 64 << 10;
 /// Bytes of items in one slice. Larger: appends of the vnode wait longer behind it.
 pub const SLICE_BYTES: usize = 64 << 10;

@@ -29,13 +29,13 @@ use quoit_wire::peer::{AckEntry, AppendsFrame, HeartbeatEntry, PeerMessage};
 
 use self::backlog::Backlog;
 use self::lead::Lead;
-use self::limits::{SPARE_BYTES_MAX, WORK_INTERVAL};
+use self::limits::{OUTPUT_BYTES_MAX, OUTPUT_BYTES_MIN, OUTPUT_SHARE, SPARE_BYTES_MAX, WORK_INTERVAL};
 use self::pace::Pace;
 use self::report::Counters;
 pub use self::report::{CopyStatus, VnodeStatus};
 pub use self::requests::{Admission, Need, OnEtcdLoss, Written};
 use self::waits::Tickets;
-pub use self::waits::{Commit, Release, Spread, Ticket, TicketMap};
+pub use self::waits::{Commit, Release, Ticket};
 use super::retries::RetryTable;
 use super::{Election, NodeRef, Report, Ring};
 use crate::store::{Applied, Store};
@@ -81,6 +81,8 @@ pub struct Copies {
     tickets: Tickets,
     /// Emptied buffers of links, kept for their memory.
     spare: Vec<Vec<u8>>,
+    /// Bytes of the links' buffers and the spare ones.
+    buffer_bytes: usize,
     /// Led vnodes that have something to send.
     dirty: VecDeque<u16>,
     /// Sealed vnodes whose report is due as soon as no promise stands against it.
@@ -165,6 +167,7 @@ impl Copies {
             backlog: Backlog::new(vnodes, backlog_bytes_max),
             tickets: Tickets::default(),
             spare: Vec::new(),
+            buffer_bytes: 0,
             dirty: VecDeque::new(),
             sealed: BTreeSet::new(),
             reports: VecDeque::new(),
@@ -241,6 +244,8 @@ impl Copies {
         self.beat(now, state);
         self.stream(now, state);
         self.acknowledge(now, state);
+        let buffers = self.links.values().map(|link| &link.out).chain(&self.spare);
+        self.buffer_bytes = buffers.map(Vec::capacity).sum();
     }
 
     /// When to call [`Self::turn`] again though nothing happens.
@@ -252,15 +257,35 @@ impl Copies {
     /// Bytes for the link to another core that `is_open`, if there are any: whole frames, in order.
     pub fn poll_send(&mut self, mut is_open: impl FnMut(Peer) -> bool) -> Option<(Peer, Vec<u8>)> {
         let (peer, link) = self.links.iter_mut().find(|(peer, link)| !link.out.is_empty() && is_open(**peer))?;
-        Some((*peer, std::mem::replace(&mut link.out, self.spare.pop().unwrap_or_default())))
+        let bytes = std::mem::replace(&mut link.out, self.spare.pop().unwrap_or_default());
+        self.buffer_bytes = self.buffer_bytes.saturating_sub(bytes.capacity());
+        Some((*peer, bytes))
     }
 
     /// Takes the buffer of what [`Self::poll_send`] gave and was sent back, to use it again.
     pub fn recycle(&mut self, mut buffer: Vec<u8>) {
         if self.spare.len() < self.links.len() && buffer.capacity() <= SPARE_BYTES_MAX {
             buffer.clear();
+            self.buffer_bytes += buffer.capacity();
             self.spare.push(buffer);
         }
+    }
+
+    /// Bytes of the buffers of what is to be sent, and of those that are kept for reuse.
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes
+    }
+
+    /// Frees the buffers that are kept for reuse.
+    pub fn drop_spares(&mut self) {
+        self.buffer_bytes =
+            self.buffer_bytes.saturating_sub(self.spare.drain(..).map(|buffer| buffer.capacity()).sum());
+    }
+
+    /// Bytes that may wait for each other core.
+    fn output_bytes_max(&self) -> usize {
+        let share = self.backlog.bytes_max() / OUTPUT_SHARE / self.links.len().max(1);
+        share.clamp(OUTPUT_BYTES_MIN, OUTPUT_BYTES_MAX)
     }
 
     /// What the leader is to learn, with the election that this core knows.

@@ -9,7 +9,7 @@ use quoit_wire::topology::Seat;
 
 use super::backlog::Backlog;
 use super::lead::{Lead, Member, Phase, Progress, Proposal};
-use super::limits::{APPEND_BYTES, HEARTBEAT_INTERVAL, OUTPUT_BYTES_MAX, RESEND_AFTER, SLICE_BYTES, WINDOW_WRITES};
+use super::limits::{APPEND_BYTES, HEARTBEAT_INTERVAL, RESEND_AFTER, SLICE_BYTES, WINDOW_WRITES};
 use super::pace::Pace;
 use super::{Copies, Link, Peer, Role, State};
 use crate::cluster::{COPIES_MAX, Report};
@@ -109,8 +109,9 @@ impl Copies {
             }
             self.tend(now, state, vnode as u16);
         }
+        let output_bytes_max = self.output_bytes_max();
         for link in self.links.values_mut() {
-            if link.out.len() >= OUTPUT_BYTES_MAX {
+            if link.out.len() >= output_bytes_max {
                 // Nobody has taken the last ones.
                 link.heartbeat.clear();
             }
@@ -129,6 +130,7 @@ impl Copies {
             let copy = copies[usize::from(*vnode)].as_deref();
             copy.is_some_and(|copy| matches!(&copy.role, Role::Leading(lead) if lead.is_streaming(now)))
         });
+        let output_bytes_max = self.output_bytes_max();
         for _ in 0..self.dirty.len() {
             let Some(vnode) = self.dirty.pop_front() else { break };
             let Some(copy) = self.copies[usize::from(vnode)].as_deref_mut() else { continue };
@@ -153,6 +155,7 @@ impl Copies {
                     counts,
                     member,
                     link,
+                    output_bytes_max,
                     backlog: &self.backlog,
                     pace: &mut self.pace,
                     streamed_bytes: &mut self.counters.streamed_bytes[0],
@@ -277,6 +280,8 @@ struct Sending<'a> {
     counts: bool,
     member: &'a mut Member,
     link: &'a mut Link,
+    /// Bytes that may wait on it.
+    output_bytes_max: usize,
     backlog: &'a Backlog,
     pace: &'a mut Pace,
     streamed_bytes: &'a mut u64,
@@ -364,7 +369,7 @@ impl Sending<'_> {
         }
         while self.member.sent < last {
             let has_window = self.member.sent - self.member.applied < WINDOW_WRITES;
-            if !has_window || self.link.out.len() >= OUTPUT_BYTES_MAX {
+            if !has_window || self.link.out.len() >= self.output_bytes_max {
                 return has_window;
             }
             if self.member.sent == self.member.applied {
@@ -395,7 +400,7 @@ impl Sending<'_> {
             return false;
         }
         let has_turn = self.pace.admit(self.vnode) && self.pace.may_send();
-        if !has_turn || self.link.out.len() >= OUTPUT_BYTES_MAX {
+        if !has_turn || self.link.out.len() >= self.output_bytes_max {
             return true;
         }
         let (mut bytes, mut items) = (Vec::new(), 0u16);
