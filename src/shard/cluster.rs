@@ -75,6 +75,14 @@ impl Shard {
         Some((&mut cluster.copies, State { store: &mut self.store, retries: &mut self.retries }))
     }
 
+    /// Fetches what the copies know of the vnodes of these hashes; nothing without a cluster.
+    #[inline]
+    pub(super) fn prefetch_copies(&self, hashes: impl Iterator<Item = u64> + Clone) {
+        if let Some(cluster) = self.cluster.as_deref() {
+            cluster.copies.prefetch(hashes.map(|hash| vnode_of(hash, self.topology.vnode_bits)));
+        }
+    }
+
     /// Bytes of buffers with what the copies have for others; none without a cluster.
     pub fn copies_buffer_bytes(&self) -> usize {
         self.cluster.as_deref().map_or(0, |cluster| cluster.copies.buffer_bytes())

@@ -120,9 +120,10 @@ impl Shard {
         &self.topology
     }
 
-    /// See [`Store::prefetch`].
+    /// See [`Store::prefetch`]; in a cluster what the copies will be asked for is fetched as well.
     #[inline]
     pub fn prefetch(&self, hashes: impl Iterator<Item = u64> + Clone) {
+        self.prefetch_copies(hashes.clone());
         self.store.prefetch(hashes);
     }
 

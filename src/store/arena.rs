@@ -7,7 +7,7 @@ use std::io;
 use std::ptr::NonNull;
 
 /// Bytes of a cache line, the unit of index buckets.
-pub(super) const LINE_BYTES: usize = 64;
+pub(crate) const LINE_BYTES: usize = 64;
 
 /// A cache line as what the index and the ghosts are made of.
 pub(super) type Line = [u16; LINE_BYTES / 2];
@@ -155,7 +155,7 @@ fn outside(at: usize) -> ! {
 
 /// Asks the processor to fetch the line that holds `place`.
 #[inline]
-pub(super) fn prefetch<T>(place: *const T) {
+pub(crate) fn prefetch<T>(place: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing and faults on nothing, wherever it points.
     unsafe {

@@ -34,7 +34,8 @@ use quoit_wire::limits::KEY_BYTES_MAX;
 use quoit_wire::topology::key_hash;
 
 use self::append::{KEPT_FROM_WRITES, Open, OpenKind, Part};
-use self::arena::{Arena, HEAD_BYTES_MAX, LINE_BYTES};
+use self::arena::{Arena, HEAD_BYTES_MAX};
+pub(crate) use self::arena::{LINE_BYTES, prefetch};
 use self::blocks::Blocks;
 pub use self::copies::{Applied, Eviction, StoredItem};
 use self::counters::Counters;

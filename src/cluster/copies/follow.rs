@@ -22,12 +22,14 @@ impl Copies {
         stamp: u64,
         entries: impl Iterator<Item = HeartbeatEntry>,
     ) {
-        self.note_stamp(from, stamp);
+        let mut acks = self.hear(from, stamp);
         for entry in entries {
-            if self.obey(state.store, from, entry.vnode, entry.term).is_some() {
+            acks.push(entry.vnode);
+            if self.obey(state.store, from, entry.vnode, entry.term).is_some_and(|follow| follow.has_siblings) {
                 self.backlog.settle(usize::from(entry.vnode), entry.settled);
             }
         }
+        self.link(from).acks = acks;
     }
 
     pub(super) fn on_begin(
@@ -40,6 +42,7 @@ impl Copies {
         results: Entries<'_, ResultEntry>,
     ) -> Result<(), Breach> {
         let vnode = usize::from(head.vnode);
+        self.link(from).acks.push(head.vnode);
         let Some(follow) = self.obey(state.store, from, head.vnode, head.term) else { return Ok(()) };
         let applied = state.store.sequence(vnode);
         // What came late would undo what has happened since.
@@ -81,15 +84,18 @@ impl Copies {
         stamp: u64,
         appends: Appends<'_>,
     ) -> Result<(), Breach> {
-        self.note_stamp(from, stamp);
+        let mut acks = self.hear(from, stamp);
         let mut ahead = ahead(&appends);
         let mut first = 0;
-        for append in appends.iter() {
+        let outcome = appends.iter().try_for_each(|append| {
+            acks.push(append.head.vnode);
             let hash_of = |store: &Store, number| ahead.hash(store, first + number);
             self.on_append(now, state, from, append, hash_of)?;
             first += append.records.len();
-        }
-        Ok(())
+            Ok(())
+        });
+        self.link(from).acks = acks;
+        outcome
     }
 
     /// The next writes of one vnode. `hash_of` tells that of the key of each of its records, in their order.
@@ -129,7 +135,9 @@ impl Copies {
                 state.retries.learn(now, head.vnode, result);
             }
         }
-        self.backlog.settle(vnode, head.settled);
+        if has_siblings {
+            self.backlog.settle(vnode, head.settled);
+        }
         self.note_short(head.vnode, is_short);
         Ok(())
     }
@@ -143,6 +151,7 @@ impl Copies {
         items: Run<'_>,
     ) -> Result<(), Breach> {
         let vnode = usize::from(head.vnode);
+        self.link(from).acks.push(head.vnode);
         let Some(follow) = self.obey(state.store, from, head.vnode, head.term) else { return Ok(()) };
         // Read at another moment than this copy stands at, it might bring back what was deleted.
         let fits = follow.has_begun
@@ -173,6 +182,7 @@ impl Copies {
     /// The primary has sealed itself: with everything here, so does this copy, for the term in which it will lead (C10).
     pub(super) fn on_handover(&mut self, now: Instant, state: &mut State<'_>, from: Peer, handover: Handover) {
         let Handover { vnode, term, next_term, sequence } = handover;
+        self.link(from).acks.push(vnode);
         let Some(follow) = self.obey(state.store, from, vnode, term) else { return };
         let is_whole = follow.has_begun && follow.cursor >= AckEntry::CURSOR_END;
         let has_everything = is_whole && state.store.sequence(usize::from(vnode)) == sequence;
@@ -202,7 +212,7 @@ impl Copies {
             let head = AckHead { stamp: *stamp, epoch, entries: 0 };
             for vnodes in acks.chunks(PEER_ENTRIES_MAX) {
                 let entries = vnodes.iter().filter_map(|vnode| {
-                    let copy = self.copies[usize::from(*vnode)].as_deref_mut()?;
+                    let copy = self.copies.get_mut(usize::from(*vnode))?.as_deref_mut()?;
                     if let Role::Following(follow) = &mut copy.role {
                         // The end is told at once: nothing comes after it.
                         if may_go_on || follow.cursor >= AckEntry::CURSOR_END {
@@ -219,11 +229,10 @@ impl Copies {
         }
     }
 
-    /// Whether `from` leads `vnode` under `term`, as far as this copy knows or learns by it; an acknowledgement is due in
-    /// either case.
+    /// Whether `from` leads `vnode` under `term`, as far as this copy knows or learns by it. An acknowledgement is due in either
+    /// case.
     fn obey(&mut self, store: &mut Store, from: Peer, vnode: u16, term: u32) -> Option<&mut Follow> {
         let fence = self.copy(vnode)?.fence;
-        self.link(from).acks.push(vnode);
         if term < fence || term > Version::TERM_MAX {
             return None;
         }
@@ -241,9 +250,11 @@ impl Copies {
         }
     }
 
-    fn note_stamp(&mut self, from: Peer, stamp: u64) {
+    /// A message with this stamp has come from there; the list of acknowledgements that are due, to be added to.
+    fn hear(&mut self, from: Peer, stamp: u64) -> Vec<u16> {
         let link = self.link(from);
         link.stamp = link.stamp.max(stamp);
+        std::mem::take(&mut link.acks)
     }
 
     fn note_short(&mut self, vnode: u16, is_short: bool) {

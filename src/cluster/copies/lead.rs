@@ -6,6 +6,7 @@ use super::Peer;
 use super::limits::{LAG_MAX, RELY_TIME, RESEND_AFTER, SHORT_PAUSE, SILENCE_MAX, WAIT_MAX};
 use super::waits::{Commit, Release, Tickets, Uncommitted, Wait};
 use crate::cluster::planted::{Fault, is_planted};
+use crate::store::{LINE_BYTES, prefetch};
 use crate::time::Instant;
 
 /// How far the relation with a copy has come.
@@ -168,6 +169,12 @@ impl Lead {
             uncommitted: Uncommitted::default(),
             waits: Vec::new(),
         }
+    }
+
+    /// Asks the processor for its bytes.
+    pub(super) fn prefetch(&self) {
+        let start = (&raw const *self).cast::<u8>();
+        (0..size_of::<Self>()).step_by(LINE_BYTES).for_each(|at| prefetch(start.wrapping_add(at)));
     }
 
     pub(super) fn member(&mut self, peer: Peer) -> Option<&mut Member> {

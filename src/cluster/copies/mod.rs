@@ -38,7 +38,7 @@ use self::waits::Tickets;
 pub use self::waits::{Commit, Release, Ticket};
 use super::retries::RetryTable;
 use super::{Election, NodeRef, Report, Ring};
-use crate::store::{Applied, Store};
+use crate::store::{Applied, Store, prefetch};
 use crate::time::Instant;
 
 /// One core of one life of one node.
@@ -209,7 +209,7 @@ impl Copies {
                 Ok(())
             }
             PeerMessage::Acks { head, entries } => {
-                entries.iter().for_each(|entry| self.on_ack(now, state, from, head, entry));
+                self.on_acks(now, state, from, head, entries.iter());
                 Ok(())
             }
             PeerMessage::Begin { head, terms, results } => self.on_begin(now, state, from, head, terms, results),
@@ -296,6 +296,15 @@ impl Copies {
     /// A waiting reply whose fate is known.
     pub fn poll_release(&mut self) -> Option<(Ticket, Release)> {
         self.tickets.poll()
+    }
+
+    /// Fetches what is known of these vnodes, if they are led here: step by step, each for all of them.
+    pub fn prefetch(&self, vnodes: impl Iterator<Item = usize> + Clone) {
+        let copies = vnodes.filter_map(|vnode| self.copies.get(vnode)?.as_deref());
+        copies.clone().for_each(|copy| prefetch(copy));
+        let leads = copies.filter_map(|copy| if let Role::Leading(lead) = &copy.role { Some(&**lead) } else { None });
+        leads.clone().for_each(Lead::prefetch);
+        leads.for_each(|lead| prefetch(lead.members.as_ptr()));
     }
 
     fn copy(&mut self, vnode: u16) -> Option<&mut Copy> {

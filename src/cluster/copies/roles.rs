@@ -190,7 +190,11 @@ impl Copies {
         self.obey_term(state.store, vnode, roles.term);
         if let Some(Copy { role: Role::Following(follow), .. }) = self.copies[vnode].as_deref_mut() {
             follow.leader = leader;
-            follow.has_siblings = roles.copies().count() > 1;
+            let has_siblings = roles.copies().count() > 1;
+            if std::mem::replace(&mut follow.has_siblings, has_siblings) && !has_siblings {
+                // Nobody else may need them, and nothing settles them any more.
+                self.backlog.restart(vnode, state.store.sequence(vnode) + 1);
+            }
         }
         state.store.set_vnode_role(vnode, VnodeRole::Following);
     }

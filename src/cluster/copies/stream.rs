@@ -16,9 +16,27 @@ use crate::cluster::{COPIES_MAX, Report};
 use crate::store::Store;
 use crate::time::Instant;
 
+/// Vnodes of which what is known is fetched together, before their acknowledgements are looked at.
+const WINDOW: usize = 32;
+
 impl Copies {
+    /// Acknowledgements have come.
+    pub(super) fn on_acks(
+        &mut self,
+        now: Instant,
+        state: &mut State<'_>,
+        from: Peer,
+        head: AckHead,
+        mut entries: impl Iterator<Item = AckEntry> + Clone,
+    ) {
+        for _ in 0..usize::from(head.entries).div_ceil(WINDOW) {
+            self.prefetch(entries.clone().take(WINDOW).map(|entry| usize::from(entry.vnode)));
+            entries.by_ref().take(WINDOW).for_each(|entry| self.on_ack(now, state, from, head, entry));
+        }
+    }
+
     /// An acknowledgement of one vnode has come.
-    pub(super) fn on_ack(&mut self, now: Instant, state: &mut State<'_>, from: Peer, head: AckHead, entry: AckEntry) {
+    fn on_ack(&mut self, now: Instant, state: &mut State<'_>, from: Peer, head: AckHead, entry: AckEntry) {
         let AckHead { stamp, epoch, .. } = head;
         let vnode = entry.vnode;
         let Some(copy) = self.copies.get_mut(usize::from(vnode)).and_then(|copy| copy.as_deref_mut()) else { return };

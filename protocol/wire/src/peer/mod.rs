@@ -122,7 +122,7 @@ impl<'a, T: Entry> Entries<'a, T> {
     }
 
     /// The structs in order.
-    pub fn iter(&self) -> impl Iterator<Item = T> + use<'a, T> {
+    pub fn iter(&self) -> impl Iterator<Item = T> + Clone + use<'a, T> {
         self.bytes.chunks_exact(T::ENTRY_BYTES).filter_map(|bytes| T::take_entry(bytes).map(|(entry, _)| entry))
     }
 }
