@@ -198,6 +198,10 @@ impl Config {
             reader.refuse(Key::Vnodes, Invalid::FewerVnodesThanCores { cores: cpus.len() });
         }
 
+        if let (Some(Some(_)), Some(Some(_))) = (&state_dir, &cluster) {
+            reader.refuse(Key::StateDir, Invalid::NotInCluster);
+        }
+
         let complete = || {
             Some(Self {
                 listen: listen?,
@@ -367,6 +371,9 @@ pub enum Invalid {
     /// An option of the cluster's without a cluster.
     #[error("it is about a cluster, and without --etcd there is none")]
     NeedsEtcd,
+    /// A folder for items that are not the node's own to keep.
+    #[error("a node of a cluster saves nothing: what it holds it gets from the others, and gives to them when it ends")]
+    NotInCluster,
     /// A node of a cluster without a name.
     #[error("a node of a cluster has a name, by which it is known after a restart too")]
     NoName,
@@ -407,6 +414,7 @@ fn mend(setting: &Setting, invalid: &Invalid) -> String {
             format!("{}, or fewer cores", spelled(&DisplayBytes(*needed_bytes as u64).to_string()))
         }
         Invalid::FewerVnodesThanCores { cores } => spelled(&cores.next_power_of_two().to_string()),
+        Invalid::NotInCluster => format!("leave it out, or {}", Key::Etcd),
         _ => spelled(setting.key.example()),
     }
 }

@@ -370,6 +370,14 @@ mod tests {
     }
 
     #[test]
+    fn a_node_of_a_cluster_has_no_state_folder() {
+        let base = ["--etcd", "http://10.0.0.1:2379", "--node-id", "a", "--state-dir"];
+        let error = error_of(load(&[&base[..], &["/var/lib/quoit"]].concat(), &[]));
+        assert!(error.contains("saves nothing") && error.contains("leave it out, or etcd"), "{error}");
+        assert!(load(&[&base[..], &[""]].concat(), &[]).is_ok());
+    }
+
+    #[test]
     fn a_password_is_not_shown() {
         let arguments = ["--etcd", "http://10.0.0.1:2379", "--node-id", "a", "--etcd-user", "root"];
         let config = load(&arguments, &[("QUOIT_ETCD_PASSWORD", "hunter2")]).unwrap();

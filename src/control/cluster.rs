@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::admin::Shown;
-use super::etcd::{Etcd, EtcdOptionsError};
+use super::etcd::{Etcd, EtcdOptionsError, Silence};
 use super::operate::{Desk, Question};
 use super::ring_log::{RingCounters, RingLog};
 use crate::cluster::agent::{Agent, AgentOptions, News};
@@ -149,35 +149,41 @@ async fn identity(config: &ClusterConfig, wanted: &Identity) -> Result<Identity,
     let key = Keys::new(&config.name).identity();
     let mut attempts = 0;
     loop {
-        if let Some(etcd) = Etcd::connect(&config.etcd).await? {
-            let found = match etcd.clone().carry_out(EtcdRequest::Range { prefix: key.clone() }).await {
-                EtcdResponse::Range { entries, .. } => entries.into_iter().find(|entry| entry.key == key),
-                EtcdResponse::Failed(EtcdFailure::Refused(why)) => return Err(JoinError::Refused(why)),
-                _ => {
-                    complain(&mut attempts).await;
-                    continue;
-                }
-            };
-            if let Some(entry) = found {
-                return Ok(Identity::from_bytes(&entry.value)?);
+        let etcd = match Etcd::connect(&config.etcd).await? {
+            Ok(etcd) => etcd,
+            Err(silence) => {
+                complain(&mut attempts, &silence).await;
+                continue;
             }
-            let compares = vec![Compare::CreateRevision { key: key.clone(), revision: 0 }];
-            let puts = vec![Put { key: key.clone(), value: wanted.to_bytes(), lease: 0 }];
-            // Whether it is ours that counts, or another node's, the next look says.
-            if let EtcdResponse::Failed(EtcdFailure::Refused(why)) =
-                etcd.carry_out(EtcdRequest::Transaction { compares, puts }).await
-            {
-                return Err(JoinError::Refused(why));
+        };
+        let found = match etcd.clone().carry_out(EtcdRequest::Range { prefix: key.clone() }).await {
+            EtcdResponse::Range { entries, .. } => entries.into_iter().find(|entry| entry.key == key),
+            EtcdResponse::Failed(EtcdFailure::Refused(why)) => return Err(JoinError::Refused(why)),
+            _ => {
+                complain(&mut attempts, &etcd.silence().await).await;
+                continue;
             }
-        } else {
-            complain(&mut attempts).await;
+        };
+        if let Some(entry) = found {
+            return Ok(Identity::from_bytes(&entry.value)?);
+        }
+        let compares = vec![Compare::CreateRevision { key: key.clone(), revision: 0 }];
+        let puts = vec![Put { key: key.clone(), value: wanted.to_bytes(), lease: 0 }];
+        // Whether it is ours that counts, or another node's, the next look says.
+        if let EtcdResponse::Failed(EtcdFailure::Refused(why)) =
+            etcd.carry_out(EtcdRequest::Transaction { compares, puts }).await
+        {
+            return Err(JoinError::Refused(why));
         }
     }
 }
 
-async fn complain(attempts: &mut u32) {
+async fn complain(attempts: &mut u32, Silence(why): &Silence) {
     if attempts.is_multiple_of(START_ATTEMPTS_PER_COMPLAINT) {
-        tracing::warn!("etcd does not answer: this node waits for it (is it running, and reachable at --etcd?)");
+        tracing::warn!(
+            why,
+            "etcd does not answer: this node waits for it (is it running, reachable at --etcd, and of the authority of --etcd-ca?)"
+        );
     }
     *attempts += 1;
     sleep(START_PAUSE).await;
@@ -187,7 +193,7 @@ async fn complain(attempts: &mut u32) {
 pub(super) async fn run(task: ClusterTask, mut stopped: watch::Receiver<bool>) {
     let etcd = loop {
         // The options were good for reading the identity.
-        if let Ok(Some(etcd)) = Etcd::connect(&task.joining.config.etcd).await {
+        if let Ok(Ok(etcd)) = Etcd::connect(&task.joining.config.etcd).await {
             break etcd;
         }
         tokio::select! {

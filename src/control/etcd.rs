@@ -48,9 +48,27 @@ pub enum EtcdOptionsError {
     Refused(String),
 }
 
+/// What the network or TLS says of an etcd that does not answer; nothing where it is merely silent.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Silence(pub(super) String);
+
+impl Silence {
+    /// What went wrong first is the innermost cause; those around it say "transport error".
+    fn of(error: &Error) -> Self {
+        let mut cause: &dyn std::error::Error = match error {
+            Error::GRpcStatus(status) => status,
+            other => other,
+        };
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        Self(cause.to_string())
+    }
+}
+
 impl Etcd {
-    /// Prepares a connection; etcd itself is asked only where there is a user to log in. `None`: it does not answer.
-    pub(super) async fn connect(config: &EtcdConfig) -> Result<Option<Self>, EtcdOptionsError> {
+    /// Prepares a connection; etcd itself is asked only where there is a user to log in.
+    pub(super) async fn connect(config: &EtcdConfig) -> Result<Result<Self, Silence>, EtcdOptionsError> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(CONNECT_TIME_MAX)
             .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_INTERVAL)
@@ -63,13 +81,20 @@ impl Etcd {
             options = options.with_tls(tls(config)?);
         }
         match timeout(2 * CONNECT_TIME_MAX, Client::connect(&config.endpoints, Some(options))).await {
-            Ok(Ok(client)) => Ok(Some(Self { client })),
-            Ok(Err(error)) => match failure(error) {
-                EtcdFailure::Unanswered => Ok(None),
-                EtcdFailure::Refused(why) => Err(EtcdOptionsError::Refused(why)),
+            Ok(Ok(client)) => Ok(Ok(Self { client })),
+            Ok(Err(error)) => match (Silence::of(&error), failure(error)) {
+                (silence, EtcdFailure::Unanswered) => Ok(Err(silence)),
+                (_, EtcdFailure::Refused(why)) => Err(EtcdOptionsError::Refused(why)),
             },
-            Err(_) => Ok(None),
+            Err(_) => Ok(Err(Silence::default())),
         }
+    }
+
+    /// Asks something small, to learn why etcd does not answer.
+    pub(super) async fn silence(mut self) -> Silence {
+        let asked = self.client.get("/quoit/", Some(GetOptions::new().with_count_only()));
+        let answer = timeout(REQUEST_TIME_MAX, asked).await;
+        answer.ok().and_then(Result::err).map_or_else(Silence::default, |error| Silence::of(&error))
     }
 
     /// Carries out any request but a watch.

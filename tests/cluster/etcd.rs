@@ -27,20 +27,43 @@ struct Place {
     address: IpAddr,
     /// For clients, and for peers it does not have.
     ports: [u16; 2],
+    secured: Option<Secured>,
+}
+
+/// The PEM files of an etcd that speaks TLS, and hears only whom the same authority has signed for.
+#[derive(Clone)]
+pub(crate) struct Secured {
+    pub(crate) authority: PathBuf,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Etcd {
     /// Starts an etcd of one member on free ports. Whoever asks it may have to wait until it answers.
     pub(crate) fn start() -> Self {
+        Self::start_on_loopback(None)
+    }
+
+    /// The same, with TLS for its clients.
+    pub(crate) fn start_secured(secured: &Secured) -> Self {
+        Self::start_on_loopback(Some(secured.clone()))
+    }
+
+    fn start_on_loopback(secured: Option<Secured>) -> Self {
         // Both at once, so that they differ.
         let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
         let ports = free.map(|listener| listener.local_addr().expect("bound").port());
-        Self::start_at(Place { namespace: None, address: Ipv4Addr::LOCALHOST.into(), ports })
+        Self::start_at(Place { namespace: None, address: Ipv4Addr::LOCALHOST.into(), ports, secured })
     }
 
     /// The same where the network's hub is.
     pub(crate) fn start_in(network: &Namespaces) -> Self {
-        let place = Place { namespace: Some(network.hub()), address: namespaces::HUB.into(), ports: [2379, 2380] };
+        let place = Place {
+            namespace: Some(network.hub()),
+            address: namespaces::HUB.into(),
+            ports: [2379, 2380],
+            secured: None,
+        };
         Self::start_at(place)
     }
 
@@ -52,7 +75,7 @@ impl Etcd {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}:{}", self.place.address, self.place.ports[0])
+        self.place.client_url()
     }
 
     /// Ends it as a crash would.
@@ -76,12 +99,23 @@ impl Drop for Etcd {
     }
 }
 
+impl Place {
+    fn client_url(&self) -> String {
+        let scheme = if self.secured.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}:{}", self.address, self.ports[0])
+    }
+}
+
 fn spawn(data: &Path, place: &Place) -> Child {
-    let [client, peer] = place.ports.map(|port| format!("http://{}:{port}", place.address));
+    let (client, peer) = (place.client_url(), format!("http://{}:{}", place.address, place.ports[1]));
     let mut command = Command::new("etcd");
     if let Some(namespace) = &place.namespace {
         command = Command::new("ip");
         command.args(["netns", "exec", namespace, "etcd"]);
+    }
+    if let Some(Secured { authority, certificate, key }) = &place.secured {
+        command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(authority);
+        command.arg("--cert-file").arg(certificate).arg("--key-file").arg(key);
     }
     command
         .arg("--data-dir")

@@ -14,6 +14,7 @@ mod namespaces;
 mod node_process;
 mod operate;
 mod replicas;
+mod secured;
 mod silence;
 #[path = "../watchdog/mod.rs"]
 mod watchdog;
