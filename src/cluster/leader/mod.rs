@@ -5,6 +5,7 @@
 //! (`plan.rs`). All it remembers beside the ring can be lost: a new leader asks again, and whoever waits for an
 //! answer repeats its report. With etcd out of reach it is told nothing and changes nothing (C15).
 
+mod moves;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +14,20 @@ use std::sync::Arc;
 use quoit_wire::topology::{Placement, Seat};
 use quoit_wire::{Version, WriteMode};
 
+use self::moves::Moves;
 use super::messages::{ENTRIES_MAX, Election, Order, Report};
 use super::records::{Identity, Intent};
-use super::ring::{CopyState, NodeRef, Registration, Ring};
+use super::ring::{CopyState, NodeRef, Registration, Ring, Roles};
 use crate::time::{Duration, Instant};
 
 /// Between two writes of the ring: at most 20 transactions a second. Longer: moves and proposals take longer.
 const WRITE_GAP: Duration = Duration::from_millis(50);
+/// Between two looks at whether there is something to write, when there was not. Reports come one by one, and a look costs
+/// that of a walk over the ring.
+const PLAN_GAP: Duration = Duration::from_millis(5);
+/// Who is told to seal has so long to answer before the others' answers are written without it: what is ordered together is
+/// written together. Shorter: the last answers wait for the next write; longer: all wait for one that will not come.
+const GATHER_TIME: Duration = Duration::from_millis(30);
 /// An order without effect is given again after this long. Shorter: more messages while copies are busy; longer: a lost
 /// seal delays a failover by as much.
 const ORDER_REPEAT: Duration = Duration::from_millis(200);
@@ -33,12 +41,6 @@ const FOUNDING_QUIET: Duration = Duration::from_secs(2);
 const VNODES_PER_CATCH_UP: usize = 16;
 /// As many may in any case, in clusters of few vnodes.
 const CATCHING_UP_MIN: usize = 16;
-/// One in so many vnodes may be between two primaries for a move at a time: requests for them wait for a write of the ring.
-/// More: over one request in a hundred waits, and the 99th percentile shows it. Fewer: a join takes longer.
-const VNODES_PER_MOVE: usize = 128;
-/// As many may in any case, in clusters of few vnodes.
-const MOVING_MIN: usize = 4;
-
 /// What a new cluster is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Founding {
@@ -83,12 +85,24 @@ pub struct Leader {
     /// Where everything should be, in the ring's slots, and for which slots that was computed.
     targets: Vec<Placement>,
     targets_of: Vec<(u16, u16)>,
-    given: BTreeMap<(u32, Seat), Instant>,
+    given: BTreeMap<(u32, Seat), Given>,
+    moves: Moves,
+    /// Vnodes that have to change their primary, and can; each with its term.
+    movable: Vec<(u32, u32)>,
     answers: Vec<(Seat, Order)>,
     is_writing: bool,
     next_write: Instant,
     /// Something happened since the last plan.
     is_stale: bool,
+}
+
+/// An order that has no effect yet.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    order: Order,
+    /// When it was given first, and last.
+    first: Instant,
+    last: Instant,
 }
 
 /// A vnode whose primary is lost, or that somebody found sealed.
@@ -128,6 +142,8 @@ impl Leader {
             targets: Vec::new(),
             targets_of: Vec::new(),
             given: BTreeMap::new(),
+            moves: Moves::new(now),
+            movable: Vec::new(),
             answers: Vec::new(),
             is_writing: false,
             next_write: now,
@@ -151,6 +167,7 @@ impl Leader {
         self.forget_what_is_past();
         self.find_failovers();
         self.aim();
+        self.settle_moves(now);
     }
 
     /// The outstanding write was answered, whichever way; what it led to has been given to [`Self::handle_known`] before.
@@ -179,6 +196,7 @@ impl Leader {
                 }
                 if term == failover.term {
                     failover.reports.insert(seat, applied);
+                    self.given.remove(&(vnode, seat));
                 }
             }
             // While a vnode is sealed, nobody but the leader changes its set.
@@ -189,6 +207,7 @@ impl Leader {
             }
             Report::MoveReady { vnode, term, target } if leads(term) => {
                 self.ready.insert(vnode, (term, target));
+                self.given.remove(&(vnode, seat));
             }
             Report::InSync { .. } | Report::MoveReady { .. } => {}
         }
@@ -197,7 +216,7 @@ impl Leader {
     /// The next ring, if there is something to write and nothing is being written. [`Self::handle_write_done`] follows.
     pub fn poll_write(&mut self, now: Instant) -> Option<Ring> {
         self.watch_the_deserted(now);
-        if self.is_writing || now < self.next_write || !self.is_stale {
+        if self.is_writing || now < self.write_at(now) || !self.is_stale {
             return None;
         }
         self.is_stale = false;
@@ -205,23 +224,32 @@ impl Leader {
             Some(ring) => self.next_ring(now, &ring),
             None => self.found(now),
         };
-        // Reports come one by one: they are looked at together.
-        self.next_write = now + WRITE_GAP;
+        self.next_write = now + if next.is_some() { WRITE_GAP } else { PLAN_GAP };
         self.is_writing = next.is_some();
         next
+    }
+
+    /// When the next ring may be written, as far as it is known: not too soon after the last one, and not while those who
+    /// were just told to seal are about to answer.
+    fn write_at(&self, now: Instant) -> Instant {
+        let seals = |given: &&Given| matches!(given.order, Order::Seal { .. } | Order::BeginMove { .. });
+        let answers = self.given.values().filter(seals).map(|given| given.first + GATHER_TIME);
+        answers.filter(|until| now < *until).max().map_or(self.next_write, |until| until.max(self.next_write))
     }
 
     /// Orders that are due, by the node that they are for.
     pub fn poll_orders(&mut self, now: Instant) -> Vec<(NodeRef, Vec<(Seat, Order)>)> {
         let Some(ring) = self.known.ring.clone() else { return Vec::new() };
+        self.begin_moves(now, &ring);
         let wanted = self.wanted_orders(&ring);
         let keys: BTreeSet<(u32, Seat)> = wanted.iter().map(|(seat, order)| (order.vnode(), *seat)).collect();
         self.given.retain(|key, _| keys.contains(key));
         let mut due = std::mem::take(&mut self.answers);
         for (seat, order) in wanted {
-            let given = self.given.get(&(order.vnode(), seat));
-            if given.is_none_or(|given| now >= *given + ORDER_REPEAT) {
-                self.given.insert((order.vnode(), seat), now);
+            let known = self.given.get(&(order.vnode(), seat)).filter(|known| known.order == order);
+            if known.is_none_or(|known| now >= known.last + ORDER_REPEAT) {
+                let first = known.map_or(now, |known| known.first);
+                self.given.insert((order.vnode(), seat), Given { order, first, last: now });
                 due.push((seat, order));
             }
         }
@@ -239,13 +267,15 @@ impl Leader {
         if self.known.ring.is_none() {
             return Some(self.changed + FOUNDING_QUIET);
         }
-        let writes = Some(self.next_write.max(now)).filter(|_| self.is_stale && !self.is_writing);
-        let orders = self.given.values().min().map(|given| *given + ORDER_REPEAT);
+        let writes = Some(self.write_at(now).max(now)).filter(|_| self.is_stale && !self.is_writing);
+        let orders = self.given.values().map(|given| given.last + ORDER_REPEAT).min();
+        let can_move = !self.movable.is_empty() && !self.is_writing;
+        let moves = Some(self.moves.due().max(self.next_write).max(now)).filter(|_| can_move);
         let answers = Some(now).filter(|_| !self.answers.is_empty());
         // Past its time there is nobody to start it with: who comes is told to `handle_known`.
         let over = self.failovers.values().filter_map(|failover| Some(failover.deserted? + LOST_WAIT));
         let deserted = over.filter(|over| *over > now).min();
-        [writes, orders, answers, deserted].into_iter().flatten().min()
+        [writes, orders, moves, answers, deserted].into_iter().flatten().min()
     }
 
     /// Takes a proposal in, or answers one that was settled before.
@@ -341,8 +371,6 @@ impl Leader {
                 orders.push((member, Order::Seal { vnode, term: failover.term }));
             }
         }
-        let moves_max = (ring.vnodes.len() / VNODES_PER_MOVE).max(MOVING_MIN);
-        let mut moving = self.ready.len();
         for (vnode, (roles, target)) in (0u32..).zip(ring.vnodes.iter().zip(&self.targets)) {
             let is_busy = self.failovers.contains_key(&vnode) || self.ready.contains_key(&vnode);
             if is_busy || !alive.has(roles.primary) {
@@ -350,13 +378,9 @@ impl Leader {
             }
             let (source, term) = (roles.primary, roles.term);
             let counts = |seat: Seat| roles.state(seat) == Some(CopyState::InSync);
-            if target.primary != source {
-                let is_possible = counts(target.primary) && alive.has(target.primary);
-                if is_possible && moving < moves_max {
-                    moving += 1;
-                    orders.push((source, Order::BeginMove { vnode, term, target: target.primary }));
-                    continue;
-                }
+            if self.moves.has(vnode) && can_move(roles, target, &alive) {
+                orders.push((source, Order::BeginMove { vnode, term, target: target.primary }));
+                continue;
             }
             let wanted = |seat: Seat| target.seats().any(|wanted| wanted == seat);
             let all_count = target.seats().all(|seat| seat == source || counts(seat));
@@ -370,10 +394,39 @@ impl Leader {
         orders
     }
 
+    /// Looks anew at who can move, and at the moves that are under way.
+    fn settle_moves(&mut self, now: Instant) {
+        let Some(ring) = self.known.ring.clone() else { return };
+        let alive = self.alive(&ring);
+        let vnodes = (0u32..).zip(ring.vnodes.iter().zip(&self.targets));
+        let movable = vnodes.filter(|(_, (roles, target))| can_move(roles, target, &alive));
+        self.movable = movable.map(|(vnode, (roles, _))| (vnode, roles.term)).collect();
+        let movable = &self.movable;
+        self.moves.settle(now, |vnode, term| movable.binary_search(&(vnode, term)).is_ok());
+    }
+
+    /// Begins the next moves, if it is time and the ring can be written as soon as they are ready.
+    fn begin_moves(&mut self, now: Instant, ring: &Ring) {
+        if self.movable.is_empty() || self.is_writing || now < self.moves.due().max(self.next_write) {
+            return;
+        }
+        let is_busy = |vnode: &u32| self.failovers.contains_key(vnode) || self.ready.contains_key(vnode);
+        let movable: Vec<_> = self.movable.iter().copied().filter(|(vnode, _)| !is_busy(vnode)).collect();
+        self.moves.begin(now, ring.vnodes.len(), &movable);
+    }
+
     fn alive(&self, ring: &Ring) -> Alive {
         let is_registered = |node: NodeRef| self.known.registrations.get(&node.id).is_some_and(|it| it.node == node);
         Alive(ring.slots.iter().map(|slot| slot.as_ref().is_some_and(|member| is_registered(member.node))).collect())
     }
+}
+
+/// Whether the vnode has to go to another primary, and that one has everything.
+fn can_move(roles: &Roles, target: &Placement, alive: &Alive) -> bool {
+    target.primary != roles.primary
+        && roles.state(target.primary) == Some(CopyState::InSync)
+        && alive.has(target.primary)
+        && alive.has(roles.primary)
 }
 
 /// Which slots are lives that are registered.

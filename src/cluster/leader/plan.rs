@@ -196,7 +196,8 @@ impl Leader {
         }
     }
 
-    /// Adds copies where they should be, a bounded number at a time; first where there are fewer than there should be.
+    /// Adds copies where they should be: at once where there are fewer than there should be, for writes may wait for them; a
+    /// bounded number at a time where they are to move.
     fn add_wanted(&self, ring: &Ring, next: &mut Ring) {
         let alive = self.alive(ring);
         let busy_max = (next.vnodes.len() / VNODES_PER_CATCH_UP).max(CATCHING_UP_MIN);
@@ -211,16 +212,15 @@ impl Leader {
             for (vnode, (roles, target)) in next.vnodes.iter_mut().zip(&self.targets).enumerate() {
                 let is_lacking = roles.in_sync().count() < usize::from(ring.replicas);
                 let source = usize::from(roles.primary.node);
-                if is_lacking != only_lacking
-                    || !alive.has(roles.primary)
-                    || self.failovers.contains_key(&(vnode as u32))
-                {
+                // One that this very ring lets go on gets its copies with it.
+                let is_sealed = self.failovers.get(&(vnode as u32)).is_some_and(|failover| failover.term > roles.term);
+                if is_lacking != only_lacking || !alive.has(roles.primary) || is_sealed {
                     continue;
                 }
                 for seat in target.seats() {
                     let node = usize::from(seat.node);
                     let is_there = seat == roles.primary || roles.state(seat).is_some();
-                    let has_room = busy[source].max(busy[node]) < busy_max;
+                    let has_room = is_lacking || busy[source].max(busy[node]) < busy_max;
                     if !is_there && has_room && alive.has(seat) && roles.put(seat, CopyState::CatchingUp) {
                         busy[source] += 1;
                         busy[node] += 1;
