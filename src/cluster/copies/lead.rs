@@ -127,6 +127,16 @@ impl Member {
         self.is_following() && self.cursor >= AckEntry::CURSOR_END
     }
 
+    /// The last of the writes that are all applied there, as far as that is known. Who has said under this term that it stands
+    /// on this primary's history has them though it was not told yet to go on from there.
+    fn settled(&self) -> u64 {
+        match self.progress {
+            Progress::Beginning { wipes: false, base } => base,
+            _ if self.is_whole() => self.applied,
+            _ => 0,
+        }
+    }
+
     /// Whether there are slices to send to it: it was told to begin, and has not everything yet.
     pub(super) fn is_streamed(&self, now: Instant) -> bool {
         self.is_following() && self.cursor < AckEntry::CURSOR_END && now >= self.short_until
@@ -235,7 +245,7 @@ impl Lead {
 
     /// Every copy that counts has applied the writes up to here; `last` is the number of the last one.
     pub(super) fn settled(&self, last: u64) -> u64 {
-        self.union().map(|member| if member.is_whole() { member.applied } else { 0 }).min().unwrap_or(last)
+        self.union().map(Member::settled).min().unwrap_or(last)
     }
 
     /// Finds anew what is committed; `last` is the number of the last write. What every copy that counts has.

@@ -45,11 +45,14 @@ pub const SLICE_BYTES: usize = 64 << 10;
 pub const MOVE_BANDWIDTH_DEFAULT: u64 = 64 << 20;
 /// Slices that may be sent at once after a pause, in milliseconds' worth of them.
 pub const SLICE_BURST_MS: u64 = 10;
-/// Slices that a core sends in one turn: some 20 µs of work each, which requests wait for.
-pub const SLICES_PER_TURN_MAX: u32 = 4;
-/// Vnodes that a core sends slices of at a time. Fewer: one that waits for an acknowledgement holds up the others. More:
-/// all of them are ready later, and what has been sent in vain when a node is lost in between is more.
-pub const STREAMS_MAX: usize = 8;
+/// Bytes of slices that a core sends in one turn: of full slices some 20 µs of work each, which requests wait for.
+pub const SLICE_BYTES_PER_TURN_MAX: usize = 4 * SLICE_BYTES;
+/// What the smallest slice counts for in that: looking for the items of an empty vnode takes time, too.
+pub const SLICE_BYTES_MIN: usize = 4 << 10;
+/// Vnodes that a core sends slices of at a time. Fewer: those that wait for an acknowledgement hold up the others, and a
+/// thousand small vnodes take long to be copied after a node was lost. More: all of them are ready later, and what has been
+/// sent in vain when a node is lost in between is more.
+pub const STREAMS_MAX: usize = 32;
 /// Writes that a copy may lack when it is proposed to count. It has to catch up with them before `all` goes on.
 pub const LAG_MAX: u64 = 1000;
 /// Writes of a vnode that are sent and not acknowledged.

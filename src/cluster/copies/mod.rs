@@ -85,6 +85,8 @@ pub struct Copies {
     buffer_bytes: usize,
     /// Led vnodes that have something to send.
     dirty: VecDeque<u16>,
+    /// Vnodes that are given away, whose new primary is to be told that it has everything now.
+    handovers: BTreeSet<u16>,
     /// Sealed vnodes whose report is due as soon as no promise stands against it.
     sealed: BTreeSet<u16>,
     reports: VecDeque<Report>,
@@ -169,6 +171,7 @@ impl Copies {
             spare: Vec::new(),
             buffer_bytes: 0,
             dirty: VecDeque::new(),
+            handovers: BTreeSet::new(),
             sealed: BTreeSet::new(),
             reports: VecDeque::new(),
             election: 0,
@@ -243,6 +246,7 @@ impl Copies {
         self.report_seals(now, state);
         self.beat(now, state);
         self.stream(now, state);
+        self.hand_over(state.store);
         self.acknowledge(now, state);
         let buffers = self.links.values().map(|link| &link.out).chain(&self.spare);
         self.buffer_bytes = buffers.map(Vec::capacity).sum();
@@ -250,7 +254,8 @@ impl Copies {
 
     /// When to call [`Self::turn`] again though nothing happens.
     pub fn poll_timeout(&self, now: Instant) -> Instant {
-        let has_more = !self.dirty.is_empty() || !self.sealed.is_empty() || !self.paced.is_empty();
+        let waits = !self.sealed.is_empty() || !self.handovers.is_empty() || !self.paced.is_empty();
+        let has_more = waits || !self.dirty.is_empty();
         if has_more { self.heartbeat_at.min(now + WORK_INTERVAL) } else { self.heartbeat_at }
     }
 

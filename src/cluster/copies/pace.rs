@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::limits::{MOVE_BANDWIDTH_DEFAULT, SLICE_BURST_MS, SLICES_PER_TURN_MAX, STREAMS_MAX};
+use super::limits::{MOVE_BANDWIDTH_DEFAULT, SLICE_BURST_MS, SLICE_BYTES_MIN, SLICE_BYTES_PER_TURN_MAX, STREAMS_MAX};
 use crate::time::Instant;
 
 /// One core's account.
@@ -14,8 +14,8 @@ pub(super) struct Pace {
     /// Bytes that may go now; below zero, what was overdrawn.
     bytes: i64,
     since: Instant,
-    /// Slices that may still be sent this turn.
-    slices: u32,
+    /// Bytes of slices that may still be sent this turn.
+    turn_bytes: usize,
     /// Vnodes that are being sent.
     streams: BTreeSet<u16>,
 }
@@ -23,7 +23,7 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new() -> Self {
         let streams = BTreeSet::new();
-        Self { bytes_per_sec: MOVE_BANDWIDTH_DEFAULT, bytes: 0, since: Instant::ORIGIN, slices: 0, streams }
+        Self { bytes_per_sec: MOVE_BANDWIDTH_DEFAULT, bytes: 0, since: Instant::ORIGIN, turn_bytes: 0, streams }
     }
 
     pub(super) fn set_bandwidth(&mut self, bytes_per_sec: u64) {
@@ -36,7 +36,7 @@ impl Pace {
         self.since = now;
         let in_ms = |ms: u64| i64::try_from(ms.saturating_mul(self.bytes_per_sec) / 1000).unwrap_or(i64::MAX);
         self.bytes = self.bytes.saturating_add(in_ms(passed_ms)).min(in_ms(SLICE_BURST_MS));
-        self.slices = SLICES_PER_TURN_MAX;
+        self.turn_bytes = SLICE_BYTES_PER_TURN_MAX;
     }
 
     /// Whether the account is not empty.
@@ -46,12 +46,12 @@ impl Pace {
 
     /// Whether a slice may be sent now.
     pub(super) fn may_send(&self) -> bool {
-        self.has_room() && self.slices > 0
+        self.has_room() && self.turn_bytes > 0
     }
 
     /// A slice of so many bytes is sent.
     pub(super) fn send(&mut self, bytes: usize) {
-        self.slices = self.slices.saturating_sub(1);
+        self.turn_bytes = self.turn_bytes.saturating_sub(bytes.max(SLICE_BYTES_MIN));
         self.receive(bytes);
     }
 
@@ -103,11 +103,14 @@ mod tests {
     }
 
     #[test]
-    fn few_vnodes_are_sent_at_once_and_few_slices_a_turn() {
+    fn few_vnodes_are_sent_at_once_and_few_bytes_a_turn() {
         let mut pace = Pace::new();
         pace.begin_turn(Instant::from_millis(5_000));
         let sent = std::iter::from_fn(|| pace.may_send().then(|| pace.send(1)));
-        assert_eq!(sent.count(), SLICES_PER_TURN_MAX as usize);
+        assert_eq!(sent.count(), SLICE_BYTES_PER_TURN_MAX / SLICE_BYTES_MIN);
+        pace.begin_turn(Instant::from_millis(5_010));
+        let sent = std::iter::from_fn(|| pace.may_send().then(|| pace.send(64 << 10)));
+        assert_eq!(sent.count(), SLICE_BYTES_PER_TURN_MAX / (64 << 10));
         let places = STREAMS_MAX as u16;
         assert!((0..places).all(|vnode| pace.admit(vnode)) && pace.admit(0) && !pace.admit(places));
         pace.retain(|vnode| *vnode != 0);

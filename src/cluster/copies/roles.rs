@@ -188,13 +188,19 @@ impl Copies {
             self.copies[vnode] = Some(Box::new(Copy::new(roles.term, Role::Following(follow))));
         }
         self.obey_term(state.store, vnode, roles.term);
+        let mut is_new = false;
         if let Some(Copy { role: Role::Following(follow), .. }) = self.copies[vnode].as_deref_mut() {
+            is_new = follow.leader != leader || !follow.has_begun;
             follow.leader = leader;
             let has_siblings = roles.copies().count() > 1;
             if std::mem::replace(&mut follow.has_siblings, has_siblings) && !has_siblings {
                 // Nobody else may need them, and nothing settles them any more.
                 self.backlog.restart(vnode, state.store.sequence(vnode) + 1);
             }
+        }
+        if let Some(leader) = leader.filter(|_| is_new) {
+            // Its heartbeat may have come before this ring did, and the next one is a while away.
+            self.link(leader).acks.push(vnode as u16);
         }
         state.store.set_vnode_role(vnode, VnodeRole::Following);
     }
@@ -261,7 +267,8 @@ impl Copies {
             Phase::Serving if is_current && is_member => {
                 lead.phase = Phase::HandingOver(target);
                 (copy.fence, copy.sealed, copy.report_from) = (term + 1, Some(term + 1), now + MOVE_TIME_MAX);
-                self.heartbeat_at = now;
+                self.handovers.insert(vnode);
+                self.mark_dirty(vnode);
                 self.counters.handovers += 1;
             }
             Phase::HandingOver(known) if known == target => self.report_ready(state.store, vnode),

@@ -1,5 +1,7 @@
 //! A primary and its copies: heartbeats, records, slices, and what their acknowledgements mean.
 
+use std::collections::BTreeSet;
+
 use quoit_wire::limits::{PEER_ENTRIES_MAX, PEER_RESULTS_MAX};
 use quoit_wire::peer::{
     AckEntry, AckHead, AppendHead, AppendsFrame, BeginHead, Handover, HeartbeatEntry, PeerMessage, SliceHead,
@@ -89,10 +91,16 @@ impl Copies {
         }
         self.settle(now, state.store, vnode);
         let last = state.store.sequence(usize::from(vnode));
-        if let Some((_, lead)) = self.leading(vnode)
-            && lead.member(from).is_some_and(|member| member.is_owed(now, last))
-        {
+        let Some((_, lead)) = self.leading(vnode) else { return };
+        let may_propose = lead.proposal.is_none();
+        let Some(member) = lead.member(from) else { return };
+        let has_caught_up = member.is_whole() && !member.is_in_sync;
+        if member.is_owed(now, last) {
             self.mark_dirty(vnode);
+        }
+        if has_caught_up && may_propose {
+            // Writes may be waiting for a copy that counts.
+            self.propose(now, vnode, last);
         }
     }
 
@@ -187,30 +195,44 @@ impl Copies {
         self.links.values_mut().for_each(Link::end_appends);
     }
 
+    /// Tells the targets of moves that they have everything, behind the last record that they have to have (C10).
+    pub(super) fn hand_over(&mut self, store: &Store) {
+        let mut unsent = BTreeSet::new();
+        for vnode in std::mem::take(&mut self.handovers) {
+            let sequence = store.sequence(usize::from(vnode));
+            let Some((term, lead)) = self.leading(vnode) else { continue };
+            let Phase::HandingOver(target) = lead.phase else { continue };
+            let Some(member) = lead.member(target) else { continue };
+            if member.sent == sequence {
+                let handover = Handover { vnode, term, next_term: term + 1, sequence };
+                PeerMessage::push_handover(handover, &mut self.link(target).out);
+            } else {
+                unsent.insert(vnode);
+            }
+        }
+        self.handovers = unsent;
+    }
+
     /// What time decides for one led vnode.
     fn tend(&mut self, now: Instant, state: &mut State<'_>, vnode: u16) {
         let Some(copy) = self.copies[usize::from(vnode)].as_deref_mut() else { return };
         let (term, is_current) = (copy.term, copy.is_current());
         let Role::Leading(lead) = &mut copy.role else { return };
-        let handing_over = match lead.phase {
-            Phase::HandingOver(target) => Some(target),
-            _ => None,
-        };
+        let handing_over = matches!(lead.phase, Phase::HandingOver(_));
         let sequence = state.store.sequence(usize::from(vnode));
-        if is_current || handing_over.is_some() {
+        if is_current || handing_over {
             let settled = lead.settled(sequence);
             for member in &mut lead.members {
                 member.rewind_if_overdue(now);
                 let link = self.links.entry(member.peer).or_default();
                 link.heartbeat.push(HeartbeatEntry { vnode, term, sequence, settled });
             }
-            if let Some(target) = handing_over {
-                let handover = Handover { vnode, term, next_term: term + 1, sequence };
-                PeerMessage::push_handover(handover, &mut self.links.entry(target).or_default().out);
+            if handing_over {
+                self.handovers.insert(vnode);
             }
             self.mark_dirty(vnode);
         }
-        if handing_over.is_some() {
+        if handing_over {
             self.report_ready(state.store, vnode);
         }
         self.settle(now, state.store, vnode);
