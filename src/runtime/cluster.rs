@@ -69,15 +69,17 @@ impl Core {
         if self.shard.copies().is_none() {
             return false;
         }
+        let had_waiting = self.serve_waiting();
         self.shard.turn_cluster(self.now.instant());
         self.report();
-        self.release_replies() | self.send_to_copies()
+        had_waiting | self.release_replies() | self.send_to_copies()
     }
 
     /// How long the core may sleep, as far as its cluster is concerned.
     pub(super) fn cluster_pause(&mut self, now: Instant) -> Option<Duration> {
         let (copies, _) = self.shard.copies()?;
-        Some(copies.poll_timeout(now).since(now))
+        let pause = copies.poll_timeout(now).since(now);
+        Some(self.waiting.pause(now).map_or(pause, |waiting| waiting.min(pause)))
     }
 
     /// Keeps back what `bytes` holds from `start` on, the reply to the request of `head`, until its ticket is released. Cold, so
@@ -130,32 +132,42 @@ impl Core {
         while let Some((ticket, release)) = self.shard.copies().and_then(|(copies, _)| copies.poll_release()) {
             had_any = true;
             let Some(reply) = self.held.release(ticket, release, epoch) else { continue };
-            match reply.asker {
-                Asker::Connection { slot, generation } => self.deliver(slot, generation, &reply.frame),
-                Asker::Gather(key) => self.deliver_part(key, usize::from(self.options.core), &reply.frame),
-                Asker::Core { core, token, request_bytes } => {
-                    let place = batches.iter().position(|(known, _)| *known == core).unwrap_or_else(|| {
-                        batches.push((core, self.mesh.spare_batch(self.now)));
-                        batches.len() - 1
-                    });
-                    let batch = &mut batches[place].1;
-                    batch.open_reply(token, request_bytes);
-                    batch.bytes.extend_from_slice(&reply.frame);
-                    if batch.bytes.len() >= MESH_BATCH_BYTES {
-                        let (core, batch) = batches.swap_remove(place);
-                        self.mesh.reply(core, batch);
-                    }
-                }
-            }
+            self.answer(reply.asker, &reply.frame, &mut batches);
             self.held.recycle(reply);
         }
-        for (core, batch) in batches {
-            self.mesh.reply(core, batch);
-        }
+        self.send_batches(batches);
         if had_any {
             self.shard.set_may_wait(self.held.has_room());
         }
         had_any
+    }
+
+    /// Sends a reply that has waited to whoever asked; those for other cores are put into `batches`.
+    pub(super) fn answer(&mut self, asker: Asker, frame: &[u8], batches: &mut Vec<(usize, Batch)>) {
+        match asker {
+            Asker::Connection { slot, generation } => self.deliver(slot, generation, frame),
+            Asker::Gather(key) => self.deliver_part(key, usize::from(self.options.core), frame),
+            Asker::Core { core, token, request_bytes } => {
+                let place = batches.iter().position(|(known, _)| *known == core).unwrap_or_else(|| {
+                    batches.push((core, self.mesh.spare_batch(self.now)));
+                    batches.len() - 1
+                });
+                let batch = &mut batches[place].1;
+                batch.open_reply(token, request_bytes);
+                batch.bytes.extend_from_slice(frame);
+                if batch.bytes.len() >= MESH_BATCH_BYTES {
+                    let (core, batch) = batches.swap_remove(place);
+                    self.mesh.reply(core, batch);
+                }
+            }
+        }
+    }
+
+    /// Sends the replies that [`Self::answer`] has put together for other cores.
+    pub(super) fn send_batches(&mut self, batches: Vec<(usize, Batch)>) {
+        for (core, batch) in batches {
+            self.mesh.reply(core, batch);
+        }
     }
 
     /// Sends what the copies have for others; whether there was anything.

@@ -28,6 +28,7 @@ use super::report::Counters;
 use super::ring::{Completion, Purpose, Ring};
 use super::scan::stall_on;
 use super::spare::Spare;
+use super::waiting::Waiting;
 use crate::shard::{ReplyLimits, Shard};
 use crate::store::Progress;
 
@@ -95,6 +96,8 @@ pub(super) struct Core {
     pub peers: Peers,
     /// Replies that wait for a commit; none without a cluster.
     pub held: Held,
+    /// Requests that wait for their vnode; none without a cluster.
+    pub waiting: Waiting,
     pub next_generation: u32,
     pub now: Reading,
     pub counters: Counters,
@@ -143,13 +146,15 @@ impl Core {
         options: CoreOptions,
         ring: Ring,
         mesh: Mesh,
-        shard: Shard,
+        mut shard: Shard,
         peers: Peers,
         listener: TcpListener,
     ) -> Self {
         let now = Reading::now();
         let budget = Budget::new(options.buffer_bytes_max);
         let held = Held::new(options.buffer_bytes_max);
+        let waiting = Waiting::new(options.buffer_bytes_max);
+        shard.set_may_defer(true);
         let spare = Spare::new(options.buffer_bytes_max / SPARE_SHARE, SPARE_BUFFER_BYTES);
         Self {
             options,
@@ -162,6 +167,7 @@ impl Core {
             gathers: Slab::new(),
             peers,
             held,
+            waiting,
             next_generation: 0,
             now,
             counters: Counters::new(),
@@ -306,9 +312,11 @@ impl Core {
         self.budget.wait(Waiter { slot, generation: connection.generation }, want);
     }
 
-    /// Bytes of buffers that are no connection's: in the mesh, of replies that wait, of copies' messages, and kept for reuse.
+    /// Bytes of buffers that are no connection's: in the mesh, of replies and requests that wait, of copies' messages, and kept
+    /// for reuse.
     fn elsewhere_bytes(&self) -> usize {
-        self.mesh.bytes() + self.held.bytes() + self.shard.copies_buffer_bytes() + self.spare.bytes()
+        let waiting_bytes = self.held.bytes() + self.waiting.bytes();
+        self.mesh.bytes() + waiting_bytes + self.shard.copies_buffer_bytes() + self.spare.bytes()
     }
 
     /// Frees what is kept for reuse, for who needs the room.

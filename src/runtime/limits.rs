@@ -67,6 +67,12 @@ pub(super) const SPARE_SHARE: usize = 16;
 /// Replies that wait for a commit take at most one part in this many of a core's buffers; past it what would wait is
 /// refused. Larger: fewer large values may wait to be read; smaller: less is left to what needs no commit.
 pub(super) const HELD_SHARE: usize = 8;
+/// Requests that wait for their vnode take at most one part in this many of a core's buffers ...
+pub(super) const WAITING_SHARE: usize = 16;
+/// ... and are so many. Past it they are answered `Overloaded`. Fewer: clients ask again and again while a vnode moves.
+pub(super) const WAITING_MAX: usize = 4096;
+/// They wait so long at most: several times what a move takes, and well under what clients take for a stalled connection.
+pub(super) const WAITING_TIME_MAX: crate::time::Duration = crate::time::Duration::from_millis(200);
 /// The largest buffer of such a reply that is kept for reuse: those of writes, of which many wait.
 pub(super) const HELD_BUFFER_BYTES_MAX: usize = 256;
 /// Share of a cluster's core's memory (one part in this many) for records that copies lack. Smaller: a copy that was cut off

@@ -110,9 +110,12 @@ impl Core {
                 let mut output = Output { bytes: std::mem::take(&mut replies.bytes), ..Output::default() };
                 let (outcome, head) = self.execute_for_peer(now, frame, hash, limits, &mut output);
                 replies.bytes = output.bytes;
-                if let Outcome::Pending(ticket) = outcome {
+                if outcome != Outcome::Done {
                     let asker = Asker::Core { core: origin, token, request_bytes: frame.len() };
-                    self.hold(ticket, asker, &head, &mut replies.bytes, start);
+                    match outcome {
+                        Outcome::Pending(ticket) => self.hold(ticket, asker, &head, &mut replies.bytes, start),
+                        _ => self.waiting.keep(&mut self.shard, now, asker, hash, frame),
+                    }
                     replies.withdraw_reply(entry);
                 }
                 if replies.bytes.len() >= MESH_BATCH_BYTES && offset < batch.bytes.len() {
@@ -330,6 +333,7 @@ impl Core {
         };
         let mut output = Output::default();
         match self.execute_here(&head, frame, &mut output) {
+            Outcome::Later => unreachable!("what has several keys or none is answered at once"),
             Outcome::Done => self.answer_gather(key, self.options.core, &output.bytes),
             Outcome::Pending(ticket) => self.hold(ticket, Asker::Gather(key), &head, &mut output.bytes, 0),
         }

@@ -13,6 +13,7 @@
 //!                                              ├ news.rs                 a topology that changes
 //!                                              ├ cluster.rs              the turn of a cluster's core: copies, orders
 //!                                              ├ held.rs                 replies that wait for a commit
+//!                                              ├ waiting.rs              requests that wait for their vnode
 //!                                              ├ peers.rs                links to other nodes' cores
 //!                                              ├ commands.rs             what the control thread asks
 //!                                              ├ park.rs, clock.rs       sleeping, time
@@ -53,6 +54,7 @@ mod stages;
 mod state;
 #[cfg(test)]
 mod stepped;
+mod waiting;
 
 pub use clock::boot_time;
 pub use cluster::ClusterNews;

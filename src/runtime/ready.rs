@@ -66,11 +66,13 @@ impl Core {
             }
             let start = output.bytes.len();
             self.counters.answered += 1;
-            if let Outcome::Pending(ticket) =
-                self.shard.execute_frame(now, head, frame, ready.hash, limits, &mut output)
-            {
+            let outcome = self.shard.execute_frame(now, head, frame, ready.hash, limits, &mut output);
+            if outcome != Outcome::Done {
                 let asker = Asker::Connection { slot, generation: connection.generation };
-                self.hold(ticket, asker, &head, &mut output.bytes, start);
+                match outcome {
+                    Outcome::Pending(ticket) => self.hold(ticket, asker, &head, &mut output.bytes, start),
+                    _ => self.waiting.keep(&mut self.shard, now, asker, ready.hash, frame),
+                }
                 connection.inflight += 1;
             }
         }

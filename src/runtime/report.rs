@@ -243,6 +243,12 @@ impl Core {
             let help = "Replies that have waited for a commit, by what became of it.";
             counter("replies_released_total", help, Some(("fate", fate)), count);
         }
+        let waiting = &self.waiting.counters;
+        for (fate, count) in [("served", waiting.served), ("expired", waiting.expired)] {
+            let help =
+                "Requests that have waited for their vnode to be between two primaries no more, by how that ended.";
+            counter("requests_waited_total", help, Some(("fate", fate)), count);
+        }
         let mut gauge = |name, help, value: usize| {
             out.push(Sample { name, help, kind: SampleKind::Gauge, label: None, value: value as u64 });
         };
@@ -268,6 +274,8 @@ impl Core {
         gauge("mesh_inflight", "Requests unanswered at other cores.", self.mesh.inflight());
         gauge("replies_held", "Replies kept back until what they rest on is committed.", self.held.len());
         gauge("replies_held_bytes", "Bytes of such replies, with buffers kept for reuse.", self.held.bytes());
+        gauge("requests_waiting", "Requests that wait for their vnode.", self.waiting.len());
+        gauge("requests_waiting_bytes", "Bytes of such requests.", self.waiting.bytes());
         gauge("gathers", "Requests that span cores and wait for a part.", self.gathers.len());
     }
 

@@ -4,6 +4,7 @@
 //! enough copies), the record of what a write left behind, and the reply's wait for what it rests on. A reply that waits is
 //! appended to the output like any other; the caller keeps its bytes back until the ticket is released.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quoit_wire::peer::{KeptResult, Put};
@@ -15,7 +16,7 @@ use quoit_wire::{
 use super::execute::{answer, expiry_of};
 use super::large_set::LargeSet;
 use super::output::{Output, ReplyLimits};
-use super::{Shard, TopologyOutcome};
+use super::{Route, Shard, TopologyOutcome};
 use crate::cluster::Ring;
 use crate::cluster::copies::{Admission, Commit, Copies, Need, State, Ticket, VnodeStatus, Written};
 use crate::cluster::planted::{Fault, is_planted};
@@ -35,6 +36,9 @@ pub enum Outcome {
     /// It waits for a commit: what the request has appended to its output is kept back until the ticket is released. If it
     /// is abandoned, a write is answered `OutcomeUnknown` and a read `Moved` instead.
     Pending(Ticket),
+    /// Nothing was done or appended: the request can be carried out soon, and the caller has said that it can keep it until
+    /// then ([`Shard::set_may_defer`]). Only of a request for one key that came as a frame.
+    Later,
 }
 
 /// What a shard has in a cluster.
@@ -46,6 +50,12 @@ pub(super) struct Cluster {
     waits: Vec<(u16, Commit)>,
     /// Whether there is room to keep another reply back.
     may_wait: bool,
+    /// Whether a request that has to wait for its vnode can be kept, and is then not refused.
+    may_defer: bool,
+    /// The last refusal was of a vnode that will be served soon.
+    is_soon: bool,
+    /// Vnodes for which requests wait; later ones must not overtake them.
+    waited_for: BTreeSet<u16>,
     /// What was last admitted may be answered with something stale, and then waits for nothing.
     is_stale: bool,
     /// Replies that were marked stale.
@@ -64,6 +74,9 @@ impl Shard {
             mode: WriteMode::Async,
             waits: Vec::new(),
             may_wait: true,
+            may_defer: false,
+            is_soon: false,
+            waited_for: BTreeSet::new(),
             is_stale: false,
             stale_replies: 0,
         }));
@@ -92,6 +105,35 @@ impl Shard {
     /// is answered `Overloaded` and not carried out.
     pub fn set_may_wait(&mut self, may_wait: bool) {
         self.cluster.as_deref_mut().into_iter().for_each(|cluster| cluster.may_wait = may_wait);
+    }
+
+    /// Whether the caller can keep a request for which it is too early now, and hand it in again. Where it can't, and that is
+    /// so at first, such a request is answered `Overloaded`.
+    pub fn set_may_defer(&mut self, may_defer: bool) {
+        self.cluster.as_deref_mut().into_iter().for_each(|cluster| cluster.may_defer = may_defer);
+    }
+
+    /// Whether requests for `vnode` wait with the caller: as long as they do, others of this vnode are not carried out.
+    pub fn set_waiting(&mut self, vnode: u16, has_waiting: bool) {
+        let Some(cluster) = self.cluster.as_deref_mut() else { return };
+        match has_waiting {
+            true => cluster.waited_for.insert(vnode),
+            false => cluster.waited_for.remove(&vnode),
+        };
+    }
+
+    /// Whether it is still too early for a request for `vnode`.
+    pub fn has_to_wait(&self, now: Instant, vnode: u16) -> bool {
+        let Some(cluster) = self.cluster.as_deref() else { return false };
+        // The first hash of the vnode: it is only asked for its vnode.
+        let hash = u64::from(vnode).checked_shl(64 - u32::from(self.topology.vnode_bits)).unwrap_or(0);
+        self.route(hash) == Route::Here && cluster.copies.admit(now, hash, Need::Read) == Admission::Soon
+    }
+
+    /// Answers a request that has waited in vain.
+    pub fn answer_later(&mut self, head: &RequestHead, output: &mut Output) {
+        let status = self.refuse(head.id, Status::Overloaded, output);
+        self.counters.count(head.operation, status);
     }
 
     /// A newer ring: the shard routes by it, and its copies take their roles from it.
@@ -185,6 +227,7 @@ impl Shard {
             cluster.waits.clear();
         }
         let status = match self.held_back(now, hash, Need::Read) {
+            Some(_) if self.is_deferred() => return Outcome::Later,
             Some(status) => self.refuse(head.id, status, output),
             None => {
                 let before = self.last_write(hash);
@@ -224,7 +267,9 @@ impl Shard {
             RequestBody::Flush => self.has_no_room(hash, need).then_some(Status::Overloaded),
             _ => key.and_then(|_| self.held_back(now, hash, need)),
         };
-        let status = match self.refusal(request).or(held_back) {
+        let refusal = self.refusal(request);
+        let status = match refusal.or(held_back) {
+            Some(_) if refusal.is_none() && self.is_deferred() => return Outcome::Later,
             Some(status) => self.refuse(id, status, output),
             None if matches!(request.body, RequestBody::Flush) => match self.flush_in_cluster(now) {
                 Some(status) => self.refuse(id, status, output),
@@ -334,16 +379,27 @@ impl Shard {
 
     /// Why a request on the key with this hash is not carried out now, if so; never without a cluster.
     pub(super) fn held_back(&mut self, now: Instant, hash: u64, need: Need) -> Option<Status> {
+        let vnode_bits = self.topology.vnode_bits;
         let cluster = self.cluster.as_deref_mut()?;
-        let admission = cluster.copies.admit(now, hash, need);
+        let is_waited_for = |it: &Cluster| it.waited_for.contains(&(vnode_of(hash, vnode_bits) as u16));
+        let admission = match !cluster.waited_for.is_empty() && is_waited_for(cluster) {
+            true => Admission::Soon,
+            false => cluster.copies.admit(now, hash, need),
+        };
         cluster.is_stale = admission == Admission::Stale;
+        cluster.is_soon = admission == Admission::Soon;
         match admission {
             Admission::Go if self.has_no_room(hash, need) => Some(Status::Overloaded),
             Admission::Go | Admission::Stale => None,
             Admission::Moved => Some(Status::Moved),
-            Admission::Later => Some(Status::Overloaded),
+            Admission::Soon | Admission::Later => Some(Status::Overloaded),
             Admission::NotEnoughCopies => Some(Status::NotEnoughCopies),
         }
+    }
+
+    /// Whether what [`Self::held_back`] has just refused is to be kept by the caller instead.
+    fn is_deferred(&self) -> bool {
+        self.cluster.as_deref().is_some_and(|cluster| cluster.is_soon && cluster.may_defer)
     }
 
     /// What the write that is being carried out needs.
@@ -421,7 +477,7 @@ impl Shard {
     fn begin(&mut self, request: &Request<'_>) -> Need {
         let Some(cluster) = self.cluster.as_deref_mut() else { return Need::Read };
         cluster.waits.clear();
-        cluster.is_stale = false;
+        (cluster.is_stale, cluster.is_soon) = (false, false);
         cluster.mode = match request.head.flags.write_mode() {
             WriteMode::ClusterDefault => cluster.copies.default_write_mode(),
             mode => mode,

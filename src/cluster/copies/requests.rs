@@ -48,7 +48,10 @@ pub enum Admission {
     Stale,
     /// This core is not the primary: another one is.
     Moved,
-    /// Not now: the vnode is between two primaries, or the right to answer is being renewed. Nothing may be changed.
+    /// Not now, but within some milliseconds: the vnode is between two primaries, or the right to answer is being renewed.
+    /// Nothing may be changed.
+    Soon,
+    /// Not now: etcd is out of reach, or too many replies wait. Nothing may be changed.
     Later,
     /// The write asks for more copies than there are (C3). Nothing may be changed.
     NotEnoughCopies,
@@ -80,7 +83,7 @@ impl Copies {
             Role::Following(_) => return Admission::Moved,
         };
         if term != fence || lead.phase != Phase::Serving {
-            return Admission::Later;
+            return Admission::Soon;
         }
         if !lead.may_answer(self.own, now, self.lease_until) {
             let is_etcd_lost = now >= self.lease_until;
@@ -88,7 +91,8 @@ impl Copies {
                 (OnEtcdLoss::Serve, Need::Read | Need::ReadAny) if is_etcd_lost => Admission::Stale,
                 (OnEtcdLoss::Serve, Need::Write(WriteMode::Async)) if is_etcd_lost => Admission::Go,
                 (OnEtcdLoss::Serve, Need::Write(_)) if is_etcd_lost => Admission::NotEnoughCopies,
-                _ => Admission::Later,
+                _ if is_etcd_lost => Admission::Later,
+                _ => Admission::Soon,
             };
         }
         let has_one = || lead.members.iter().any(|member| lead.counts_for_one(member, self.own));

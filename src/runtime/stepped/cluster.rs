@@ -1,4 +1,5 @@
-//! Replies that wait for a commit: two nodes of a cluster, both stepped by hand in one thread.
+//! Replies that wait for a commit, and requests that wait for a vnode: two nodes of a cluster, both stepped by hand in one
+//! thread.
 
 use std::sync::Arc;
 
@@ -6,12 +7,12 @@ use quoit_wire::topology::Seat;
 use quoit_wire::{Item, Items, Keys, MultiResult, RequestBody, Status, WriteMode};
 
 use super::{BUFFER_BYTES, CLUSTER, Client, HASH_SEED, PATIENCE, Stepped, VNODE_BITS, set};
-use crate::cluster::{CopyState, Member, NodeRef, Ring, Roles};
+use crate::cluster::{CopyState, Member, NodeRef, Order, Ring, Roles};
 use crate::runtime::budget::Charge;
 use crate::runtime::clock::Reading;
 use crate::runtime::cluster::ClusterNews;
 use crate::runtime::connection::CloseCause;
-use crate::runtime::limits::HELD_SHARE;
+use crate::runtime::limits::{HELD_SHARE, WAITING_SHARE};
 use crate::runtime::peers::PeerAddress;
 use crate::time::Duration;
 
@@ -337,5 +338,120 @@ fn what_copies_say_is_heard_though_the_buffers_have_no_room() {
     assert_eq!(pair.receive(&mut client), (id, Status::Ok, Vec::new()));
     pair.one.cores[0].budget.recharge(all, Charge::default());
     drop((client, others));
+    pair.end();
+}
+
+impl Pair {
+    /// The first node seals the vnode of `key`, to hand it over to the second.
+    fn begin_move(&mut self, key: &[u8]) {
+        let vnode = self.one.topology.vnode(key);
+        let Roles { term, primary, .. } = self.ring.vnodes[vnode];
+        let order = Order::BeginMove { vnode: vnode as u32, term, target: Seat { node: 1, core: 0 } };
+        let news = ClusterNews { orders: vec![(1, order)], ..ClusterNews::default() };
+        self.one.cores[usize::from(primary.core)].take_cluster_news(Reading::now().instant(), news);
+    }
+
+    /// The ring that ends the move: `primary` leads the vnode of `key` now, and `copy` counts.
+    fn end_move(&mut self, key: &[u8], primary: Seat, copy: Seat) {
+        let vnode = self.one.topology.vnode(key);
+        let mut roles = Roles::new(self.ring.vnodes[vnode].term + 1, primary);
+        assert!(roles.put(copy, CopyState::InSync));
+        (self.ring.vnodes[vnode], self.ring.epoch) = (roles, self.ring.epoch + 1);
+        self.tell_ring();
+    }
+}
+
+fn waiting(node: &Stepped) -> usize {
+    node.cores.iter().map(|core| core.waiting.len()).sum()
+}
+
+#[test]
+fn requests_of_a_vnode_that_moves_wait_and_are_carried_out_in_order_when_it_stays() {
+    let mut pair = Pair::new(2);
+    // The asking core is another one than the vnode's: what waits there is answered its way, too.
+    for asked in 0..2 {
+        let (key, other) = (pair.one.key(0, 0), pair.one.key(0, 1));
+        assert_ne!(pair.one.topology.vnode(&key), pair.one.topology.vnode(&other));
+        let mut client = pair.one.client(asked);
+        pair.begin_move(&key);
+        let (first, mut frames) = client.frame(&set(&key, b"first"));
+        let (second, frame) = client.frame(&set(&key, b"second"));
+        frames.extend(frame);
+        let (read, frame) = client.frame(&RequestBody::Get { key: &key });
+        frames.extend(frame);
+        let (elsewhere, frame) = client.frame(&RequestBody::Get { key: &other });
+        frames.extend(frame);
+        client.send_bytes(&mut pair.one, &frames);
+        assert_eq!(pair.receive(&mut client), (elsewhere, Status::Miss, Vec::new()), "asked by core {asked}");
+        assert_eq!(waiting(&pair.one), 3);
+        pair.end_move(&key, Seat { node: 0, core: 0 }, Seat { node: 1, core: 0 });
+        let mut answers: Vec<_> = (0..4).map(|_| pair.receive(&mut client)).collect();
+        answers.sort_by_key(|(id, _, _)| *id);
+        let stored = |id| (id, Status::Ok, Vec::new());
+        let news = (0, Status::TopologyChanged, Vec::new());
+        let expected = [news, stored(first), stored(second), (read, Status::Ok, b"second".to_vec())];
+        assert_eq!(answers, expected, "asked by core {asked}");
+        drop(client);
+    }
+    pair.end();
+}
+
+#[test]
+fn requests_that_have_waited_for_a_vnode_are_told_at_once_where_it_has_gone() {
+    let mut pair = Pair::new(2);
+    for asked in 0..2 {
+        let key = pair.one.key(0, 0);
+        let mut client = pair.one.client(asked);
+        pair.begin_move(&key);
+        let (written, mut frames) = client.frame(&set(&key, b"value"));
+        let (read, frame) = client.frame(&RequestBody::Get { key: &key });
+        frames.extend(frame);
+        client.send_bytes(&mut pair.one, &frames);
+        pair.one.until("both wait", |node| (waiting(node) == 2).then_some(()));
+        pair.end_move(&key, Seat { node: 1, core: 0 }, Seat { node: 0, core: 0 });
+        let mut answers = Vec::new();
+        while answers.len() < 3 {
+            pair.one.turn();
+            answers.extend(client.received_now());
+        }
+        answers.sort_by_key(|(id, _, _)| *id);
+        let moved = |id| (id, Status::Moved, Vec::new());
+        assert_eq!(answers, [(0, Status::TopologyChanged, Vec::new()), moved(written), moved(read)]);
+        assert_eq!(client.last_version, u64::from(pair.ring.epoch), "asked by core {asked}");
+        drop(client);
+    }
+    pair.end();
+}
+
+#[test]
+fn nothing_waits_for_a_vnode_for_longer_than_it_may_or_in_more_bytes() {
+    let mut pair = Pair::new(1);
+    let key = pair.one.key(0, 0);
+    let mut client = pair.one.client(0);
+    pair.begin_move(&key);
+    let value = vec![7; 30_000];
+    let frame_bytes = client.frame(&set(&key, &value)).1.len();
+    // The last one takes what is left, and more.
+    let fitting = (BUFFER_BYTES / WAITING_SHARE).div_ceil(frame_bytes);
+    let mut written = Vec::new();
+    for _ in 0..fitting + 2 {
+        let (id, frame) = client.frame(&set(&key, &value));
+        client.send_bytes(&mut pair.one, &frame);
+        written.push((id, Status::Overloaded, Vec::new()));
+    }
+    let mut answers = Vec::new();
+    while answers.len() < 2 {
+        pair.one.turn();
+        answers.extend(client.received_now());
+    }
+    assert_eq!(answers, written[fitting..]);
+    assert_eq!(waiting(&pair.one), fitting);
+    while answers.len() < fitting + 2 {
+        pair.one.turn();
+        answers.extend(client.received_now());
+    }
+    assert_eq!(answers[2..], written[..fitting], "their time is over");
+    drop(client);
+    pair.end_move(&key, Seat { node: 0, core: 0 }, Seat { node: 1, core: 0 });
     pair.end();
 }

@@ -183,8 +183,8 @@ impl Stepped {
             node.cores.iter().all(|core| core.connections.is_empty() && core.mesh.inflight() == 0).then_some(())
         });
         for core in &self.cores {
-            let left = (core.budget.held_bytes(), core.gathers.len(), core.held.len());
-            assert_eq!(left, (0, 0, 0), "core {}", core.options.core);
+            let left = (core.budget.held_bytes(), core.gathers.len(), core.held.len(), core.waiting.len());
+            assert_eq!(left, (0, 0, 0, 0), "core {}", core.options.core);
         }
     }
 }
