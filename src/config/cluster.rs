@@ -19,6 +19,8 @@ const WEIGHT_MAX: u64 = 1000;
 const LEASE_SECS: (u64, u64) = (1, 60);
 /// Bytes a second that a node moves: slower would never end, faster is no limit.
 const MOVE_BANDWIDTH: (u64, u64) = (1 << 20, 64 << 30);
+/// Longest time that a node that is told to stop may take to hand over: who wants more drains it before.
+const DRAIN_TIMEOUT_SECS_MAX: u64 = 3600;
 /// etcd's members that are named.
 const ENDPOINTS_MAX: usize = 16;
 
@@ -45,6 +47,8 @@ pub struct ClusterConfig {
     pub on_etcd_loss: OnEtcdLoss,
     /// Bytes a second that the node sends and takes in for copies that are made anew; `None`: the default of each core.
     pub move_bandwidth: Option<u64>,
+    /// A node that is told to stop hands over what it has for so long at most.
+    pub drain_timeout: Duration,
 }
 
 /// How etcd is reached.
@@ -111,6 +115,9 @@ pub(super) struct ClusterFlags {
     /// Bytes a second sent and taken in while vnodes move [default: 64MiB for each core]
     #[arg(long, value_name = "SIZE")]
     move_bandwidth: Option<String>,
+    /// Time that a node which is told to stop may take to hand over what it has [default: 25s]
+    #[arg(long, value_name = "DURATION")]
+    drain_timeout: Option<String>,
     /// User at etcd [default: none]
     #[arg(long, value_name = "NAME")]
     etcd_user: Option<String>,
@@ -130,7 +137,7 @@ pub(super) struct ClusterFlags {
 
 impl ClusterFlags {
     /// Each option with the flag that was given for it.
-    pub(super) const fn given(&self) -> [(Key, &Option<String>); 15] {
+    pub(super) const fn given(&self) -> [(Key, &Option<String>); 16] {
         [
             (Key::Etcd, &self.etcd),
             (Key::Cluster, &self.cluster),
@@ -142,6 +149,7 @@ impl ClusterFlags {
             (Key::Lease, &self.lease),
             (Key::OnEtcdLoss, &self.on_etcd_loss),
             (Key::MoveBandwidth, &self.move_bandwidth),
+            (Key::DrainTimeout, &self.drain_timeout),
             (Key::EtcdUser, &self.etcd_user),
             (Key::EtcdPassword, &self.etcd_password),
             (Key::EtcdCa, &self.etcd_ca),
@@ -152,7 +160,7 @@ impl ClusterFlags {
 }
 
 /// Options that say something only beside `etcd`.
-const NEEDING_ETCD: [Key; 14] = [
+const NEEDING_ETCD: [Key; 15] = [
     Key::Cluster,
     Key::NodeId,
     Key::Zone,
@@ -162,6 +170,7 @@ const NEEDING_ETCD: [Key; 14] = [
     Key::Lease,
     Key::OnEtcdLoss,
     Key::MoveBandwidth,
+    Key::DrainTimeout,
     Key::EtcdUser,
     Key::EtcdPassword,
     Key::EtcdCa,
@@ -181,6 +190,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Option<ClusterConfig>> {
     let lease = reader.parse(Key::Lease, parse_lease);
     let on_etcd_loss = reader.parse(Key::OnEtcdLoss, parse_on_etcd_loss);
     let move_bandwidth = reader.parse(Key::MoveBandwidth, parse_move_bandwidth);
+    let drain_timeout = reader.parse(Key::DrainTimeout, parse_drain_timeout);
     let text = |text: &str| Ok((!text.is_empty()).then(|| text.to_owned()));
     let user = reader.parse(Key::EtcdUser, text);
     let password = reader.parse(Key::EtcdPassword, text);
@@ -229,6 +239,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Option<ClusterConfig>> {
         lease: lease?,
         on_etcd_loss: on_etcd_loss?,
         move_bandwidth: move_bandwidth?,
+        drain_timeout: drain_timeout?,
     }))
 }
 
@@ -312,6 +323,12 @@ fn parse_move_bandwidth(text: &str) -> Result<Option<u64>, Invalid> {
     }
 }
 
+fn parse_drain_timeout(text: &str) -> Result<Duration, Invalid> {
+    let timeout = parse_duration(text).map_err(|error| Invalid::Size(error.problem))?;
+    let max = DRAIN_TIMEOUT_SECS_MAX;
+    if timeout <= Duration::from_secs(max) { Ok(timeout) } else { Err(Invalid::Range { min: 0, max }) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{error_of, load};
@@ -332,6 +349,7 @@ mod tests {
         assert_eq!((cluster.name.as_str(), cluster.node.as_str(), cluster.zone.as_str()), ("quoit", "a", ""));
         assert_eq!((cluster.replicas, cluster.write_mode, cluster.weight), (0, WriteMode::Async, 1));
         assert_eq!((cluster.lease, cluster.on_etcd_loss), (Duration::from_secs(2), OnEtcdLoss::Serve));
+        assert_eq!(cluster.drain_timeout, Duration::from_secs(25));
         let error = error_of(load(&["--etcd", "http://10.0.0.1:2379"], &[]));
         assert!(error.contains("node-id"), "{error}");
     }
@@ -353,6 +371,8 @@ mod tests {
             ("--on-etcd-loss", "panic", "none of the words"),
             ("--move-bandwidth", "1KiB", "from 1048576"),
             ("--move-bandwidth", "fast", "64MiB for each core"),
+            ("--drain-timeout", "2h", "from 0s to 1h"),
+            ("--drain-timeout", "soon", "from 0s to 1h"),
             ("--etcd-user", "root", "etcd-password"),
             ("--etcd-cert", "cert.pem", "etcd-key"),
         ] {

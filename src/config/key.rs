@@ -144,6 +144,11 @@ keys! {
         "move-bandwidth", default: "auto", example: "auto",
         expected: "bytes a second, from 1MiB to 64GiB, or 64MiB for each core: auto"
     }
+    /// How long a node that is told to stop hands over.
+    DrainTimeout {
+        "drain-timeout", default: "25s", example: "25s",
+        expected: "a duration from 0s to 1h"
+    }
     /// User at etcd.
     EtcdUser {
         "etcd-user", default: "", example: "quoit",

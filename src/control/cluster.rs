@@ -91,8 +91,8 @@ pub(super) struct ClusterTask {
     pub joined: flume::Sender<()>,
     /// Turns true when the node is to give away what it has.
     pub leaving: watch::Receiver<bool>,
-    /// Told once, when it has.
-    pub left: flume::Sender<()>,
+    /// Told how many vnodes are left to give away, until there are none.
+    pub left: flume::Sender<usize>,
 }
 
 impl Joining {
@@ -128,6 +128,11 @@ impl Joining {
     /// The node's name.
     pub fn node_name(&self) -> &str {
         &self.config.node
+    }
+
+    /// How long the node may take to hand over what it has when it is told to stop.
+    pub const fn drain_timeout(&self) -> Duration {
+        self.config.drain_timeout
     }
 
     /// What the cores are told at their start.
@@ -265,7 +270,7 @@ impl ClusterNode {
         let events = self.task.events.clone();
         let questions = self.task.questions.clone();
         let mut leaving = self.task.leaving.clone();
-        let mut is_leaving = false;
+        let (mut is_leaving, mut told_left) = (false, None);
         loop {
             while let Some((ticket, request)) = self.agent.poll_request(boot_time()) {
                 if let EtcdRequest::Watch { prefix, from_revision } = request {
@@ -287,9 +292,10 @@ impl ClusterNode {
                 self.take(news).await;
             }
             let all_told = self.tell_cores();
-            if is_leaving && self.agent.has_left() {
-                // Told before, it does not need to be told again.
-                let _ = self.task.left.try_send(());
+            let left = is_leaving.then(|| self.agent.vnodes_to_give());
+            // Where there is no room, or nobody listens any more, it is told with the next event.
+            if left != told_left && left.is_some_and(|left| self.task.left.try_send(left).is_ok()) {
+                told_left = left;
             }
 
             let now = boot_time();

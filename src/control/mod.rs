@@ -31,14 +31,13 @@ use self::cluster::{ClusterTask, Joining};
 use self::cores::Cores;
 use self::operate::QUESTIONS_MAX;
 use self::ring_log::RingCounters;
-use crate::runtime::{CoreEvent, CoreHandle};
+use crate::runtime::{CoreEvent, CoreHandle, boot_time};
 
 /// Time between two looks whether every core still lives. A core that has failed is noticed after at most this.
 const CORE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A node that is told to stop hands its vnodes over for so long at most. Longer than a small node takes; shorter than
-/// those who stop services wait before they kill (systemd 90 s, Kubernetes 30 s).
-const HANDOVER_TIME_MAX: Duration = Duration::from_secs(20);
+/// Between two lines that tell how much a node that is told to stop still has to hand over.
+const HANDOVER_TOLD_EVERY: Duration = Duration::from_secs(2);
 
 /// Time between two looks whether a node that waits for its place in its cluster is to stop.
 const JOIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -82,7 +81,10 @@ pub struct Control {
     joined: flume::Receiver<()>,
     /// Says that the node is to leave its cluster, and when it has.
     leave: watch::Sender<bool>,
-    left: flume::Receiver<()>,
+    /// How many vnodes are left to hand over.
+    left: flume::Receiver<usize>,
+    /// Of a node of a cluster.
+    drain_timeout: Option<Duration>,
     stop: watch::Sender<bool>,
     thread: thread::JoinHandle<()>,
 }
@@ -133,6 +135,7 @@ impl Control {
         let (joined_sender, joined) = flume::bounded(1);
         let (leave, leaving) = watch::channel(false);
         let (left_sender, left) = flume::bounded(1);
+        let drain_timeout = options.cluster.as_ref().map(|cluster| cluster.joining.drain_timeout());
 
         let thread_phase = Arc::clone(&phase);
         let cores = options.cores.clone();
@@ -190,7 +193,7 @@ impl Control {
                 return Err(io::Error::other("the control thread ended at its start"));
             }
         }
-        Ok(Self { address, phase, cores, stop_requests, joined, leave, left, stop, thread })
+        Ok(Self { address, phase, cores, stop_requests, joined, leave, left, drain_timeout, stop, thread })
     }
 
     /// Where the admin HTTP listens.
@@ -239,17 +242,32 @@ impl Control {
         reason
     }
 
-    /// Hands over what the node has to others of its cluster, as far as that goes in `HANDOVER_TIME_MAX`.
+    /// Hands over what the node has to others of its cluster, as far as that goes in `--drain-timeout`.
     pub fn leave_cluster(&self) {
+        let Some(timeout) = self.drain_timeout else { return };
         self.leave.send_replace(true);
-        match self.left.recv_timeout(HANDOVER_TIME_MAX) {
-            Ok(()) => tracing::info!("the cluster goes on without this node"),
-            // There is no cluster.
-            Err(flume::RecvTimeoutError::Disconnected) => {}
-            Err(flume::RecvTimeoutError::Timeout) => tracing::warn!(
-                "not everything could be handed over in time: what has copies on other nodes goes on there                  (`quoit cluster drain` before a node is stopped takes as long as it takes)"
-            ),
+        let began = boot_time();
+        let passed = || Duration::from_millis(boot_time().since(began).as_millis());
+        let (mut vnodes_left, mut told) = (None, None);
+        loop {
+            match self.left.recv_timeout(timeout.saturating_sub(passed())) {
+                Ok(0) => return tracing::info!("the cluster goes on without this node"),
+                Ok(left) => vnodes_left = Some(left),
+                // The control thread has ended, which it does not by itself.
+                Err(flume::RecvTimeoutError::Disconnected) => return,
+                Err(flume::RecvTimeoutError::Timeout) => break,
+            }
+            if told.is_none_or(|told: Duration| passed() >= told + HANDOVER_TOLD_EVERY) {
+                told = Some(passed());
+                let seconds_left = timeout.saturating_sub(passed()).as_secs();
+                tracing::info!(vnodes_left, seconds_left, "handing over");
+            }
         }
+        tracing::warn!(
+            vnodes_left,
+            "not everything could be handed over within --drain-timeout: what has copies on other nodes goes on there \
+             (`quoit cluster drain` before a node is stopped takes as long as it takes)"
+        );
     }
 
     /// Ends the control thread: the last thing a node does.

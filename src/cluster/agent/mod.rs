@@ -249,20 +249,20 @@ impl Agent {
         }
     }
 
-    /// The node is about to end: from now on it gives everything away and takes nothing, until [`Self::has_left`].
+    /// The node is about to end: from now on it gives everything away and takes nothing, until [`Self::vnodes_to_give`] says that there are none.
     pub fn leave(&mut self) {
         self.options.registration.leaving = true;
     }
 
-    /// Whether nothing is left to give away, or nobody to give it to.
-    pub fn has_left(&self) -> bool {
+    /// Vnodes that are left to give away, as far as there is somebody to give them to.
+    pub fn vnodes_to_give(&self) -> usize {
         let own = self.options.registration.node;
         let Some((ring, slot)) = self.ring.as_ref().and_then(|ring| Some((ring, ring.slot_of(own)?))) else {
-            return true;
+            return 0;
         };
         let has_taker = ring.slots.iter().flatten().any(|member| member.node != own && !member.draining);
         let is_seated = |roles: &Roles| roles.primary.node == slot || roles.copies().any(|copy| copy.seat.node == slot);
-        !has_taker || !ring.vnodes.iter().any(is_seated)
+        if has_taker { ring.vnodes.iter().filter(|roles| is_seated(roles)).count() } else { 0 }
     }
 
     /// A core's report, made under `election`.
