@@ -68,7 +68,8 @@ pub fn between(before: &Ring, after: &Ring, is_registered: impl Fn(NodeRef) -> b
         let (from, to) = (node(before, old.primary.node), node(after, new.primary.node));
         if let (Some(from), Some(to), true) = (from, to, old.term != new.term) {
             // A slot may have another owner by now: lives are compared, not slots.
-            let had_it = old.in_sync_members().filter_map(|seat| Some((node(before, seat.node)?, seat.core)));
+            let members = old.in_sync_members().chain(old.last());
+            let had_it = members.filter_map(|seat| Some((node(before, seat.node)?, seat.core)));
             let is_kept = { had_it }.any(|member| member == (to, new.primary.core));
             let happened = match (is_kept, from == to && old.primary.core == new.primary.core) {
                 (false, _) => Happened::Lost,

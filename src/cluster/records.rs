@@ -11,9 +11,9 @@
 //!
 //! roles      0      3       4         8        12
 //!            ┌──────┬───────┬─────────┬────────┬───┐
-//!            │ term │ count │ primary │ copy 0 │ … │    count: copies in bits 0-3, which of them are in sync in bits 4-7
-//!            │ u24  │ u8    │ Seat    │ Seat   │   │    8 bytes and 4 for each copy: at most 24
-//!            └──────┴───────┴─────────┴────────┴───┘
+//!            │ term │ count │ primary │ copy 0 │ … │    count: copies in bits 0-2, which of them are in sync in bits 4-7;
+//!            │ u24  │ u8    │ Seat    │ Seat   │   │    with bit 3 none is, and bits 4-7 say which of them were so last
+//!            └──────┴───────┴─────────┴────────┴───┘    8 bytes and 4 for each copy: at most 24
 //! ```
 //! A record begins with its format's version; numbers are little-endian; a text has its length before it. Whatever is read is
 //! checked: bytes that mean nothing are an error, never a panic and never half a ring.
@@ -28,6 +28,9 @@ use super::ring::{COPIES_MAX, CopyState, Member, NodeRef, Registration, Ring, Ri
 pub const FORMAT: u8 = 4;
 /// Keys over which the vnodes' roles are spread: one change of one vnode writes 1/64 of the ring.
 pub const CHUNKS_MAX: usize = 64;
+
+/// In the count of a vnode's copies: those that are marked are not in sync, but were the last that were.
+const LASTS: u8 = 8;
 
 /// What every node of a cluster agrees on, forever.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -339,8 +342,9 @@ fn member(reader: &mut Reader<'_>) -> Result<Member, RecordError> {
 fn chunk_to_bytes(vnodes: &[Roles]) -> Vec<u8> {
     let mut out = vec![FORMAT];
     for roles in vnodes {
-        let in_sync = roles.copies().enumerate().filter(|(_, copy)| copy.state == CopyState::InSync);
-        let count = in_sync.fold(roles.copies().count() as u8, |count, (place, _)| count | 16 << place);
+        let lasts = if roles.last().next().is_some() { LASTS } else { 0 };
+        let marked = roles.copies().enumerate().filter(|(_, it)| it.was_last || it.state == CopyState::InSync);
+        let count = marked.fold(lasts | roles.copies().count() as u8, |count, (place, _)| count | 16 << place);
         out.extend_from_slice(&roles.term.to_le_bytes()[..3]);
         out.push(count);
         put_seat(&mut out, roles.primary);
@@ -355,17 +359,21 @@ fn chunk_from_bytes(bytes: &[u8], count: usize, vnodes: &mut Vec<Roles>) -> Resu
         let [low, middle, high] = reader.take()?;
         let count = reader.u8()?;
         let mut roles = Roles::new(u32::from_le_bytes([low, middle, high, 0]), reader.seat()?);
-        let copies = usize::from(count & 15);
+        let (copies, lasts) = (usize::from(count & 7), count & LASTS != 0);
         if copies > COPIES_MAX || u32::from(count) >> (4 + copies) != 0 {
             return Err(RecordError::Damaged("copies that can't be"));
         }
         for place in 0..copies {
-            let state = if count >> (4 + place) & 1 == 1 { CopyState::InSync } else { CopyState::CatchingUp };
+            let is_marked = count >> (4 + place) & 1 == 1;
+            let state = if is_marked && !lasts { CopyState::InSync } else { CopyState::CatchingUp };
             let seat = reader.seat()?;
             if roles.state(seat).is_some() {
                 return Err(RecordError::Damaged("two copies on one core"));
             }
             roles.put(seat, state);
+            if is_marked && lasts {
+                roles.mark_last([seat].into_iter());
+            }
         }
         vnodes.push(roles);
     }

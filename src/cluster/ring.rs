@@ -79,6 +79,9 @@ pub struct CopySeat {
     pub seat: Seat,
     /// Whether it counts.
     pub state: CopyState,
+    /// It was among the last copies that counted, and since then none does: the primary alone can't acknowledge `one` or
+    /// `all` (C3), so this copy, unless it is being streamed anew, has all that was ever acknowledged by more than one.
+    pub was_last: bool,
 }
 
 /// Who does what for one vnode.
@@ -169,8 +172,27 @@ impl Roles {
     pub fn put(&mut self, seat: Seat, state: CopyState) -> bool {
         let own = self.copies.iter().position(|copy| copy.is_some_and(|copy| copy.seat == seat));
         let Some(place) = own.or_else(|| self.copies.iter().position(Option::is_none)) else { return false };
-        self.copies[place] = Some(CopySeat { seat, state });
+        self.copies[place] = Some(CopySeat { seat, state, was_last: false });
+        if state == CopyState::InSync {
+            self.copies.iter_mut().flatten().for_each(|copy| copy.was_last = false);
+        }
         true
+    }
+
+    /// The copies at `seats`, which catch up, are the last that counted. Nothing where some copy still counts.
+    pub fn mark_last(&mut self, seats: impl Iterator<Item = Seat>) {
+        if self.in_sync().next().is_some() {
+            return;
+        }
+        for seat in seats {
+            let copy = self.copies.iter_mut().flatten().find(|copy| copy.seat == seat);
+            copy.into_iter().for_each(|copy| copy.was_last = true);
+        }
+    }
+
+    /// The seats of the copies that were the last to count.
+    pub fn last(&self) -> impl Iterator<Item = Seat> + '_ {
+        self.copies().filter(|copy| copy.was_last).map(|copy| copy.seat)
     }
 
     /// Removes the copy at `seat`, if there is one.
@@ -338,6 +360,22 @@ mod tests {
         assert_eq!(roles.copies().map(|copy| copy.seat.node).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(roles.in_sync_members().collect::<Vec<_>>(), [seat(9, 0), seat(1, 0)]);
         assert_eq!(roles.state(seat(2, 0)), Some(CopyState::CatchingUp));
+    }
+
+    #[test]
+    fn the_last_that_counted_are_known_until_another_counts() {
+        let mut roles = Roles::new(1, seat(9, 0));
+        (0..3).for_each(|node| assert!(roles.put(seat(node, 0), CopyState::InSync)));
+        assert!(roles.put(seat(0, 0), CopyState::CatchingUp));
+        roles.mark_last([seat(0, 0)].into_iter());
+        assert_eq!(roles.last().count(), 0, "others still count");
+        assert!(roles.put(seat(1, 0), CopyState::CatchingUp) && roles.put(seat(2, 0), CopyState::CatchingUp));
+        roles.mark_last([1, 2].map(|node| seat(node, 0)).into_iter());
+        assert_eq!(roles.last().collect::<Vec<_>>(), [seat(1, 0), seat(2, 0)]);
+        assert!(roles.put(seat(4, 0), CopyState::CatchingUp));
+        assert_eq!(roles.last().count(), 2, "a new copy changes nothing");
+        assert!(roles.put(seat(4, 0), CopyState::InSync));
+        assert_eq!(roles.last().count(), 0);
     }
 
     #[test]

@@ -418,6 +418,10 @@ impl Agent {
         let Some(lease) = self.lease else {
             return Some((Purpose::Grant, EtcdRequest::LeaseGrant { ttl_secs: self.options.lease_secs }));
         };
+        if now >= lease.good_until {
+            // etcd may have ended it and would refuse what is put under it: the keep-alive's answer says.
+            return None;
+        }
         let own = &self.options.registration;
         let (key, value) = (self.keys.node(own.node.id), own.to_bytes());
         let put = Put { key: key.clone(), value: value.clone(), lease: lease.id };

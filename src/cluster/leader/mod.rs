@@ -186,7 +186,7 @@ impl Leader {
         self.is_stale = true;
         match report {
             Report::Sealed { vnode, term, applied } => {
-                if term <= roles.term || !roles.in_sync_members().any(|member| member == seat) {
+                if term <= roles.term || !roles.in_sync_members().chain(roles.last()).any(|member| member == seat) {
                     return;
                 }
                 // Also when this leader asked for nothing: an earlier one has sealed it, so it must go on under a new term.
@@ -366,7 +366,8 @@ impl Leader {
         let alive = self.alive(ring);
         let mut orders = Vec::new();
         for (&vnode, failover) in &self.failovers {
-            let members = ring.vnodes[vnode as usize].in_sync_members();
+            let roles = &ring.vnodes[vnode as usize];
+            let members = roles.in_sync_members().chain(roles.last());
             for member in members.filter(|&member| alive.has(member) && !failover.reports.contains_key(&member)) {
                 orders.push((member, Order::Seal { vnode, term: failover.term }));
             }

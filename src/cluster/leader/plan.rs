@@ -133,10 +133,13 @@ impl Leader {
                 _ => true,
             };
         }
+        // Where nobody counts any more, those that just did have all that copies have acknowledged.
+        accepted.mark_last(roles.in_sync());
         accepted
     }
 
-    /// C6: once each in-sync member has reported or is gone, the highest leads and who did not report is dropped. C9: when all
+    /// C6: once each in-sync member has reported or is gone, the highest leads and who did not report is dropped. Where only
+    /// the primary counted, and is gone, that holds for the copies that counted last, as far as they are whole. C9: when all
     /// are gone for long enough, the vnode starts empty.
     fn fail_over(&self, now: Instant, ring: &Ring, vnode: usize, failover: &Failover) -> Option<Roles> {
         let (roles, alive) = (&ring.vnodes[vnode], self.alive(ring));
@@ -149,19 +152,33 @@ impl Leader {
         for member in roles.in_sync_members().filter(is_alive) {
             sealed.push((*failover.reports.get(&member)?, Some(member) == target, member));
         }
+        if sealed.is_empty() {
+            for member in roles.last().filter(is_alive) {
+                let applied = *failover.reports.get(&member)?;
+                // One that is being streamed anew has only a part.
+                sealed.extend((applied != Version::NONE).then_some((applied, Some(member) == target, member)));
+            }
+        }
         let best = sealed.iter().max_by_key(|(applied, is_target, seat)| (applied, is_target, seat.node, seat.core));
         let Some(&(_, _, primary)) = best else {
             let is_over = failover.deserted.is_some_and(|since| now >= since + LOST_WAIT);
-            return target.filter(|_| is_over).map(|primary| Roles::new(failover.term, primary));
+            // Under the term that it was sealed for, a copy would be relied on with the part that it has.
+            let term = failover.term + u32::from(!failover.reports.is_empty());
+            return target.filter(|_| is_over && term <= Version::TERM_MAX).map(|primary| Roles::new(term, primary));
         };
         let mut next = Roles::new(failover.term, primary);
         for &(_, _, member) in sealed.iter().filter(|(_, _, member)| *member != primary) {
             next.put(member, CopyState::InSync);
         }
         let catching_up = roles.copies().filter(|copy| copy.state == CopyState::CatchingUp && is_alive(&copy.seat));
-        catching_up.for_each(|copy| {
-            next.put(copy.seat, CopyState::CatchingUp);
-        });
+        for copy in catching_up {
+            if copy.seat != primary && next.state(copy.seat).is_none() {
+                next.put(copy.seat, CopyState::CatchingUp);
+            }
+        }
+        if primary == roles.primary {
+            next.mark_last(roles.last());
+        }
         Some(next)
     }
 
@@ -188,7 +205,7 @@ impl Leader {
         let alive = self.alive(ring);
         for (roles, target) in next.vnodes.iter_mut().zip(&self.targets) {
             for copy in roles.copies().filter(|copy| copy.state == CopyState::CatchingUp).collect::<Vec<_>>() {
-                let is_wanted = target.seats().any(|seat| seat == copy.seat);
+                let is_wanted = copy.was_last || target.seats().any(|seat| seat == copy.seat);
                 if !is_wanted || !alive.has(copy.seat) {
                     roles.remove(copy.seat);
                 }

@@ -217,6 +217,53 @@ fn a_vnode_nobody_has_starts_empty_after_ten_seconds_under_a_new_term() {
     assert_eq!(ring.vnodes[vnode as usize].in_sync().count(), 0, "whoever is left catches up from nothing");
 }
 
+/// A vnode of node 1 whose only copy was let go; and that copy.
+fn let_go(leader: &mut Leader, known: &mut Known) -> (u32, Roles, Seat) {
+    let (vnode, roles) = led_by(known.ring.as_ref().expect("a ring"), seat(1));
+    let copy = roles.in_sync().next().expect("a replica");
+    let epoch = known.ring.as_ref().map_or(0, |ring| ring.epoch);
+    let alone = Report::InSync { vnode, term: roles.term, number: 1, epoch, in_sync: in_sync(&[]) };
+    leader.handle_report(node(1), seat(1), alone);
+    let roles = write(leader, known, later(1)).vnodes[vnode as usize];
+    assert!(roles.last().eq([copy]) && roles.in_sync().count() == 0);
+    (vnode, roles, copy)
+}
+
+#[test]
+fn a_copy_that_was_let_go_last_takes_over_when_the_primary_dies_before_another_counts() {
+    let (mut leader, mut known) = leader(3);
+    let (vnode, roles, copy) = let_go(&mut leader, &mut known);
+    lose(&mut leader, &mut known, 1, later(2));
+    let term = roles.term + 1;
+    assert!(orders(&mut leader, later(2)).contains(&(copy, Order::Seal { vnode, term })));
+    let report = Report::Sealed { vnode, term, applied: Version::new(1, 7) };
+    leader.handle_report(node(u64::from(copy.node) + 1), copy, report);
+    let ring = write(&mut leader, &mut known, later(3));
+    assert_eq!((ring.vnodes[vnode as usize].term, ring.vnodes[vnode as usize].primary), (term, copy));
+}
+
+#[test]
+fn one_that_was_being_streamed_anew_is_not_relied_on() {
+    let (mut leader, mut known) = leader(3);
+    let (vnode, roles, copy) = let_go(&mut leader, &mut known);
+    lose(&mut leader, &mut known, 1, later(2));
+    let report = Report::Sealed { vnode, term: roles.term + 1, applied: Version::NONE };
+    leader.handle_report(node(u64::from(copy.node) + 1), copy, report);
+    while let Some(ring) = leader.poll_write(later(3)) {
+        assert_eq!(ring.vnodes[vnode as usize].term, roles.term);
+        known.ring = Some(Arc::new(ring));
+        leader.handle_known(later(3), known.clone());
+        leader.handle_write_done(later(2));
+    }
+    leader.poll_write(later(4));
+    let ring = write(&mut leader, &mut known, later(110));
+    assert_eq!(
+        ring.vnodes[vnode as usize].term,
+        roles.term + 2,
+        "not the term that it was sealed for: it starts empty"
+    );
+}
+
 #[test]
 fn a_move_is_written_when_the_target_is_ready_and_undone_when_it_is_gone() {
     let (mut leader, mut known) = leader(3);

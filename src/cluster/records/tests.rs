@@ -26,6 +26,10 @@ fn ring(nodes: u16, vnode_bits: u8) -> Ring {
             roles.put(seat(1), if vnode.is_multiple_of(3) { CopyState::CatchingUp } else { CopyState::InSync });
             roles.put(seat(2), CopyState::InSync);
         }
+        if nodes > 2 && vnode % 5 == 4 {
+            [1, 2].into_iter().for_each(|place| assert!(roles.put(seat(place), CopyState::CatchingUp)));
+            roles.mark_last([seat(2)].into_iter());
+        }
         roles
     };
     let vnodes = (0..1 << vnode_bits).map(roles).collect();

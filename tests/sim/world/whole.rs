@@ -49,7 +49,7 @@ impl World {
                 self.violate(Subject::Vnode(vnode), format!("vnode {vnode}: term {} after {}", roles.term, was.term));
             }
             self.note_let_go(&ring, vnode, &was, roles);
-            let stays = was.in_sync_members().any(|member| member == roles.primary);
+            let stays = was.in_sync_members().chain(was.last()).any(|member| member == roles.primary);
             if roles.term > was.term && !stays {
                 self.lose_vnode(vnode, roles.term);
             }

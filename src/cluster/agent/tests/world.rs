@@ -362,7 +362,7 @@ impl World {
                 if roles.term > copy.term {
                     let (applied, sealed) = (copy.applied, copy.sealed);
                     let was = roles.state(seat);
-                    let stays = was != Some(CopyState::CatchingUp);
+                    let stays = was != Some(CopyState::CatchingUp) || roles.last().any(|last| last == seat);
                     *copy = Copy {
                         term: roles.term,
                         applied: if stays { applied } else { Version::NONE },
@@ -389,7 +389,8 @@ impl World {
             assert_eq!(leader, roles.primary, "two primaries under term {} of vnode {vnode}", roles.term);
             let Some(before) = self.rings.last().map(|ring| ring.vnodes[vnode]) else { continue };
             assert!(roles.term >= before.term, "vnode {vnode}: a term went back");
-            if before.term < roles.term && !before.in_sync_members().any(|member| member == roles.primary) {
+            let mut candidates = before.in_sync_members().chain(before.last());
+            if before.term < roles.term && !candidates.any(|member| member == roles.primary) {
                 self.lost_vnodes += 1;
                 self.acknowledged[vnode] = Version::NONE;
             }
