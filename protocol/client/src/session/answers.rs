@@ -42,7 +42,7 @@ impl<T> Session<T> {
         }
         let refusal = Refusal { status: replied.status, retry_after_ms: replied.retry_after_ms };
         match replied.status {
-            Status::Moved => return self.on_moved(key, replied.version.as_u64(), now),
+            Status::Moved => return self.on_moved(Some(link), key, replied.version.as_u64(), now),
             Status::Overloaded | Status::ShuttingDown | Status::NotEnoughCopies if self.may_pass(replied.status) => {
                 return self.refuse(key, refusal, now);
             }
@@ -149,11 +149,11 @@ impl<T> Session<T> {
 
     /// The core does not own the key. While a cluster changes nobody may own a key for a while, so this goes on until the
     /// request's time is up.
-    fn on_moved(&mut self, key: Key, epoch: u64, now: Instant) {
+    fn on_moved(&mut self, told_by: Option<Key>, key: Key, epoch: u64, now: Instant) {
         self.counters.redirects += 1;
         if self.map.topology.as_ref().is_some_and(|topology| u64::from(topology.epoch) < epoch) {
-            self.move_hold(key, epoch, now);
-            return self.redirect(key, epoch, now);
+            self.move_hold(told_by, key, epoch, now);
+            return self.redirect(told_by, key, epoch, now);
         }
         // The node knows of nothing newer, and yet the key is not its own: it may be in its next life, or behind the others.
         // Somebody else may know.
@@ -163,13 +163,13 @@ impl<T> Session<T> {
     }
 
     /// Asks the owner, as soon as the topology of this epoch says who that is.
-    pub(super) fn redirect(&mut self, key: Key, epoch: u64, now: Instant) {
+    pub(super) fn redirect(&mut self, told_by: Option<Key>, key: Key, epoch: u64, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.refused();
         entry.refusal = Some(Refusal { status: Status::Moved, retry_after_ms: 0 });
         let wait = backoff(REDIRECT_WAIT_FIRST, REDIRECT_WAIT_MAX, entry.setbacks.into(), &mut self.rng);
         self.try_later(key, wait, now);
-        self.want_epoch(epoch, now);
+        self.want_epoch(told_by, epoch, now);
         self.fetch_if_due(now);
     }
 
@@ -194,7 +194,7 @@ impl<T> Session<T> {
         };
         if !results.moved.is_empty() {
             let key = self.hold(again(&results.moved));
-            self.on_moved(key, results.moved_epoch, now);
+            self.on_moved(None, key, results.moved_epoch, now);
         }
         if let Some(refusal) = results.refusal {
             let key = self.hold(again(&results.refused));

@@ -106,9 +106,9 @@ impl<T> Session<T> {
     }
 
     /// The probe, if it is one, was told that its vnode is elsewhere: so are the others'.
-    pub(super) fn move_hold(&mut self, key: Key, epoch: u64, now: Instant) {
+    pub(super) fn move_hold(&mut self, told_by: Option<Key>, key: Key, epoch: u64, now: Instant) {
         for waiting in self.take_hold_of_probe(key).into_iter().flat_map(|hold| hold.waiting) {
-            self.redirect(waiting, epoch, now);
+            self.redirect(told_by, waiting, epoch, now);
         }
     }
 

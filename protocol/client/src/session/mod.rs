@@ -141,6 +141,8 @@ struct Map {
     asked: Option<u64>,
     /// The newest epoch heard of.
     epoch_wanted: u32,
+    /// Over which link, unless it was asked since: who is there has that topology, and others may not have it yet.
+    told_by: Option<Key>,
     /// The smallest frame limit of the servers met.
     frame_bytes_max: usize,
 }
@@ -221,6 +223,7 @@ impl<T> Session<T> {
             fetch: Fetch::Idle,
             fetch_tries: 0,
             asked: None,
+            told_by: None,
             epoch_wanted: 0,
             frame_bytes_max: usize::MAX,
         };
@@ -337,7 +340,7 @@ impl<T> Session<T> {
             match event {
                 Event::Ready(hello) => self.on_ready(key, &hello, now),
                 Event::Replied(entry, replied) => self.on_replied(key, entry, replied, now),
-                Event::News(epoch) => self.on_news(epoch, now),
+                Event::News(epoch) => self.on_news(key, epoch, now),
             }
         }
         match result {

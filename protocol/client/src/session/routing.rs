@@ -181,28 +181,30 @@ impl<T> Session<T> {
         if known_epoch == 0 {
             self.map.fetch = Fetch::At(now);
         } else if hello.epoch > known_epoch {
-            self.want_epoch(hello.epoch.into(), now);
+            self.want_epoch(Some(key), hello.epoch.into(), now);
         }
         self.fetch_if_due(now);
         self.keep_two_nodes(now);
     }
 
     /// The server has a topology that is newer than the one it told before.
-    pub(super) fn on_news(&mut self, epoch: u64, now: Instant) {
+    pub(super) fn on_news(&mut self, link: Key, epoch: u64, now: Instant) {
         // All its clients hear this at once.
         let wait = jitter(TOPOLOGY_JITTER_MAX, &mut self.rng);
-        self.want_epoch(epoch, now + wait);
+        self.want_epoch(Some(link), epoch, now + wait);
     }
 
-    /// Sees to it that a topology of `epoch` or later is asked for at `at`, unless it is here.
-    pub(super) fn want_epoch(&mut self, epoch: u64, at: Instant) {
+    /// Sees to it that a topology of `epoch` or later, of which this link told, is asked for at `at`, unless it is here.
+    pub(super) fn want_epoch(&mut self, told_by: Option<Key>, epoch: u64, at: Instant) {
         // An epoch that is none is a server's mistake, and asking would not mend it.
         let Ok(epoch) = u32::try_from(epoch) else { return };
         let known_epoch = self.map.topology.as_ref().map_or(0, |topology| topology.epoch);
         if epoch <= known_epoch {
             return;
         }
-        self.map.epoch_wanted = self.map.epoch_wanted.max(epoch);
+        if epoch > self.map.epoch_wanted {
+            (self.map.epoch_wanted, self.map.told_by) = (epoch, told_by);
+        }
         self.fetch_at(at);
     }
 
@@ -227,15 +229,19 @@ impl<T> Session<T> {
         if let Some(link) = self.links.get_mut(link_key) {
             link.queue.push_front(key);
             self.map.asked = link.place.map(|place| place.node);
+            self.map.told_by = None;
         }
         self.map.fetch = Fetch::Asked;
     }
 
-    /// A link that can be asked for the topology now: of another node than the last one asked, where there is one. A node
-    /// that is cut off from the others must not be the only one believed.
+    /// A link that can be asked for the topology now: that which told of the newest, or of another node than the last one
+    /// asked, where there is one. A node that is cut off from the others must not be the only one believed.
     pub(super) fn fetch_link(&self) -> Option<Key> {
         let stands = |key: &Key| self.links.get(*key).is_some_and(|link| link.ready().is_some() && !link.retiring);
         let node = |key: Key| self.links.get(key).and_then(|link| link.place).map(|place| place.node);
+        if let Some(told_by) = self.map.told_by.filter(stands) {
+            return Some(told_by);
+        }
         let another = self.links.keys().filter(stands).find(|key| node(*key) != self.map.asked);
         another.or_else(|| self.links.keys().find(stands))
     }
@@ -362,7 +368,7 @@ impl<T> Session<T> {
         }
         self.map.seats.clear();
         self.map.met_at.clear();
-        self.map.epoch_wanted = 0;
+        (self.map.epoch_wanted, self.map.told_by) = (0, None);
         self.map.fetch = Fetch::Idle;
         let mut waiting: VecDeque<Key> = self.take_held().collect();
         let keys: Vec<Key> = self.links.keys().collect();
