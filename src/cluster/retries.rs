@@ -130,6 +130,18 @@ impl RetryTable {
         }
     }
 
+    /// Forgets the results kept for `vnode`: they are of a history that is not the vnode's. Cost: a look at all of the core's.
+    pub fn forget_vnode(&mut self, vnode: u16) {
+        let sessions = &mut self.sessions;
+        self.order.retain(|(token, owner)| {
+            let stays = *owner != u32::from(vnode);
+            if !stays && let Some(session) = sessions.get_mut(&token.session) {
+                session.results.remove(&token.number);
+            }
+            stays
+        });
+    }
+
     /// The results kept for `vnode`, oldest first. Cost: a look at all of the core's.
     pub fn of_vnode(&self, vnode: u16) -> Vec<KeptResult> {
         let tokens = self.order.iter().filter(|(_, owner)| *owner == u32::from(vnode)).map(|(token, _)| *token);

@@ -56,6 +56,10 @@ impl Copies {
         follow.is_short = false;
         follow.cursor = if head.wipes == 1 { 0 } else { AckEntry::CURSOR_END };
         follow.told = follow.cursor;
+        if head.wipes == 1 || head.base == 0 {
+            // Results of writes that are dropped: whoever repeats one of them has it carried out.
+            state.retries.forget_vnode(head.vnode);
+        }
         if head.wipes == 1 {
             state.store.drop_vnode(vnode);
             state.store.add_vnode(vnode, head.term);
