@@ -139,8 +139,9 @@ fn the_loss_of_etcd_changes_nothing_and_its_return_neither() {
     // A node that comes after etcd has come back finds the cluster as it was.
     let late = start(&etcd, "late", &["--replicas", "0"]);
     assert!(present(&mut client).into_iter().all(|is_there| is_there));
-    let after = owners(&late);
-    assert_eq!(after.0, before.0, "nobody has lost a role");
+    // The late one may have got some of its share by now; nobody else has lost what it had.
+    let (after, _) = owners(&late);
+    assert!(before.0.iter().all(|owner| after.contains(owner)), "{after:?} lead, {before:?} before");
     late.stop();
     nodes.into_values().for_each(NodeProcess::stop);
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use quoit::runtime::Idle;
 use quoit_wire::{RequestBody, Status};
 
-use crate::running::{Running, set};
+use crate::running::{Over, Running, set};
 use crate::wire_client::WireClient;
 use crate::{alone, resident_bytes};
 
@@ -29,15 +29,6 @@ fn ten_million_empty_turns_take_no_memory() {
         let _over = Over(&is_over);
         take_ten_million(&node);
     });
-}
-
-/// Tells the busy threads to end, also when the test has failed.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn take_ten_million(node: &Running) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use quoit_wire::{HelloParameters, RequestBody, Status};
 
-use crate::running::{Running, set};
+use crate::running::{Over, Running, set};
 use crate::wire_client::WireClient;
 
 const CORES: u16 = 4;
@@ -31,6 +31,8 @@ fn every_core_is_had_for_the_asking_while_strangers_come_and_go() {
                 }
             });
         }
+        // However it ends: the scope waits for the strangers.
+        let _over = Over(&is_over);
         for round in 0..100 {
             for core in 0..CORES {
                 let mut client = WireClient::connect(node.address(), core);
@@ -41,7 +43,6 @@ fn every_core_is_had_for_the_asking_while_strangers_come_and_go() {
                 assert_eq!(client.call(&RequestBody::Get { key: &key }).value, b"value");
             }
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     assert_eq!(node.sum("requests_forwarded_total"), 0, "a request hopped though its connection was on its core");
     assert!(node.sum("connections_handed_over_total") > 0);

@@ -1,6 +1,7 @@
 //! A node that ends with its test, its counters, and keys by the core that owns them.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use quoit::runtime::{Command, CoreHandle, Idle, Node, RuntimeOptions};
@@ -27,6 +28,15 @@ pub(crate) fn seed() -> u64 {
     let seed = given.unwrap_or_else(rand::random);
     println!("QUOIT_TEST_SEED={seed}");
     seed
+}
+
+/// Tells the threads beside a test to end, also when the test has failed: who started them waits for them.
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A running node; it ends with the test, and every core must end well.

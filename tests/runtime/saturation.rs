@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use quoit::runtime::{Command, Idle};
 use quoit_wire::RequestBody;
 
-use crate::running::{PATIENCE, Running, set};
+use crate::running::{Over, PATIENCE, Running, set};
 use crate::wire_client::WireClient;
 
 /// Requests that a busy core may answer in one turn on the average: one that goes on for 5 ms answers more, and one that the
@@ -32,6 +32,7 @@ fn saturate(idle: Idle) {
                 }
             });
         }
+        let _over = Over(&is_over);
         node.until("the load is on", |node| node.sum("turns_total") > 200);
         let answered = |node: &Running| -> u64 {
             node.snapshots().iter().flat_map(|snapshot| &snapshot.requests).map(|(_, _, count)| count).sum()
@@ -49,7 +50,6 @@ fn saturate(idle: Idle) {
             }
         }
         let (requests, turns) = (answered(&node) - before, turns(&node) - turns_before);
-        is_over.store(true, Ordering::Relaxed);
         times.sort_unstable();
         let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
         println!(
