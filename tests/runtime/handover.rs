@@ -1,6 +1,6 @@
 //! A client that asks for a core gets it, whoever accepted it and whatever else connects; and then nothing hops.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,8 +26,12 @@ fn every_core_is_had_for_the_asking_while_strangers_come_and_go() {
                         break;
                     }
                     let mut stream = TcpStream::connect(node.address()).expect("the node listens");
-                    // Nothing, half a hello, or a whole one, and gone.
+                    // Nothing, half a hello, or a whole one, and gone. Who has said all waits for the answer: no more are on their
+                    // way between two cores than may be, past which connections are closed.
                     let _ = stream.write_all(&hello[..[0, 10, hello.len()][round % 3]]);
+                    if round % 3 == 2 {
+                        let _ = stream.read(&mut [0]);
+                    }
                 }
             });
         }
