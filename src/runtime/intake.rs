@@ -14,6 +14,7 @@ use super::held::Asker;
 use super::limits::OVERLOADED_RETRY_MS;
 use super::ring::Completion;
 use super::scan::{Stop, scan};
+use super::waiting::Kept;
 use crate::shard::Outcome;
 
 impl Core {
@@ -237,15 +238,22 @@ impl Core {
     fn publish_large(&mut self, slot: u32) {
         let Some(mut connection) = self.take(slot) else { return };
         if let Intake::Large(set) = std::mem::replace(&mut connection.intake, Intake::Frames) {
-            let limits = self.reply_limits();
+            let (limits, now) = (self.reply_limits(), self.now.instant());
             let head = set.head();
             let start = connection.output.bytes.len();
-            let outcome = self.shard.publish_large_set(self.now.instant(), *set, limits, &mut connection.output);
+            let asker = Asker::Connection { slot, generation: connection.generation };
             self.counters.answered += 1;
-            if let Outcome::Pending(ticket) = outcome {
-                let asker = Asker::Connection { slot, generation: connection.generation };
-                self.hold(ticket, asker, &head, &mut connection.output.bytes, start);
-                connection.inflight += 1;
+            match self.shard.publish_large_set(now, set, limits, &mut connection.output) {
+                Ok(Outcome::Done | Outcome::Later) => {}
+                Ok(Outcome::Pending(ticket)) => {
+                    self.hold(ticket, asker, &head, &mut connection.output.bytes, start);
+                    connection.inflight += 1;
+                }
+                Err(set) => {
+                    let hash = self.shard.hash(set.key());
+                    self.waiting.keep(&mut self.shard, now, asker, hash, Kept::LargeSet(set));
+                    connection.inflight += 1;
+                }
             }
             self.mark_dirty(slot, &mut connection);
         }

@@ -17,6 +17,7 @@ use super::limits::{
 };
 use super::mesh::{Message, Part};
 use super::scan::multi_body;
+use super::waiting::Kept;
 use crate::shard::{Outcome, Output, ReplyLimits, Route};
 use crate::time::Instant;
 
@@ -114,7 +115,7 @@ impl Core {
                     let asker = Asker::Core { core: origin, token, request_bytes: frame.len() };
                     match outcome {
                         Outcome::Pending(ticket) => self.hold(ticket, asker, &head, &mut replies.bytes, start),
-                        _ => self.waiting.keep(&mut self.shard, now, asker, hash, frame),
+                        _ => self.waiting.keep(&mut self.shard, now, asker, hash, Kept::frame(frame)),
                     }
                     replies.withdraw_reply(entry);
                 }

@@ -11,6 +11,7 @@ use super::core::{Core, Ready, Source};
 use super::held::Asker;
 use super::limits::{PREFETCH_WINDOW, RECEIVE_BUFFER_BYTES, REPLY_ROOM_BYTES};
 use super::scan::stall_on;
+use super::waiting::Kept;
 use crate::shard::Outcome;
 
 impl Core {
@@ -71,7 +72,7 @@ impl Core {
                 let asker = Asker::Connection { slot, generation: connection.generation };
                 match outcome {
                     Outcome::Pending(ticket) => self.hold(ticket, asker, &head, &mut output.bytes, start),
-                    _ => self.waiting.keep(&mut self.shard, now, asker, ready.hash, frame),
+                    _ => self.waiting.keep(&mut self.shard, now, asker, ready.hash, Kept::frame(frame)),
                 }
                 connection.inflight += 1;
             }

@@ -3,7 +3,9 @@
 //! That takes some milliseconds, so they are kept here, in order, rather than sent back to be asked again: when the vnode is
 //! served they are carried out, when it is another node's they are told so at once. Who comes later waits behind them. What
 //! is kept is bounded in number, bytes and time, and counts as the core's buffers do; past that a request is answered
-//! `Overloaded`. Requests for several keys, and large values, do not wait.
+//! `Overloaded`. A large set waits with its value where it was received, in the arena, whose bound for values that are not
+//! published yet is its own. Requests for several keys do not wait: of their keys each that would have to is answered
+//! `Overloaded`, the others at once, and who asked asks again for those alone.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,7 +16,7 @@ use super::core::Core;
 use super::held::Asker;
 use super::limits::{WAITING_MAX, WAITING_SHARE, WAITING_TIME_MAX};
 use super::mesh::Batch;
-use crate::shard::{Outcome, Output, ReplyLimits, Route, Shard};
+use crate::shard::{LargeSet, Outcome, Output, ReplyLimits, Route, Shard};
 use crate::time::{Duration, Instant};
 
 /// The waiting requests of one core.
@@ -34,7 +36,16 @@ struct Request {
     asker: Asker,
     since: Instant,
     hash: u64,
-    frame: Vec<u8>,
+    kept: Kept,
+}
+
+/// What is kept of a request.
+#[derive(Debug)]
+pub(super) enum Kept {
+    /// All of it.
+    Frame(Vec<u8>),
+    /// A set whose value lies in the arena.
+    LargeSet(Box<LargeSet>),
 }
 
 /// Plain integers.
@@ -44,6 +55,21 @@ pub(super) struct WaitingCounters {
     pub served: u64,
     /// Requests that have waited in vain.
     pub expired: u64,
+}
+
+impl Kept {
+    /// A request that is a whole frame.
+    pub(super) fn frame(frame: &[u8]) -> Self {
+        Self::Frame(frame.to_vec())
+    }
+
+    /// Bytes beside the arena.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Frame(frame) => frame.len(),
+            Self::LargeSet(set) => set.front_bytes(),
+        }
+    }
 }
 
 impl Waiting {
@@ -76,11 +102,11 @@ impl Waiting {
 
     /// Keeps a request that `shard` can't carry out yet. Cold, so that who has no such requests has nothing of it in the way.
     #[cold]
-    pub(super) fn keep(&mut self, shard: &mut Shard, now: Instant, asker: Asker, hash: u64, frame: &[u8]) {
+    pub(super) fn keep(&mut self, shard: &mut Shard, now: Instant, asker: Asker, hash: u64, kept: Kept) {
         let vnode = vnode_of(hash, shard.topology().vnode_bits) as u16;
-        let request = Request { asker, since: now, hash, frame: frame.to_vec() };
+        let request = Request { asker, since: now, hash, kept };
         self.len += 1;
-        self.bytes += frame.len();
+        self.bytes += request.kept.bytes();
         self.by_vnode.entry(vnode).or_default().push_back(request);
         shard.set_waiting(vnode, true);
         shard.set_may_defer(self.has_room());
@@ -96,7 +122,7 @@ impl Waiting {
         requests.front().filter(|request| takes(request))?;
         let request = requests.pop_front()?;
         self.len -= 1;
-        self.bytes -= request.frame.len();
+        self.bytes -= request.kept.bytes();
         Some(request)
     }
 }
@@ -117,7 +143,7 @@ impl Core {
             let is_over = |request: &Request| !has_to_wait || now.since(request.since) >= WAITING_TIME_MAX;
             while let Some(request) = self.waiting.take(vnode, is_over) {
                 had_any = true;
-                self.serve(now, &request, has_to_wait, &mut batches);
+                self.serve(now, request, has_to_wait, &mut batches);
             }
             match self.waiting.by_vnode.get(&vnode) {
                 Some(requests) if requests.is_empty() => drop(self.waiting.by_vnode.remove(&vnode)),
@@ -130,27 +156,43 @@ impl Core {
     }
 
     /// Answers one request that has waited: as it is carried out now, or that its time is over.
-    fn serve(&mut self, now: Instant, request: &Request, is_expired: bool, batches: &mut Vec<(usize, Batch)>) {
-        let Request { asker, hash, ref frame, .. } = *request;
-        let Ok(Some(head)) = request_head(frame, self.options.value_bytes_max) else {
-            unreachable!("its head was read before it was kept");
+    fn serve(&mut self, now: Instant, request: Request, is_expired: bool, batches: &mut Vec<(usize, Batch)>) {
+        let Request { asker, hash, kept, .. } = request;
+        let head = match &kept {
+            Kept::LargeSet(set) => set.head(),
+            Kept::Frame(frame) => match request_head(frame, self.options.value_bytes_max) {
+                Ok(Some(head)) => head,
+                _ => unreachable!("its head was read before it was kept"),
+            },
         };
         let mut output = Output::default();
         self.counters.answered += 1;
         // What is kept as bytes, or goes to another core, must not lie in the arena.
         let limits = ReplyLimits { pin_bytes_min: usize::MAX, ..self.reply_limits() };
         self.shard.set_may_defer(false);
-        let outcome = if is_expired {
-            self.waiting.counters.expired += 1;
-            self.shard.answer_later(&head, &mut output);
-            Outcome::Done
-        } else if self.shard.route(hash) != Route::Here {
-            self.waiting.counters.served += 1;
-            self.shard.answer_moved(&head, &mut output);
-            Outcome::Done
-        } else {
-            self.waiting.counters.served += 1;
-            self.shard.execute_frame(now, head, frame, hash, limits, &mut output)
+        let is_here = self.shard.route(hash) == Route::Here;
+        match is_expired {
+            true => self.waiting.counters.expired += 1,
+            false => self.waiting.counters.served += 1,
+        }
+        let outcome = match kept {
+            Kept::Frame(frame) if is_here && !is_expired => {
+                self.shard.execute_frame(now, head, &frame, hash, limits, &mut output)
+            }
+            Kept::LargeSet(set) if is_here && !is_expired => {
+                let published = self.shard.publish_large_set(now, set, limits, &mut output);
+                published.unwrap_or(Outcome::Later)
+            }
+            kept => {
+                if let Kept::LargeSet(set) = kept {
+                    self.shard.abandon_large_set(*set);
+                }
+                match is_expired {
+                    true => self.shard.answer_later(&head, &mut output),
+                    false => self.shard.answer_moved(&head, &mut output),
+                }
+                Outcome::Done
+            }
         };
         match outcome {
             Outcome::Pending(ticket) => self.hold(ticket, asker, &head, &mut output.bytes, 0),

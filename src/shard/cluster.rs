@@ -350,10 +350,10 @@ impl Shard {
     pub(super) fn publish_large_set_in_cluster(
         &mut self,
         now: Instant,
-        set: LargeSet,
+        set: Box<LargeSet>,
         limits: ReplyLimits,
         output: &mut Output,
-    ) -> Outcome {
+    ) -> Result<Outcome, Box<LargeSet>> {
         let (key, head, retry, need) = match set.request() {
             Ok(request) => {
                 let need = self.begin(&request);
@@ -363,18 +363,19 @@ impl Shard {
         };
         let hash = self.hash(&key);
         match self.held_back(now, hash, need) {
+            Some(_) if self.is_deferred() => return Err(set),
             Some(status) => {
-                self.abandon_large_set(set);
+                self.abandon_large_set(*set);
                 self.counters.count(head.operation, status);
                 self.refuse(head.id, status, output);
             }
             None => {
                 let before = self.last_write(hash);
-                self.publish(now, set, limits, output);
+                self.publish(now, *set, limits, output);
                 self.settle_key(now, hash, &key, before, retry, None);
             }
         }
-        self.outcome(now)
+        Ok(self.outcome(now))
     }
 
     /// Why a request on the key with this hash is not carried out now, if so; never without a cluster.

@@ -31,6 +31,16 @@ impl LargeSet {
         self.head
     }
 
+    /// The request's key.
+    pub fn key(&self) -> &[u8] {
+        self.head.key(&self.front)
+    }
+
+    /// Bytes that it takes beside the arena.
+    pub const fn front_bytes(&self) -> usize {
+        self.front.len()
+    }
+
     /// Bytes of the value that have not arrived.
     pub fn missing_bytes(&self) -> usize {
         self.reservation.missing_bytes()
@@ -64,19 +74,20 @@ impl Shard {
     }
 
     /// Carries out a complete large set and appends its reply, which may have to wait in a cluster. Its vnode may have left
-    /// while the value arrived.
+    /// while the value arrived. It is given back, with nothing done, where it is too early and the caller has said that it
+    /// can keep it until later ([`Self::set_may_defer`]).
     pub fn publish_large_set(
         &mut self,
         now: Instant,
-        set: LargeSet,
+        set: Box<LargeSet>,
         limits: ReplyLimits,
         output: &mut Output,
-    ) -> Outcome {
+    ) -> Result<Outcome, Box<LargeSet>> {
         if self.cluster.is_some() {
             return self.publish_large_set_in_cluster(now, set, limits, output);
         }
-        self.publish(now, set, limits, output);
-        Outcome::Done
+        self.publish(now, *set, limits, output);
+        Ok(Outcome::Done)
     }
 
     /// Carries out a complete large set that nothing holds back.

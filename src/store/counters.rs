@@ -78,6 +78,9 @@ pub(super) fn list(store: &Store, out: &mut Vec<Sample>) {
     );
     let pinned_bytes = segments.pinned_count() * SEGMENT_BYTES;
     push("pinned_bytes", "Memory kept in place by sends.", SampleKind::Gauge, None, pinned_bytes as u64);
+    let arriving_bytes = store.arriving_bytes as u64;
+    let help = "Bytes promised to large values that are not stored yet.";
+    push("arriving_bytes", help, SampleKind::Gauge, None, arriving_bytes);
     push("hits_total", "Reads that found their item.", SampleKind::Counter, None, store.counters.hits);
     push("misses_total", "Reads that found nothing.", SampleKind::Counter, None, store.counters.misses);
     for cause in EvictionCause::ALL {

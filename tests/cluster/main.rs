@@ -15,6 +15,7 @@ mod node_process;
 mod operate;
 mod replicas;
 mod secured;
+mod several;
 mod silence;
 #[path = "../watchdog/mod.rs"]
 mod watchdog;

@@ -1,5 +1,6 @@
 //! Vnodes that move under load: nodes that join, are drained, or are told to stop cost no request.
 
+use crate::several::Several;
 use crate::world::{World, assert_in_time};
 
 #[test]
@@ -19,6 +20,22 @@ fn a_join_and_a_drain_fail_no_request() {
         report.fraction("client/vnode_gap_ms") as u64,
         report.fraction("client/vnode_write_gap_ms") as u64
     );
+}
+
+#[test]
+fn a_join_and_a_drain_fail_no_request_for_several_keys_and_no_large_value() {
+    let mut world = World::found(&["a", "b"], "--replicas 1 --write one");
+    let load = Several::begin(&world.servers());
+    world.start("c");
+    world.await_whole(&["a", "b", "c"]);
+    let answer = world.ask("a", "PUT", "/cluster/nodes/b/draining").expect("the node answers");
+    assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
+    world.await_status("b is drained", |status| status.state("b") == Some("drained"));
+    world.await_whole(&["a", "c"]);
+    let (rounds, failed) = load.end();
+    println!("{} rounds of 256 sets and gets each, {} of a value of 1 MiB", rounds[0], rounds[1]);
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert!(rounds.iter().all(|rounds| *rounds > 20), "too few to prove anything: {rounds:?}");
 }
 
 #[test]

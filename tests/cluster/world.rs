@@ -193,9 +193,14 @@ impl World {
         });
     }
 
+    /// Where the nodes are reached.
+    pub(crate) fn servers(&self) -> Vec<String> {
+        self.nodes.values().map(|node| node.address.to_string()).collect()
+    }
+
     /// Puts verified load on the cluster; returns when it runs.
     pub(crate) fn load(&self, more: &str) -> Generator {
-        let servers: Vec<String> = self.nodes.values().map(|node| node.address.to_string()).collect();
+        let servers = self.servers();
         let options = format!("{LOAD} {} {more}", self.load);
         let options: Vec<&str> = options.split_whitespace().collect();
         let wrap = |command: Command| match &self.network {

@@ -12,7 +12,7 @@ use crate::runtime::budget::Charge;
 use crate::runtime::clock::Reading;
 use crate::runtime::cluster::ClusterNews;
 use crate::runtime::connection::CloseCause;
-use crate::runtime::limits::{HELD_SHARE, WAITING_SHARE};
+use crate::runtime::limits::{HELD_SHARE, RESERVE_BYTES_MIN, WAITING_SHARE};
 use crate::runtime::peers::PeerAddress;
 use crate::time::Duration;
 
@@ -418,6 +418,49 @@ fn requests_that_have_waited_for_a_vnode_are_told_at_once_where_it_has_gone() {
         let moved = |id| (id, Status::Moved, Vec::new());
         assert_eq!(answers, [(0, Status::TopologyChanged, Vec::new()), moved(written), moved(read)]);
         assert_eq!(client.last_version, u64::from(pair.ring.epoch), "asked by core {asked}");
+        drop(client);
+    }
+    pair.end();
+}
+
+#[test]
+fn a_large_value_waits_for_its_vnode_where_it_was_received_and_in_order() {
+    let mut pair = Pair::new(1);
+    let key = pair.one.key(0, 0);
+    let large = vec![7; 3 * RESERVE_BYTES_MIN];
+    for stays in [true, false] {
+        let mut client = pair.one.client(0);
+        pair.begin_move(&key);
+        let mut frames = Vec::new();
+        let bodies = [set(&key, b"first"), set(&key, &large), RequestBody::Get { key: &key }, set(&key, b"last")];
+        let ids = bodies.map(|body| {
+            let (id, frame) = client.frame(&body);
+            frames.extend(frame);
+            id
+        });
+        client.send_bytes(&mut pair.one, &frames);
+        pair.one.until("all wait", |node| (waiting(node) == 4).then_some(()));
+        assert!(pair.one.cores[0].waiting.bytes() < large.len(), "the value is in the arena");
+        let (one, two) = (Seat { node: 0, core: 0 }, Seat { node: 1, core: 0 });
+        match stays {
+            true => pair.end_move(&key, one, two),
+            false => pair.end_move(&key, two, one),
+        }
+        let mut answers = Vec::new();
+        while answers.len() < 5 {
+            pair.turn();
+            answers.extend(client.received_now());
+        }
+        answers.sort_by_key(|(id, _, _)| *id);
+        let status = if stays { Status::Ok } else { Status::Moved };
+        let read = if stays { large.clone() } else { Vec::new() };
+        let expected = [Vec::new(), Vec::new(), read, Vec::new()].into_iter().zip(ids);
+        let expected: Vec<_> = expected.map(|(value, id)| (id, status, value)).collect();
+        assert_eq!(answers[0].1, Status::TopologyChanged);
+        assert_eq!(answers[1..], expected, "stays: {stays}");
+        let samples = pair.one.cores[0].snapshot().samples;
+        let arriving = samples.iter().find(|sample| sample.name == "arriving_bytes").expect("it is told");
+        assert_eq!(arriving.value, 0, "what was not stored has given its room back");
         drop(client);
     }
     pair.end();
