@@ -120,6 +120,8 @@ pub enum EtcdResponse {
     Transaction {
         /// Whether the compares held.
         succeeded: bool,
+        /// The revision of the store behind it: the watch has told of it once it has come so far.
+        revision: i64,
     },
     /// To [`EtcdRequest::Compact`].
     Compacted,

@@ -133,7 +133,8 @@ impl Etcd {
                     |put: asked::Put| TxnOp::put(put.key, put.value, Some(PutOptions::new().with_lease(put.lease)));
                 let puts: Vec<TxnOp> = puts.into_iter().map(put).collect();
                 let done = self.client.txn(Txn::new().when(compares).and_then(puts)).await?;
-                EtcdResponse::Transaction { succeeded: done.succeeded() }
+                let revision = done.header().map_or(0, etcd_client::ResponseHeader::revision);
+                EtcdResponse::Transaction { succeeded: done.succeeded(), revision }
             }
             EtcdRequest::Compact { revision } => {
                 self.client.compact(revision, None).await?;

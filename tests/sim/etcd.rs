@@ -63,7 +63,7 @@ impl Etcd {
             Compare::ModRevision { key, revision } => entry(key).map_or(0, |it| it.mod_revision) == *revision,
         };
         if !compares.iter().all(holds) {
-            return EtcdResponse::Transaction { succeeded: false };
+            return EtcdResponse::Transaction { succeeded: false, revision: self.revision };
         }
         self.revision += 1;
         for Put { key, value, lease } in puts {
@@ -74,7 +74,7 @@ impl Etcd {
             self.events.push(WatchEvent::Put(entry.clone()));
             self.entries.insert(key, entry);
         }
-        EtcdResponse::Transaction { succeeded: true }
+        EtcdResponse::Transaction { succeeded: true, revision: self.revision }
     }
 
     /// The place in [`Self::events`] of the first event of `revision` or later.

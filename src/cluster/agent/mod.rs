@@ -320,10 +320,13 @@ impl Agent {
                 self.lease = Some(Lease { id: lease, ttl, good_until: pending.sent, next_keep_alive: now });
                 self.renew(pending.sent);
             }
-            // What it did, the watch tells; until then there is nothing to do but to wait for it.
-            EtcdResponse::Transaction { succeeded: true } => self.retry_at = now + RETRY_WAIT,
+            // What it did, the watch tells, or has told already; until then there is nothing to do but to wait for it.
+            EtcdResponse::Transaction { succeeded: true, revision } => {
+                let is_unseen = self.mirror.as_ref().is_some_and(|mirror| mirror.revision < revision);
+                self.retry_at = if is_unseen { now + RETRY_WAIT } else { self.retry_at };
+            }
             // The mirror is behind.
-            EtcdResponse::Transaction { succeeded: false } => self.read_again(),
+            EtcdResponse::Transaction { succeeded: false, .. } => self.read_again(),
             EtcdResponse::Failed(failure) => self.handle_failure(now, pending.purpose, failure),
             _ => {}
         }

@@ -202,6 +202,15 @@ fn a_lease_is_good_for_nine_tenths_from_when_the_keep_alive_was_sent() {
 }
 
 #[test]
+fn an_answer_that_comes_behind_what_it_is_about_holds_nothing_up() {
+    let mut alone = Alone::begin(Etcd::default(), NodeRef { id: 1, incarnation: 1 });
+    alone.late = Duration::from_millis(20);
+    // Six requests, one after the other, each answered after three steps, and each transaction seen before that.
+    alone.run(Duration::from_millis(250));
+    assert!(alone.agent.leads(alone.now), "{:?}", alone.agent);
+}
+
+#[test]
 fn a_transaction_that_was_not_answered_is_read_again_and_not_repeated() {
     let mut alone = Alone::founded();
     let keys = Keys::new("test");
