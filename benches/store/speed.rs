@@ -12,9 +12,8 @@ use crate::clock;
 use crate::workload::{self, SEED};
 
 const VALUE_BYTES: usize = 64;
-const BATCH: usize = 64;
-/// Requests of one window of the two-stage prefetch.
-const WINDOW: usize = 16;
+/// Requests whose memory a turn fetches together.
+const WINDOW: usize = 32;
 const READS: usize = 8_000_000;
 const WRITES: usize = 4_000_000;
 /// Rounds over which the contenders alternate; the median of each is told.
@@ -81,11 +80,9 @@ pub(crate) fn speed(items: u64) {
             }
         });
         batched[round] = rate(WRITES, || {
-            for _ in 0..WRITES / BATCH {
-                for number in next..next + BATCH as u64 {
-                    store.prefetch_bucket(workload::hash(&key(number)));
-                }
-                for _ in 0..BATCH {
+            for _ in 0..WRITES / WINDOW {
+                store.prefetch((next..next + WINDOW as u64).map(|number| workload::hash(&key(number))));
+                for _ in 0..WINDOW {
                     write(&mut store, next, &value);
                     next += 1;
                 }
@@ -119,26 +116,17 @@ fn read_single(store: &mut Store, draws: &[u64]) {
     }
 }
 
-/// As a turn does it, in windows that overlap: while one is executed, the items of the next and the buckets of the one
-/// after that are on their way.
+/// As a turn does it: a window of keys is fetched, then executed.
 fn read_batched(store: &mut Store, draws: &[u64]) {
-    let mut hashes = [[0; WINDOW]; 4];
-    let windows = draws.len() / WINDOW;
-    for number in 0..windows + 2 {
-        if number < windows {
-            for (hash, draw) in hashes[number % 4].iter_mut().zip(&draws[number * WINDOW..]) {
-                *hash = workload::hash(&key(*draw));
-                store.prefetch_bucket(*hash);
-            }
+    let mut hashes = [0; WINDOW];
+    for draws in draws.chunks_exact(WINDOW) {
+        for (hash, draw) in hashes.iter_mut().zip(draws) {
+            *hash = workload::hash(&key(*draw));
         }
-        if (1..=windows).contains(&number) {
-            hashes[(number - 1) % 4].iter().for_each(|hash| store.prefetch_item(*hash));
-        }
-        if number >= 2 {
-            for (hash, draw) in hashes[(number - 2) % 4].iter().zip(&draws[(number - 2) * WINDOW..]) {
-                let hit = store.get(Instant::from_millis(2), *hash, &key(*draw)).expect("it is there");
-                black_box(hit.value.as_slice().map(|value| value[0]));
-            }
+        store.prefetch(hashes.iter().copied());
+        for (hash, draw) in hashes.iter().zip(draws) {
+            let hit = store.get(Instant::from_millis(2), *hash, &key(*draw)).expect("it is there");
+            black_box(hit.value.as_slice().map(|value| value[0]));
         }
     }
 }

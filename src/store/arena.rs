@@ -24,6 +24,7 @@ const ALIGN_BYTES: usize = 2 << 20;
 pub(super) struct Arena {
     base: NonNull<u8>,
     bytes: usize,
+    lines: usize,
     /// The last place from which on there are [`HEAD_BYTES_MAX`] bytes.
     last_head: usize,
     /// The mapping with what surrounds the arena.
@@ -50,7 +51,8 @@ impl Arena {
         let before = ALIGN_BYTES - address.addr() % ALIGN_BYTES;
         // SAFETY: `before` is at most `ALIGN_BYTES`, so the arena and a stretch behind it lie within the mapping.
         let base = unsafe { mapped.add(before) };
-        let arena = Self { base, bytes, last_head: bytes - HEAD_BYTES_MAX, mapped, mapped_bytes };
+        let (lines, last_head) = (bytes / LINE_BYTES, bytes - HEAD_BYTES_MAX);
+        let arena = Self { base, bytes, lines, last_head, mapped, mapped_bytes };
         // SAFETY: only the mapping that was just made changes its protection.
         if unsafe { libc::mprotect(base.as_ptr().cast(), bytes, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
             return Err(io::Error::last_os_error());
@@ -68,11 +70,10 @@ impl Arena {
         &self.all()[at..at + length]
     }
 
-    /// The `N` bytes from `at` on, where there are [`HEAD_BYTES_MAX`]. Every look at an item begins here: one comparison,
+    /// The first bytes of what lies `at`, and what follows it. Every look at an item begins here: one comparison,
     /// where a slice of a slice would take three.
     #[inline(always)]
-    pub(super) fn head<const N: usize>(&self, at: usize) -> &[u8; N] {
-        const { assert!(N <= HEAD_BYTES_MAX) };
+    pub(super) fn head(&self, at: usize) -> &[u8; HEAD_BYTES_MAX] {
         if at > self.last_head {
             outside(at);
         }
@@ -137,13 +138,13 @@ impl Arena {
     #[inline]
     fn lines(&self) -> &[Line] {
         // SAFETY: as in `all`; mappings are page-aligned, every bit pattern is a `u16`, and `map` asserts whole lines.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast(), self.bytes / LINE_BYTES) }
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast(), self.lines) }
     }
 
     #[inline]
     fn lines_mut(&mut self) -> &mut [Line] {
         // SAFETY: as in `lines`, and `&mut self` makes this the only reference.
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().cast(), self.bytes / LINE_BYTES) }
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().cast(), self.lines) }
     }
 }
 
@@ -200,6 +201,6 @@ mod tests {
     #[should_panic(expected = "out of range")]
     fn a_head_never_leaves_the_arena() {
         let arena = Arena::map(4096).unwrap();
-        arena.head::<7>(4096 - HEAD_BYTES_MAX + 1);
+        arena.head(4096 - HEAD_BYTES_MAX + 1);
     }
 }

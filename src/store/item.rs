@@ -24,6 +24,7 @@
 //! No padding: a small item costs 5 bytes beside key and value while its vnode has seen fewer than 65,536 writes. The
 //! term of its version is the vnode's. All integers are little-endian.
 
+use super::arena::HEAD_BYTES_MAX;
 use super::segments::BLOCK_BYTES;
 
 /// Values up to this length lie in their item, longer ones in blocks with the rest (their tail) in the item. A sixteenth
@@ -38,6 +39,8 @@ const LENGTH_WIDTHS: [(u8, u8); 4] = [(1, 1), (2, 1), (2, 2), (4, 2)];
 const SHAPE_TWO: u8 = 1 << SHAPE_LENGTHS_SHIFT;
 /// The bit of both kinds that are not common.
 const SHAPE_LONG: u8 = 2 << SHAPE_LENGTHS_SHIFT;
+/// What the shape of a plain item of the common kind may say: a value of two kinds of length, a sequence of any.
+const SHAPE_COMMON: u8 = SHAPE_TWO | 3;
 const SHAPE_FLAGS_SHIFT: u32 = 4;
 const SHAPE_FLAGS_MASK: u8 = 3 << SHAPE_FLAGS_SHIFT;
 /// Width of the client flags, by the shape's two bits.
@@ -57,9 +60,6 @@ pub(super) const RECORD_BYTES_MAX: usize = HEADER_BYTES_MAX
     + 4 * (quoit_wire::limits::VALUE_BYTES_MAX / BLOCK_BYTES);
 const _: () = assert!(RECORD_BYTES_MAX <= super::segments::SEGMENT_BYTES);
 const _: () = assert!(HEADER_BYTES[0] == 5);
-
-/// Bytes that must be readable from an item's start on, its own or what follows it.
-pub(super) const READ_BYTES: usize = HEADER_BYTES_MAX + 8;
 
 /// Length of the header for every shape.
 const HEADER_BYTES: [u8; 256] = {
@@ -94,7 +94,7 @@ pub(super) struct Header {
 impl Header {
     /// Reads the header at the start of `bytes`, which the store wrote.
     #[inline(always)]
-    pub(super) fn read(bytes: &[u8; READ_BYTES]) -> Self {
+    pub(super) fn read(bytes: &[u8; HEAD_BYTES_MAX]) -> Self {
         let head = Head::read(bytes);
         let Head { shape, key_bytes, value_bytes, sequence, .. } = head;
         let (mut expires_ms, mut idle_ms, mut client_flags) = (None, 0, 0);
@@ -218,29 +218,33 @@ pub(super) struct Head {
 impl Head {
     /// Reads the head at the start of `bytes`.
     #[inline(always)]
-    pub(super) fn read(bytes: &[u8; READ_BYTES]) -> Self {
-        Self::read_common(bytes).unwrap_or_else(|| Self::read_any(bytes))
+    pub(super) fn read(bytes: &[u8; HEAD_BYTES_MAX]) -> Self {
+        if bytes[0] & SHAPE_LONG == 0 { Self::read_common(bytes) } else { Self::read_any(bytes) }
     }
 
-    /// Reads a head of the common kind, where no field is further away than a choice of two: a short key, and a value that
-    /// is not large. `None`: of another kind.
+    /// Reads a plain head of the common kind: without expiry, idle time and client flags, with a short key, and a value
+    /// that is not large. `None`: of another kind.
     #[inline(always)]
-    pub(super) fn read_common(bytes: &[u8; READ_BYTES]) -> Option<Self> {
+    pub(super) fn read_plain(bytes: &[u8; HEAD_BYTES_MAX]) -> Option<Self> {
         let shape = bytes[0];
-        if shape & SHAPE_LONG != 0 {
-            return None;
-        }
+        (shape & !SHAPE_COMMON == 0).then(|| Self::read_common(bytes))
+    }
+
+    /// Reads a head of the common kind, where no field is further away than a choice of two.
+    #[inline(always)]
+    fn read_common(bytes: &[u8; HEAD_BYTES_MAX]) -> Self {
+        let shape = bytes[0];
         let is_two = usize::from((shape & SHAPE_TWO) >> SHAPE_LENGTHS_SHIFT);
-        let value_bytes = (word_at(bytes, 1) & low_bytes(1 + is_two)) as usize;
+        let value_bytes = usize::from(u16::from_le_bytes([bytes[1], bytes[2]]) & (0xFF | (0xFF00 * is_two as u16)));
         let key_bytes = usize::from(bytes[2 + is_two]);
         let sequence = word_at(bytes, 3 + is_two) & SEQUENCE_MASKS[usize::from(shape & 3)];
         let fields_at = 3 + is_two + SEQUENCE_WIDTH_MIN + usize::from(shape & 3);
-        Some(Self { shape, key_bytes, value_bytes, sequence, fields_at })
+        Self { shape, key_bytes, value_bytes, sequence, fields_at }
     }
 
     /// Shape and both lengths take at most seven bytes: one load, and shifts.
     #[inline(never)]
-    fn read_any(bytes: &[u8; READ_BYTES]) -> Self {
+    fn read_any(bytes: &[u8; HEAD_BYTES_MAX]) -> Self {
         let word = word_at(bytes, 0);
         let shape = word as u8;
         let (value_width, key_width) = length_widths(shape);
@@ -260,27 +264,32 @@ impl Head {
     /// Where key and value begin: the header's length.
     #[inline(always)]
     pub(super) fn key_at(&self) -> usize {
-        usize::from(HEADER_BYTES[usize::from(self.shape)])
+        if self.is_plain() { self.fields_at } else { usize::from(HEADER_BYTES[usize::from(self.shape)]) }
     }
 }
 
-/// Compares short keys, which most are, by loads of eight bytes that may overlap: without the call that the general way
-/// costs.
+/// Keys of these lengths are compared with what begins `at` so many bytes from an item's start, by loads of eight bytes that
+/// may overlap: without the call and the bounds that the general way costs.
+pub(super) const SHORT_KEY_BYTES_MIN: usize = 8;
+pub(super) const SHORT_KEY_BYTES_MAX: usize = 32;
+const _: () = assert!(HEADER_BYTES_MAX + SHORT_KEY_BYTES_MAX <= HEAD_BYTES_MAX);
+
+/// Whether the item with this `head`, whose key has as many bytes as `key` and begins `at`, has that key.
 #[inline(always)]
-pub(super) fn is_same_key(stored: &[u8], key: &[u8]) -> bool {
-    let word = |bytes: &[u8], at: usize| bytes[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
-    let differs = |at: usize| word(stored, at) ^ word(key, at);
+pub(super) fn is_short_key_at(head: &[u8; HEAD_BYTES_MAX], at: usize, key: &[u8]) -> bool {
+    let at = at.min(HEADER_BYTES_MAX);
+    let word = |bytes: &[u8], at: usize| bytes[at..at + 8].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+    let differs = |offset: usize| word(head, at + offset) ^ word(key, offset);
     match key.len() {
-        length if length != stored.len() => false,
-        length @ 8..=16 => differs(0) | differs(length - 8) == 0,
-        length @ 17..=32 => differs(0) | differs(8) | differs(length - 16) | differs(length - 8) == 0,
-        _ => stored == key,
+        length @ SHORT_KEY_BYTES_MIN..=16 => differs(0) | differs(length - 8) == 0,
+        length @ 17..=SHORT_KEY_BYTES_MAX => differs(0) | differs(8) | differs(length - 16) | differs(length - 8) == 0,
+        _ => false,
     }
 }
 
 /// Eight bytes from `at` on.
 #[inline(always)]
-fn word_at(bytes: &[u8; READ_BYTES], at: usize) -> u64 {
+fn word_at(bytes: &[u8; HEAD_BYTES_MAX], at: usize) -> u64 {
     bytes[at..at + 8].first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
 }
 
@@ -308,7 +317,7 @@ const fn flags_width(shape: u8) -> usize {
 /// Reads `width` bytes, at most eight, by one load of eight: fields' widths differ from item to item, and a loop over
 /// them would be mispredicted.
 #[inline(always)]
-fn read_uint(bytes: &[u8; READ_BYTES], at: &mut usize, width: usize) -> u64 {
+fn read_uint(bytes: &[u8; HEAD_BYTES_MAX], at: &mut usize, width: usize) -> u64 {
     let word = word_at(bytes, *at);
     *at += width;
     word & low_bytes(width)
@@ -338,7 +347,7 @@ mod tests {
             idle_ms in prop_oneof![Just(0), 1u64..=MILLIS_MAX],
         ) {
             let header = Header { key_bytes, value_bytes, sequence, client_flags, expires_ms, idle_ms };
-            let mut bytes = vec![0; READ_BYTES + key_bytes];
+            let mut bytes = vec![0; HEAD_BYTES_MAX + key_bytes];
             prop_assert_eq!(header.write(&mut bytes), header.bytes());
             prop_assert_eq!(Header::read(bytes.first_chunk().unwrap()), header);
             let head = Head::read(bytes.first_chunk().unwrap());
@@ -348,19 +357,22 @@ mod tests {
         }
 
         #[test]
-        fn keys_are_compared_as_slices_are(
-            (stored, key) in (0usize..70).prop_flat_map(|length| {
+        fn short_keys_are_compared_as_slices_are(
+            (stored, key) in (SHORT_KEY_BYTES_MIN..=SHORT_KEY_BYTES_MAX).prop_flat_map(|length| {
                 let bytes = proptest::collection::vec(0u8..3, length);
-                (bytes.clone(), prop_oneof![bytes, proptest::collection::vec(0u8..3, 0..70)])
+                (bytes.clone(), bytes)
             }),
-            (flipped, at) in (any::<bool>(), 0usize..70),
+            flipped in 0usize..2 * SHORT_KEY_BYTES_MAX,
+            at in 0..=HEADER_BYTES_MAX,
         ) {
-            prop_assert_eq!(is_same_key(&stored, &key), stored == key);
+            let mut head = [9; HEAD_BYTES_MAX];
+            head[at..at + stored.len()].copy_from_slice(&stored);
+            prop_assert_eq!(is_short_key_at(&head, at, &key), stored == key);
             let mut other = stored.clone();
-            if flipped && let Some(byte) = other.get_mut(at) {
+            if let Some(byte) = other.get_mut(flipped) {
                 *byte ^= 1;
             }
-            prop_assert_eq!(is_same_key(&stored, &other), stored == other);
+            prop_assert_eq!(is_short_key_at(&head, at, &other), stored == other);
         }
     }
 }

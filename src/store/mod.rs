@@ -31,7 +31,7 @@ mod versions;
 
 use quoit_wire::Version;
 use quoit_wire::limits::KEY_BYTES_MAX;
-use quoit_wire::topology::key_hash;
+use quoit_wire::topology::{key_hash, vnode_of};
 
 use self::append::{KEPT_FROM_WRITES, Open, OpenKind, Part};
 use self::arena::{Arena, HEAD_BYTES_MAX};
@@ -41,8 +41,11 @@ pub use self::copies::{Applied, Eviction, StoredItem};
 use self::counters::Counters;
 use self::expiry::Expiry as ExpirySchedule;
 pub use self::hit::{Hit, Pin, Reservation, Slices, Value};
-use self::index::{Entry, Index, Slot, tag_of};
-use self::item::{HEADER_BYTES_MAX, Head, Header, INLINE_BYTES_MAX, RECORD_BYTES_MAX, is_same_key};
+use self::index::{Entry, Index, Near, Slot, tag_of};
+use self::item::{
+    HEADER_BYTES_MAX, Head, Header, INLINE_BYTES_MAX, RECORD_BYTES_MAX, SHORT_KEY_BYTES_MAX, SHORT_KEY_BYTES_MIN,
+    is_short_key_at,
+};
 pub use self::operation::{
     Condition, End, Expiry, ExtendOutcome, Increment, IncrementOutcome, Progress, ReserveRefusal, SetOutcome,
     TouchOutcome, Write,
@@ -56,6 +59,8 @@ pub use self::versions::{TERMS_MAX, TermStart, VnodeRole};
 use crate::samples::Sample;
 use crate::time::{Duration, Instant};
 
+/// Keys whose memory is fetched together: enough to hide its latency.
+const PREFETCH_WINDOW: usize = 32;
 /// Longest decimal of an `i64`.
 const DECIMAL_BYTES_MAX: usize = 20;
 
@@ -189,52 +194,49 @@ impl Store {
         key_hash(self.options.hash_seed, key)
     }
 
-    /// Fetches what operations on the keys with these hashes will look at. It is four steps deep, and each step is taken for
-    /// all keys before the next: the latency of memory is paid once for all of them. (Zero is no key's.)
+    /// Fetches what operations on the keys with these hashes will look at: first all their buckets, then all their items, so
+    /// the latency of memory is paid once for all of them. (Zero is no key's.)
     #[inline]
-    pub fn prefetch(&self, hashes: impl Iterator<Item = u64> + Clone) {
-        let hashes = hashes.filter(|hash| *hash != 0);
-        hashes.clone().for_each(|hash| self.prefetch_vnode(hash));
-        hashes.clone().for_each(|hash| self.prefetch_page(hash));
-        hashes.clone().for_each(|hash| self.prefetch_bucket(hash));
-        hashes.for_each(|hash| self.prefetch_item(hash));
+    pub fn prefetch(&self, mut hashes: impl Iterator<Item = u64>) {
+        let mut window = [(0, Near::default()); PREFETCH_WINDOW];
+        loop {
+            let mut count = 0;
+            for (place, hash) in window.iter_mut().zip(hashes.by_ref()) {
+                self.versions.prefetch(hash);
+                *place = (hash, self.index.prefetch(&self.memory, hash));
+                count += 1;
+            }
+            for (hash, near) in &window[..count] {
+                self.prefetch_item(*hash, *near);
+            }
+            if count < PREFETCH_WINDOW {
+                return;
+            }
+        }
     }
 
-    /// First stage of prefetching: what says where the vnode's index is, and what its versions are.
-    #[inline]
-    pub fn prefetch_vnode(&self, hash: u64) {
-        self.index.prefetch_vnode(hash);
-        self.versions.prefetch(hash);
-    }
-
-    /// Second stage: what says where the page of the index is.
-    #[inline]
-    pub fn prefetch_page(&self, hash: u64) {
-        self.index.prefetch_page(hash);
-    }
-
-    /// Third stage: the bucket, which [`Self::prefetch_item`] will look at.
+    /// The first half of [`Self::prefetch`], for writes of what is not known to be there.
     #[inline]
     pub fn prefetch_bucket(&self, hash: u64) {
-        self.index.prefetch_with_next(&self.memory, hash);
+        self.index.prefetch(&self.memory, hash);
     }
 
-    /// Last stage: the item's first bytes, once its bucket is there. Header, key and a small value take two lines mostly.
-    #[inline]
-    pub fn prefetch_item(&self, hash: u64) {
-        if let Some(entry) = self.index.guess(&self.memory, hash) {
-            self.memory.arena.prefetch(entry.location());
-            self.memory.arena.prefetch(entry.location() + LINE_BYTES);
-        }
+    /// Fetches the item's first bytes, once its bucket is there. Header, key and a small value take two lines mostly.
+    #[inline(always)]
+    fn prefetch_item(&self, hash: u64, near: Near) {
+        let location = self.index.guess(&self.memory, hash, near).location();
+        self.memory.arena.prefetch(location);
+        self.memory.arena.prefetch(location + LINE_BYTES);
     }
 
     /// Reads an item. A hit counts for the eviction policy, and restarts an idle expiry.
     #[inline(always)]
     pub fn get(&mut self, now: Instant, hash: u64, key: &[u8]) -> Option<Hit<'_>> {
         // Most reads end here, and call nothing: while one waits for memory the processor is ahead in the next ones.
-        match self.find_at_home(hash, key) {
-            Some((slot, entry, head)) if head.is_plain() => Some(self.hit(hash, slot, entry, &head, 0, None)),
-            _ => self.get_by_any_way(now, hash, key),
+        let vnode = vnode_of(hash, self.options.vnode_bits);
+        match self.find_near_home(vnode, hash, key) {
+            Some((slot, entry, head)) => Some(self.hit(vnode, slot, entry, &head, 0, None)),
+            None => self.get_by_any_way(now, hash, key),
         }
     }
 
@@ -249,14 +251,15 @@ impl Store {
         if !head.is_plain() {
             (client_flags, expires) = self.read_fields(now, hash, slot, entry.location())?;
         }
-        Some(self.hit(hash, slot, entry, &head, client_flags, expires))
+        let vnode = vnode_of(hash, self.options.vnode_bits);
+        Some(self.hit(vnode, slot, entry, &head, client_flags, expires))
     }
 
     /// Counts a hit, for the policy too, and gives it.
     #[inline(always)]
     fn hit(
         &mut self,
-        hash: u64,
+        vnode: usize,
         slot: Slot,
         entry: Entry,
         head: &Head,
@@ -264,11 +267,10 @@ impl Store {
         expires: Option<Instant>,
     ) -> Hit<'_> {
         self.counters.hits += 1;
-        let bits = (entry.policy_bits() + 1).min(self.hits_max);
-        if bits != entry.policy_bits() {
-            self.index.replace(&mut self.memory, slot, entry.with_policy_bits(bits));
+        if entry.policy_bits() < self.hits_max {
+            self.index.count_hit(&mut self.memory, slot);
         }
-        let version = self.versions.of(hash, head.sequence);
+        let version = self.versions.of_vnode(vnode, head.sequence);
         Hit { version, client_flags, expires, value: Value::new(&self.memory, entry.location(), head) }
     }
 
@@ -300,7 +302,7 @@ impl Store {
             return self.set_large(now, hash, key, write);
         }
         // Fetched while room is made.
-        self.index.prefetch(&self.memory, hash);
+        self.prefetch_bucket(hash);
         self.policy.prefetch(&self.memory, hash);
         self.make_room(now, HEADER_BYTES_MAX + key.len() + write.value.len());
         let current = self.find_live(now, hash, key);
@@ -487,7 +489,7 @@ impl Store {
         self.write_item(location, &header, key, draft.parts);
         match current {
             Some(found) => {
-                let entry = Entry::new(tag_of(hash, self.options.vnode_bits), bits, location);
+                let entry = Entry::new(tag_of(hash), bits, location);
                 self.index.replace(&mut self.memory, found.slot, entry);
                 match draft.keeps_blocks {
                     true => self.leave(found.entry.location(), &found.header),
@@ -530,26 +532,31 @@ impl Store {
     fn find(&self, hash: u64, key: &[u8]) -> Option<(Slot, Entry, Head)> {
         let arena = &self.memory.arena;
         self.index.find(&self.memory, hash, |entry| {
-            let head = Head::read(arena.head(entry.location()));
-            self.has_key(entry, &head, key).then_some(head)
+            let bytes = arena.head(entry.location());
+            let head = Head::read(bytes);
+            self.has_key(entry, bytes, &head, key).then_some(head)
         })
     }
 
-    /// What [`Self::find`] finds, where it is of the common kind and has the first place at which to look; `None` says
-    /// nothing.
+    /// What [`Self::find`] finds, where it is plain and has one of the first places at which to look; `None` says nothing.
     #[inline(always)]
-    fn find_at_home(&self, hash: u64, key: &[u8]) -> Option<(Slot, Entry, Head)> {
-        let (slot, entry) = self.index.first_at_home(&self.memory, hash)?;
+    fn find_near_home(&self, vnode: usize, hash: u64, key: &[u8]) -> Option<(Slot, Entry, Head)> {
+        let near = self.index.near(vnode, hash)?;
+        let (slot, entry) = self.index.first_near(&self.memory, hash, near)?;
         // A third of the items of 64 bytes begin their value in their second line: it need not wait for the first one.
         self.memory.arena.prefetch(entry.location() + LINE_BYTES);
-        let head = Head::read_common(self.memory.arena.head(entry.location()))?;
-        self.has_key(entry, &head, key).then_some((slot, entry, head))
+        let bytes = self.memory.arena.head(entry.location());
+        let head = Head::read_plain(bytes)?;
+        self.has_key(entry, bytes, &head, key).then_some((slot, entry, head))
     }
 
     #[inline(always)]
-    fn has_key(&self, entry: Entry, head: &Head, key: &[u8]) -> bool {
+    fn has_key(&self, entry: Entry, bytes: &[u8; HEAD_BYTES_MAX], head: &Head, key: &[u8]) -> bool {
         head.key_bytes == key.len()
-            && is_same_key(self.memory.arena.bytes(entry.location() + head.key_at(), key.len()), key)
+            && match key.len() {
+                SHORT_KEY_BYTES_MIN..=SHORT_KEY_BYTES_MAX => is_short_key_at(bytes, head.key_at(), key),
+                _ => self.memory.arena.bytes(entry.location() + head.key_at(), key.len()) == key,
+            }
     }
 
     #[cold]

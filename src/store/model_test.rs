@@ -206,8 +206,7 @@ impl Run {
 
     fn get(&mut self) {
         let (hash, key) = self.key();
-        self.store.prefetch_bucket(hash);
-        self.store.prefetch_item(hash);
+        self.store.prefetch([hash].into_iter());
         self.settle(hash);
         let now_ms = self.now_ms;
         let place = self.place();

@@ -358,7 +358,7 @@ impl Store {
         }
         // Apart from the loop above, which is long: so the look-ups' misses overlap.
         for candidate in &batch[..candidates] {
-            self.index.prefetch_with_next(&self.memory, candidate.hash);
+            self.prefetch_bucket(candidate.hash);
             if walk.purpose == Purpose::Evict {
                 self.policy.prefetch(&self.memory, candidate.hash);
             }

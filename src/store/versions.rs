@@ -133,13 +133,18 @@ impl Versions {
     /// The version of an item written as number `sequence` in the vnode of `hash`.
     #[inline]
     pub(super) fn of(&self, hash: u64, sequence: u64) -> Version {
-        let vnode_number = vnode_of(hash, self.vnode_bits);
-        let vnode = self.vnodes[vnode_number];
-        if vnode.marked_term & MANY_TERMS != 0 {
-            return self.of_many_terms(vnode_number, sequence);
+        self.of_vnode(vnode_of(hash, self.vnode_bits), sequence)
+    }
+
+    /// The version of an item written as number `sequence` in `vnode`.
+    #[inline(always)]
+    pub(super) fn of_vnode(&self, vnode: usize, sequence: u64) -> Version {
+        let at = self.vnodes[vnode];
+        if at.marked_term & MANY_TERMS != 0 {
+            return self.of_many_terms(vnode, sequence);
         }
         // An item's sequence never has more bits; that it has not need not be asserted anew for every read.
-        Version::new(vnode.term(), sequence & Version::SEQUENCE_MAX)
+        Version::new(at.term(), sequence & Version::SEQUENCE_MAX)
     }
 
     #[cold]

@@ -10,7 +10,7 @@
 //! predicted: a search that branches on each loses more to mispredictions than to the comparing. And it has to be short:
 //! what waits for a bucket waits in the processor's window, in which there is room for little more than a few look-ups.
 
-use super::entry::Entry;
+use super::entry::{Entry, POLICY_ONE_IN_UPPER};
 use super::pages::BUCKET_ENTRIES;
 use crate::store::arena::Line;
 
@@ -20,6 +20,13 @@ pub(super) fn entry(line: &Line, lane: usize) -> Entry {
     let lane = lane % BUCKET_ENTRIES;
     let rest = BUCKET_ENTRIES + 3 * lane;
     Entry::from_pieces([line[lane], line[rest + 2], line[rest + 1], line[rest]])
+}
+
+/// Adds one to the policy bits of the entry at `lane`, where there is room for it.
+#[inline(always)]
+pub(super) fn count_hit(line: &mut Line, lane: usize) {
+    let lane = lane % BUCKET_ENTRIES;
+    line[BUCKET_ENTRIES + 3 * lane + 2] += POLICY_ONE_IN_UPPER;
 }
 
 /// All eight, empty places included.
@@ -72,6 +79,26 @@ pub(super) fn marked(line: &Line, mark: u16) -> u32 {
     }
 }
 
+/// [`marked`] in two buckets, the second one's bits above the first one's.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn marked_in_two(first: &Line, second: &Line, mark: u16) -> u32 {
+    use std::arch::x86_64::{_mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16};
+    // SAFETY: as in `marked`, for each of the lines.
+    unsafe {
+        let wanted = _mm_set1_epi16(mark.cast_signed());
+        let same = |line: &Line| _mm_cmpeq_epi16(_mm_loadu_si128(line.as_ptr().cast()), wanted);
+        _mm_movemask_epi8(_mm_packs_epi16(same(first), same(second))) as u32
+    }
+}
+
+/// [`marked`] in two buckets, the second one's bits above the first one's.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+pub(super) fn marked_in_two(first: &Line, second: &Line, mark: u16) -> u32 {
+    marked(first, mark) | marked(second, mark) << BUCKET_ENTRIES
+}
+
 /// One bit for each place with this mark; for mark zero empty places are among them.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline]
@@ -109,12 +136,18 @@ mod tests {
                 }
             }
             prop_assert_eq!(marked(&line, mark), marked_plainly(&line, mark));
+            prop_assert_eq!(marked_in_two(&EMPTY_LINE, &line, mark) >> BUCKET_ENTRIES, marked_plainly(&line, mark));
+            prop_assert_eq!(marked_in_two(&line, &EMPTY_LINE, mark) & 0xFF, marked_plainly(&line, mark));
             prop_assert_eq!(is_full(&line), !items.contains(&None));
             prop_assert_eq!(first_empty(&line), items.iter().position(Option::is_none));
             for (lane, item) in items.iter().enumerate() {
                 let there = entry(&line, lane);
                 let expected = item.map(|(tag, location)| (tag, 3, location));
                 prop_assert_eq!((!there.is_empty()).then(|| (there.tag(), there.policy_bits(), there.location())), expected);
+                if let Some((tag, location)) = item {
+                    count_hit(&mut line, lane);
+                    prop_assert_eq!(entry(&line, lane), Entry::new(*tag, 4, *location));
+                }
             }
         }
     }

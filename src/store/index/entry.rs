@@ -7,14 +7,19 @@
 //! │ 16 bits        │ upper 8     │             │                                       │
 //! └────────────────┴─────────────┴─────────────┴───────────────────────────────────────┘
 //! ```
-//! The tag is the 24 bits of the key's hash below the vnode: its low bits choose the page within the vnode, its high bits
-//! the bucket within the page, so pages grow and split without reading a key. Its lower 16 bits are what a bucket is
-//! searched for: the upper ones are much the same throughout a bucket. Zero is an empty place.
+//! The tag is 24 bits of the key's hash below those that say the vnode: its low bits choose the page within the vnode, its
+//! high bits the bucket within the page, so pages grow and split without reading a key. Its lower 16 bits are what a bucket
+//! is searched for: the upper ones are much the same throughout a bucket. Zero is an empty place.
+
+use quoit_wire::topology::VNODE_BITS_MAX;
 
 use crate::store::segments::ARENA_BYTES_MAX;
 
 /// Bits of a tag.
 pub(in crate::store) const TAG_BITS: u32 = 24;
+/// Where in a hash the tag begins: the same for any number of vnodes, so that it is found without asking how many.
+const TAG_SHIFT: u32 = 24;
+const _: () = assert!(TAG_SHIFT + TAG_BITS + VNODE_BITS_MAX as u32 <= u64::BITS);
 const LOCATION_BITS: u32 = 36;
 const POLICY_SHIFT: u32 = LOCATION_BITS;
 /// Bits of a tag by which a bucket is searched.
@@ -23,6 +28,9 @@ const MARK_SHIFT: u32 = u64::BITS - MARK_BITS;
 const TAG_UPPER_SHIFT: u32 = POLICY_SHIFT + 4;
 const LOCATION_MASK: u64 = (1 << LOCATION_BITS) - 1;
 const POLICY_MASK: u64 = 0xF << POLICY_SHIFT;
+
+/// One in the policy bits, as it stands in the second of an entry's four pieces.
+pub(super) const POLICY_ONE_IN_UPPER: u16 = (1u64 << POLICY_SHIFT >> 32) as u16;
 
 const _: () = assert!(1u64 << LOCATION_BITS == ARENA_BYTES_MAX as u64);
 const _: () = assert!(MARK_SHIFT - TAG_UPPER_SHIFT == TAG_BITS - MARK_BITS);
@@ -99,11 +107,21 @@ pub(super) const fn mark_of(tag: u32) -> u16 {
     tag as u16
 }
 
-/// The tag of a hash among `2^vnode_bits` vnodes.
+/// The tag of a hash.
 #[inline]
-pub(in crate::store) const fn tag_of(hash: u64, vnode_bits: u8) -> u32 {
-    ((hash << vnode_bits) >> (u64::BITS - TAG_BITS)) as u32
+pub(in crate::store) const fn tag_of(hash: u64) -> u32 {
+    wide_tag_of(hash) & ((1 << TAG_BITS) - 1)
 }
+
+/// The tag of a hash, and above it what is not the tag's: for those who look at its lower bits only.
+#[inline(always)]
+pub(super) const fn wide_tag_of(hash: u64) -> u32 {
+    (hash >> TAG_SHIFT) as u32
+}
+
+/// The bits of a hash that the index sees, vnodes apart.
+#[cfg(test)]
+pub(super) const TAG_IN_HASH: u64 = ((1 << TAG_BITS) - 1) << TAG_SHIFT;
 
 #[cfg(test)]
 mod tests {

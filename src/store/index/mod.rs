@@ -17,12 +17,12 @@ mod walk;
 
 use quoit_wire::topology::vnode_of;
 
-use self::bucket::{first_empty, is_full, marked};
+use self::bucket::{first_empty, is_full, marked, marked_in_two};
 pub(super) use self::entry::{Entry, tag_of};
-use self::entry::{TAG_BITS, mark_of};
+use self::entry::{TAG_BITS, mark_of, wide_tag_of};
 use self::pages::{BUCKET_ENTRIES, PAGE_BUCKETS_MAX, PageOwner, PageSpace, buckets_for, capacity};
 pub(super) use self::walk::{CURSOR_END, cursor_of};
-use super::arena::{LINE_BYTES, Line, prefetch};
+use super::arena::{LINE_BYTES, Line};
 use super::segments::Memory;
 
 /// Entries that a vnode's pages hold on average before one more page is split off. Pages of one vnode differ by a factor
@@ -72,6 +72,13 @@ pub(super) struct Slot {
     lane: u8,
 }
 
+/// The home bucket of a hash and the one behind it, as lines of the arena. Good until the index is next written to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Near {
+    home: u32,
+    next: u32,
+}
+
 /// The arena has no segment left for the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IndexFull;
@@ -83,51 +90,47 @@ impl Index {
         Self { vnodes, space: PageSpace::new(), vnode_bits, flush_epoch: 0, sweep: (usize::MAX, 0) }
     }
 
-    /// Asks the processor for the home bucket of `hash`.
+    /// Asks the processor for the home bucket of `hash` and the one behind it; which those are. Where the bucket is told
+    /// is not asked for ahead: this is so short that the processor is in many at once.
     #[inline(always)]
-    pub(super) fn prefetch(&self, memory: &Memory, hash: u64) {
-        if let Some((page, bucket)) = self.home(hash) {
-            memory.arena.prefetch((page.line as usize + bucket) * LINE_BYTES);
+    pub(super) fn prefetch(&self, memory: &Memory, hash: u64) -> Near {
+        let near = self.near(vnode_of(hash, self.vnode_bits), hash).unwrap_or_default();
+        memory.arena.prefetch(near.home as usize * LINE_BYTES);
+        memory.arena.prefetch(near.next as usize * LINE_BYTES);
+        near
+    }
+
+    /// An entry whose mark fits `hash` in the two buckets, or any other or none: for prefetching, without a branch.
+    #[inline(always)]
+    pub(super) fn guess(&self, memory: &Memory, hash: u64, near: Near) -> Entry {
+        let [home, next] = [near.home, near.next].map(|number| memory.arena.line(number as usize));
+        let place = marked_in_two(home, next, mark_of(wide_tag_of(hash))).trailing_zeros() as usize;
+        bucket::entry(if place & BUCKET_ENTRIES == 0 { home } else { next }, place % BUCKET_ENTRIES)
+    }
+
+    /// The two buckets in which nearly every look-up for `hash` ends.
+    #[inline(always)]
+    pub(super) fn near(&self, vnode: usize, hash: u64) -> Option<Near> {
+        let (page, bucket) = self.home_in(vnode, hash)?;
+        Some(Near { home: page.line + bucket as u32, next: page.line + page.after(bucket) as u32 })
+    }
+
+    /// The first entry whose mark fits `hash` in its home bucket and the one behind that: in nearly all look-ups the one
+    /// that is looked for. It may be an empty place, or have another tag.
+    ///
+    /// Both are searched at once. One entry in six is not at home, which can't be predicted, and a processor that has taken
+    /// the wrong way throws away every look-up that it was ahead in; the second bucket mostly lies beside the first.
+    #[inline(always)]
+    pub(super) fn first_near(&self, memory: &Memory, hash: u64, near: Near) -> Option<(Slot, Entry)> {
+        let [home, next] = [near.home, near.next].map(|number| memory.arena.line(number as usize));
+        let matches = marked_in_two(home, next, mark_of(wide_tag_of(hash)));
+        if matches == 0 {
+            return None;
         }
-    }
-
-    /// Asks the processor for where the vnode's pages are told of.
-    #[inline]
-    pub(super) fn prefetch_vnode(&self, hash: u64) {
-        prefetch(&raw const self.vnodes[vnode_of(hash, self.vnode_bits)]);
-    }
-
-    /// Asks the processor for where the page is told of, once the vnode's part is there.
-    #[inline]
-    pub(super) fn prefetch_page(&self, hash: u64) {
-        let vnode = &self.vnodes[vnode_of(hash, self.vnode_bits)];
-        if let Some(page) = vnode.pages.get(vnode.page_of(tag_of(hash, self.vnode_bits))) {
-            prefetch(page);
-        }
-    }
-
-    /// The same, and for the bucket behind it, where removals of two in five look.
-    #[inline(always)]
-    pub(super) fn prefetch_with_next(&self, memory: &Memory, hash: u64) {
-        if let Some((page, bucket)) = self.home(hash) {
-            memory.arena.prefetch((page.line as usize + bucket) * LINE_BYTES);
-            memory.arena.prefetch((page.line as usize + page.after(bucket)) * LINE_BYTES);
-        }
-    }
-
-    /// An entry whose tag fits `hash`, without certainty that it is the key's: for prefetching.
-    #[inline(always)]
-    pub(super) fn guess(&self, memory: &Memory, hash: u64) -> Option<Entry> {
-        self.find(memory, hash, |_| Some(())).map(|(_, entry, ())| entry)
-    }
-
-    /// The first entry in the home bucket of `hash` whose mark fits: in most look-ups the one that is looked for. It may be
-    /// an empty place, or have another tag.
-    #[inline(always)]
-    pub(super) fn first_at_home(&self, memory: &Memory, hash: u64) -> Option<(Slot, Entry)> {
-        let line_number = self.home_line(hash)?;
-        let line = memory.arena.line(line_number);
-        first_of(line, line_number, marked(line, self.mark_of(hash)))
+        let place = matches.trailing_zeros() as usize;
+        let (number, line) = if place < BUCKET_ENTRIES { (near.home, home) } else { (near.next, next) };
+        let lane = place % BUCKET_ENTRIES;
+        Some((Slot { line: number, lane: lane as u8 }, bucket::entry(line, lane)))
     }
 
     /// The entry of `hash` for which `look` finds something, with what that is.
@@ -189,21 +192,27 @@ impl Index {
     /// Whether an entry with the mark of `hash` is there, and has all of its tag.
     #[inline(always)]
     fn fits(&self, entry: Entry, hash: u64) -> bool {
-        !entry.is_empty() && entry.tag() == tag_of(hash, self.vnode_bits)
+        !entry.is_empty() && entry.tag() == tag_of(hash)
     }
 
     #[inline(always)]
     fn mark_of(&self, hash: u64) -> u16 {
-        mark_of(tag_of(hash, self.vnode_bits))
+        mark_of(wide_tag_of(hash))
     }
 
     /// The page of `hash` and the bucket in it where a walk begins. A page without buckets lies at the arena's first line,
     /// which is always empty.
     #[inline(always)]
     fn home(&self, hash: u64) -> Option<(&Page, usize)> {
-        let tag = tag_of(hash, self.vnode_bits);
-        let vnode = &self.vnodes[vnode_of(hash, self.vnode_bits)];
-        let page = vnode.pages.get(vnode.page_of(tag))?;
+        self.home_in(vnode_of(hash, self.vnode_bits), hash)
+    }
+
+    /// [`Self::home`], where the vnode is known.
+    #[inline(always)]
+    fn home_in(&self, vnode: usize, hash: u64) -> Option<(&Page, usize)> {
+        let tag = tag_of(hash);
+        let vnode = &self.vnodes[vnode];
+        let page = vnode.pages.get(vnode.page_of(wide_tag_of(hash)))?;
         (page.flush_epoch == self.flush_epoch).then(|| (page, page.home(tag)))
     }
 
@@ -220,6 +229,12 @@ impl Index {
         bucket::put(memory.arena.line_mut(slot.line as usize), usize::from(slot.lane), entry);
     }
 
+    /// Counts a hit in the policy bits of the entry that stands at `slot`; they are not at their most.
+    #[inline(always)]
+    pub(super) fn count_hit(&self, memory: &mut Memory, slot: Slot) {
+        bucket::count_hit(memory.arena.line_mut(slot.line as usize), usize::from(slot.lane));
+    }
+
     /// Adds an entry. The caller has made sure that the key has none.
     pub(super) fn insert(
         &mut self,
@@ -228,7 +243,7 @@ impl Index {
         policy_bits: u8,
         location: usize,
     ) -> Result<(), IndexFull> {
-        let entry = Entry::new(tag_of(hash, self.vnode_bits), policy_bits, location);
+        let entry = Entry::new(tag_of(hash), policy_bits, location);
         let vnode_number = vnode_of(hash, self.vnode_bits);
         if self.vnodes[vnode_number].pages.is_empty() {
             let page = Page { flush_epoch: self.flush_epoch, ..Page::default() };
@@ -258,7 +273,7 @@ impl Index {
     pub(super) fn remove(&mut self, memory: &mut Memory, hash: u64, slot: Slot) {
         let vnode_number = vnode_of(hash, self.vnode_bits);
         let vnode = &mut self.vnodes[vnode_number];
-        let page_number = vnode.page_of(tag_of(hash, self.vnode_bits));
+        let page_number = vnode.page_of(tag_of(hash));
         let page = &mut vnode.pages[page_number];
         debug_assert!((page.line..page.line + u32::from(page.buckets)).contains(&slot.line));
         page.take(memory, slot.line as usize, usize::from(slot.lane));
@@ -397,7 +412,7 @@ fn first_of(line: &Line, line_number: usize, matches: u32) -> Option<(Slot, Entr
 }
 
 impl Vnode {
-    /// The page that holds entries with `tag`: linear hashing on the tag's low bits. None has this number in a vnode
+    /// The page that holds entries with `tag`, or wide tag: linear hashing on the tag's low bits. None has this number in a vnode
     /// without pages.
     #[inline(always)]
     fn page_of(&self, tag: u32) -> usize {
@@ -512,6 +527,7 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
+    use super::entry::TAG_IN_HASH;
     use super::*;
     use crate::store::arena::Arena;
     use crate::store::segments::{SEGMENT_BYTES, Segments};
@@ -532,7 +548,7 @@ mod tests {
                 let keys = if step < 120_000 { 30_000 } else { 2_000 };
                 // Spread by an odd constant; only bits that vnode and tag see, so that equal tags mean equal hashes.
                 let spread = random.random_range(0..keys as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-                let hash = spread & (u64::MAX << (64 - TAG_BITS - u32::from(vnode_bits)));
+                let hash = spread & (!(u64::MAX >> vnode_bits) | TAG_IN_HASH);
                 let found = index.find(&memory, hash, |_| Some(())).map(|(slot, entry, ())| (slot, entry.location()));
                 assert_eq!(found.map(|(_, location)| location), model.get(&hash).copied(), "seed {seed} step {step}");
                 match (found, random.random_range(0..3)) {
@@ -541,7 +557,7 @@ mod tests {
                         model.insert(hash, step + 1);
                     }
                     (Some((slot, _)), 0) => {
-                        index.replace(&mut memory, slot, Entry::new(tag_of(hash, vnode_bits), 1, step + 1));
+                        index.replace(&mut memory, slot, Entry::new(tag_of(hash), 1, step + 1));
                         model.insert(hash, step + 1);
                     }
                     (Some((slot, _)), _) => {

@@ -53,6 +53,7 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
+    use super::super::entry::TAG_IN_HASH;
     use super::*;
     use crate::store::arena::Arena;
     use crate::store::segments::{SEGMENT_BYTES, Segments};
@@ -65,7 +66,7 @@ mod tests {
             let arena = Arena::map((segments + 1) * SEGMENT_BYTES).unwrap();
             let mut memory = Memory { arena, segments: Segments::new(segments) };
             let mut index = Index::new(0);
-            let hash_of = |number: u64| number.wrapping_mul(0x9E37_79B9_7F4A_7C15) & (u64::MAX << (64 - TAG_BITS));
+            let hash_of = |number: u64| number.wrapping_mul(0x9E37_79B9_7F4A_7C15) & TAG_IN_HASH;
             let staying = random.random_range(0..3000u64);
             for number in 0..staying {
                 index.insert(&mut memory, hash_of(number), 0, number as usize + 1).unwrap();
