@@ -43,12 +43,6 @@ pub(super) fn put(line: &mut Line, lane: usize, entry: Entry) {
     [line[lane], line[rest + 2], line[rest + 1], line[rest]] = entry.pieces();
 }
 
-/// Whether no place is empty.
-#[inline(always)]
-pub(super) fn is_full(line: &Line) -> bool {
-    first_empty(line).is_none()
-}
-
 /// The first empty place.
 #[inline(always)]
 pub(super) fn first_empty(line: &Line) -> Option<usize> {
@@ -138,7 +132,6 @@ mod tests {
             prop_assert_eq!(marked(&line, mark), marked_plainly(&line, mark));
             prop_assert_eq!(marked_in_two(&EMPTY_LINE, &line, mark) >> BUCKET_ENTRIES, marked_plainly(&line, mark));
             prop_assert_eq!(marked_in_two(&line, &EMPTY_LINE, mark) & 0xFF, marked_plainly(&line, mark));
-            prop_assert_eq!(is_full(&line), !items.contains(&None));
             prop_assert_eq!(first_empty(&line), items.iter().position(Option::is_none));
             for (lane, item) in items.iter().enumerate() {
                 let there = entry(&line, lane);

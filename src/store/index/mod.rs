@@ -1,10 +1,12 @@
 //! The index: which items there are and where they lie, one table for each vnode.
 //!
 //! A vnode's table is a list of pages, a page a run of 1 to 128 buckets, a bucket one cache line of eight entries. An
-//! entry goes to its home bucket or, when that is full, to the next that is not; a look-up ends at the first bucket
-//! that is not full. Pages grow one at a time, by a sixteenth to an eighth, and split one at a time (linear hashing, Litwin 1980),
-//! so no step depends on the size of the table, and tables don't double all at once. Growing reads no key: the tag in
-//! the entry says where it goes.
+//! entry stands in one of two buckets of its page that its tag names, nowhere else (cuckoo hashing with buckets,
+//! Dietzfelbinger and Weidling 2005): a look-up is one comparison with the sixteen marks of both, a removal empties a place
+//! and moves nothing. Where both are full, one entry in them moves to its other bucket, or makes room there in the same way.
+//! Pages grow one at a time, by a sixteenth to an eighth, and split one at a time (linear hashing, Litwin 1980), so no step
+//! depends on the size of the table, and tables don't double all at once. Growing reads no key: the tag in the entry says
+//! where it goes.
 //!
 //! A flush raises the epoch: pages of an older one count as empty, and are emptied when they are next written to or
 //! visited by the background work.
@@ -12,21 +14,23 @@
 mod bucket;
 mod clear;
 mod entry;
+mod page;
 mod pages;
 mod walk;
 
 use quoit_wire::topology::vnode_of;
 
-use self::bucket::{first_empty, is_full, marked, marked_in_two};
+use self::bucket::marked_in_two;
 pub(super) use self::entry::{Entry, tag_of};
 use self::entry::{TAG_BITS, mark_of, wide_tag_of};
-use self::pages::{BUCKET_ENTRIES, PAGE_BUCKETS_MAX, PageOwner, PageSpace, buckets_for, capacity};
+use self::page::{Filling, Page};
+use self::pages::{BUCKET_ENTRIES, PageOwner, PageSpace, buckets_for, capacity};
 pub(super) use self::walk::{CURSOR_END, cursor_of};
 use super::arena::{LINE_BYTES, Line};
 use super::segments::Memory;
 
 /// Entries that a vnode's pages hold on average before one more page is split off. Pages of one vnode differ by a factor
-/// of two while a round of splits goes on, so the largest stay within [`PAGE_BUCKETS_MAX`].
+/// of two while a round of splits goes on, so the largest stay within the largest page.
 const PAGE_ENTRIES_MEAN: usize = 400;
 /// Pages of one vnode at most: the tag's low bits that choose the page must leave some that tell entries apart.
 const VNODE_PAGES_MAX: usize = 1 << 16;
@@ -53,18 +57,6 @@ struct Vnode {
     page_mask: u32,
 }
 
-/// Where one page lies.
-#[derive(Clone, Copy, Default)]
-struct Page {
-    line: u32,
-    /// None: nothing was ever put here, and it takes no memory.
-    buckets: u16,
-    entries: u16,
-    flush_epoch: u32,
-}
-
-const _: () = assert!(size_of::<Page>() == 12);
-
 /// Where an entry stands. Good until the index is next written to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
@@ -72,11 +64,11 @@ pub(super) struct Slot {
     lane: u8,
 }
 
-/// The home bucket of a hash and the one behind it, as lines of the arena. Good until the index is next written to.
+/// The two buckets of a hash, as lines of the arena. Good until the index is next written to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Near {
     home: u32,
-    next: u32,
+    second: u32,
 }
 
 /// The arena has no segment left for the index.
@@ -90,47 +82,41 @@ impl Index {
         Self { vnodes, space: PageSpace::new(), vnode_bits, flush_epoch: 0, sweep: (usize::MAX, 0) }
     }
 
-    /// Asks the processor for the home bucket of `hash` and the one behind it; which those are. Where the bucket is told
-    /// is not asked for ahead: this is so short that the processor is in many at once.
+    /// Asks the processor for the two buckets of `hash`; which those are. Where they are told is not asked for ahead: this
+    /// is so short that the processor is in many at once.
     #[inline(always)]
     pub(super) fn prefetch(&self, memory: &Memory, hash: u64) -> Near {
         let near = self.near(vnode_of(hash, self.vnode_bits), hash).unwrap_or_default();
         memory.arena.prefetch(near.home as usize * LINE_BYTES);
-        memory.arena.prefetch(near.next as usize * LINE_BYTES);
+        memory.arena.prefetch(near.second as usize * LINE_BYTES);
         near
     }
 
     /// An entry whose mark fits `hash` in the two buckets, or any other or none: for prefetching, without a branch.
     #[inline(always)]
     pub(super) fn guess(&self, memory: &Memory, hash: u64, near: Near) -> Entry {
-        let [home, next] = [near.home, near.next].map(|number| memory.arena.line(number as usize));
-        let place = marked_in_two(home, next, mark_of(wide_tag_of(hash))).trailing_zeros() as usize;
-        bucket::entry(if place & BUCKET_ENTRIES == 0 { home } else { next }, place % BUCKET_ENTRIES)
+        let place = near.marked(memory, hash).trailing_zeros() as usize;
+        near.entry(memory, place).1
     }
 
-    /// The two buckets in which nearly every look-up for `hash` ends.
+    /// The two buckets in which the entry of `hash` stands, if there is one.
     #[inline(always)]
     pub(super) fn near(&self, vnode: usize, hash: u64) -> Option<Near> {
-        let (page, bucket) = self.home_in(vnode, hash)?;
-        Some(Near { home: page.line + bucket as u32, next: page.line + page.after(bucket) as u32 })
+        let vnode = &self.vnodes[vnode];
+        let page = vnode.pages.get(vnode.page_of(wide_tag_of(hash)))?;
+        // A page without buckets lies at the arena's first line, which is always empty, as is the second.
+        (page.flush_epoch == self.flush_epoch).then(|| {
+            let [home, second] = page.buckets_of(tag_of(hash));
+            Near { home: page.line + home as u32, second: page.line + second as u32 }
+        })
     }
 
-    /// The first entry whose mark fits `hash` in its home bucket and the one behind that: in nearly all look-ups the one
-    /// that is looked for. It may be an empty place, or have another tag.
-    ///
-    /// Both are searched at once. One entry in six is not at home, which can't be predicted, and a processor that has taken
-    /// the wrong way throws away every look-up that it was ahead in; the second bucket mostly lies beside the first.
+    /// The first entry whose mark fits `hash`: in nearly all look-ups the one that is looked for. It may be an empty place,
+    /// or have another tag. Which of both buckets it is in can't be predicted, and is not branched on.
     #[inline(always)]
     pub(super) fn first_near(&self, memory: &Memory, hash: u64, near: Near) -> Option<(Slot, Entry)> {
-        let [home, next] = [near.home, near.next].map(|number| memory.arena.line(number as usize));
-        let matches = marked_in_two(home, next, mark_of(wide_tag_of(hash)));
-        if matches == 0 {
-            return None;
-        }
-        let place = matches.trailing_zeros() as usize;
-        let (number, line) = if place < BUCKET_ENTRIES { (near.home, home) } else { (near.next, next) };
-        let lane = place % BUCKET_ENTRIES;
-        Some((Slot { line: number, lane: lane as u8 }, bucket::entry(line, lane)))
+        let matches = near.marked(memory, hash);
+        (matches != 0).then(|| near.entry(memory, matches.trailing_zeros() as usize))
     }
 
     /// The entry of `hash` for which `look` finds something, with what that is.
@@ -141,79 +127,19 @@ impl Index {
         hash: u64,
         look: impl Fn(Entry) -> Option<T>,
     ) -> Option<(Slot, Entry, T)> {
-        let line_number = self.home_line(hash)?;
-        let line = memory.arena.line(line_number);
-        // Where in the bucket an entry stands can't be predicted: all eight are compared without a branch. Most are the first
-        // that fits in their home bucket; only the others take the long way, which begins anew.
-        match first_of(line, line_number, marked(line, self.mark_of(hash))) {
-            Some((slot, entry)) if self.fits(entry, hash) => {
-                if let Some(found) = look(entry) {
-                    return Some((slot, entry, found));
-                }
+        let near = self.near(vnode_of(hash, self.vnode_bits), hash)?;
+        let mut matches = near.marked(memory, hash);
+        while matches != 0 {
+            let (slot, entry) = near.entry(memory, matches.trailing_zeros() as usize);
+            if !entry.is_empty()
+                && entry.tag() == tag_of(hash)
+                && let Some(found) = look(entry)
+            {
+                return Some((slot, entry, found));
             }
-            None if !is_full(line) => return None,
-            _ => {}
-        }
-        self.find_on(memory, hash, look)
-    }
-
-    /// [`Self::find`], in every bucket where the entry may stand.
-    #[inline(never)]
-    fn find_on<T>(&self, memory: &Memory, hash: u64, look: impl Fn(Entry) -> Option<T>) -> Option<(Slot, Entry, T)> {
-        let mark = self.mark_of(hash);
-        let (page, mut bucket) = self.home(hash)?;
-        for _ in 0..page.buckets {
-            let line_number = page.line as usize + bucket;
-            let line = memory.arena.line(line_number);
-            let mut matches = marked(line, mark);
-            while matches != 0 {
-                let lane = matches.trailing_zeros() as usize % BUCKET_ENTRIES;
-                let entry = bucket::entry(line, lane);
-                if self.fits(entry, hash)
-                    && let Some(found) = look(entry)
-                {
-                    return Some((Slot { line: line_number as u32, lane: lane as u8 }, entry, found));
-                }
-                matches &= matches - 1;
-            }
-            if !is_full(line) {
-                return None;
-            }
-            bucket = page.after(bucket);
+            matches &= matches - 1;
         }
         None
-    }
-
-    #[inline(always)]
-    fn home_line(&self, hash: u64) -> Option<usize> {
-        self.home(hash).map(|(page, bucket)| page.line as usize + bucket)
-    }
-
-    /// Whether an entry with the mark of `hash` is there, and has all of its tag.
-    #[inline(always)]
-    fn fits(&self, entry: Entry, hash: u64) -> bool {
-        !entry.is_empty() && entry.tag() == tag_of(hash)
-    }
-
-    #[inline(always)]
-    fn mark_of(&self, hash: u64) -> u16 {
-        mark_of(wide_tag_of(hash))
-    }
-
-    /// The page of `hash` and the bucket in it where a walk begins. A page without buckets lies at the arena's first line,
-    /// which is always empty.
-    #[inline(always)]
-    fn home(&self, hash: u64) -> Option<(&Page, usize)> {
-        self.home_in(vnode_of(hash, self.vnode_bits), hash)
-    }
-
-    /// [`Self::home`], where the vnode is known.
-    #[inline(always)]
-    fn home_in(&self, vnode: usize, hash: u64) -> Option<(&Page, usize)> {
-        let tag = tag_of(hash);
-        let vnode = &self.vnodes[vnode];
-        let page = vnode.pages.get(vnode.page_of(wide_tag_of(hash)))?;
-        (page.flush_epoch == self.flush_epoch).then(|| (page, page.home(tag)))
     }
 
     /// The entry of `hash` that points to `location`.
@@ -253,14 +179,15 @@ impl Index {
         self.empty_if_flushed(memory, vnode_number, page_number);
         let page = self.vnodes[vnode_number].pages[page_number];
         let entries = usize::from(page.entries) + 1;
-        if (page.buckets == 0 || entries > capacity(usize::from(page.buckets)))
-            && self.resize(memory, vnode_number, page_number, buckets_for(entries)).is_err()
-            && entries >= usize::from(page.buckets) * BUCKET_ENTRIES
-        {
-            return Err(IndexFull);
+        if page.buckets == 0 || entries > capacity(usize::from(page.buckets)) {
+            // Where there is no memory a page takes more than it should, while it can.
+            let _ = self.resize(memory, vnode_number, page_number, buckets_for(entries));
+        }
+        while !self.vnodes[vnode_number].pages[page_number].put(memory, entry) {
+            let buckets = usize::from(self.vnodes[vnode_number].pages[page_number].buckets);
+            self.resize(memory, vnode_number, page_number, buckets_for(capacity(buckets) + 1))?;
         }
         let vnode = &mut self.vnodes[vnode_number];
-        vnode.pages[page_number].put(memory, entry);
         vnode.entries += 1;
         let pages = vnode.pages.len();
         if vnode.entries as usize > pages * PAGE_ENTRIES_MEAN && pages < VNODE_PAGES_MAX {
@@ -336,14 +263,15 @@ impl Index {
         let owner = PageOwner { vnode: vnode as u32, page: page as u32 };
         let line = self.space.take(memory, owner, buckets).ok_or(IndexFull)?;
         let mut new = Filling::new(Page { line, buckets: buckets as u16, entries: 0, flush_epoch: self.flush_epoch });
-        for bucket in 0..usize::from(old.buckets) {
-            let entries = bucket::entries(memory.arena.line(old.line as usize + bucket));
-            for entry in entries.into_iter().filter(|entry| !entry.is_empty()) {
-                new.put(memory, entry);
-            }
+        let is_moved = old.lines().all(|number| {
+            let entries = bucket::entries(memory.arena.line(number));
+            entries.into_iter().filter(|entry| !entry.is_empty()).all(|entry| new.put(memory, entry))
+        });
+        if !is_moved {
+            self.give_youngest(memory, &new.page);
+            return Err(IndexFull);
         }
-        let new = new.page;
-        self.vnodes[vnode].pages[page] = new;
+        self.vnodes[vnode].pages[page] = new.page;
         if old.buckets > 0 {
             self.give(memory, old);
         }
@@ -373,27 +301,30 @@ impl Index {
             }
         }
         let [stay, leave] = &halves;
-        if (staying > 0 && stay.buckets == 0) || (leaving > 0 && leave.buckets == 0) {
-            // The page that was got, if any, was the youngest of its class: nothing moves when it goes back.
-            for half in halves.iter().filter(|half| half.buckets > 0) {
-                let moved = self.space.give(memory, half.line, usize::from(half.buckets));
-                debug_assert!(moved.is_none());
-            }
+        let has_memory = (staying == 0 || stay.buckets > 0) && (leaving == 0 || leave.buckets > 0);
+        let (mut stay, mut leave) = (Filling::new(*stay), Filling::new(*leave));
+        let is_moved = has_memory
+            && old.lines().all(|number| {
+                let entries = bucket::entries(memory.arena.line(number));
+                let mut entries = entries.into_iter().filter(|entry| !entry.is_empty());
+                entries.all(|entry| if moves(entry) { leave.put(memory, entry) } else { stay.put(memory, entry) })
+            });
+        let (stay, leave) = (stay.page, leave.page);
+        if !is_moved {
+            [leave, stay].iter().filter(|half| half.buckets > 0).for_each(|half| self.give_youngest(memory, half));
             return;
         }
-        let (mut stay, mut leave) = (Filling::new(halves[0]), Filling::new(halves[1]));
-        for bucket in 0..usize::from(old.buckets) {
-            let entries = bucket::entries(memory.arena.line(old.line as usize + bucket));
-            for entry in entries.into_iter().filter(|entry| !entry.is_empty()) {
-                if moves(entry) { leave.put(memory, entry) } else { stay.put(memory, entry) }
-            }
-        }
-        let (stay, leave) = (stay.page, leave.page);
         self.vnodes[vnode].pages[source] = stay;
         self.vnodes[vnode].push(leave);
         if old.buckets > 0 {
             self.give(memory, old);
         }
+    }
+
+    /// Gives the memory of a page back that was taken last in its class, so that no other moves.
+    fn give_youngest(&mut self, memory: &mut Memory, page: &Page) {
+        let moved = self.space.give(memory, page.line, usize::from(page.buckets));
+        debug_assert!(moved.is_none());
     }
 
     /// Gives a page's memory back, and tells the page that moved into the hole.
@@ -404,11 +335,27 @@ impl Index {
     }
 }
 
-/// The first of the `matches` in a bucket.
-#[inline(always)]
-fn first_of(line: &Line, line_number: usize, matches: u32) -> Option<(Slot, Entry)> {
-    let lane = matches.trailing_zeros() as usize;
-    (matches != 0).then(|| (Slot { line: line_number as u32, lane: lane as u8 }, bucket::entry(line, lane)))
+impl Near {
+    /// One bit for each place with the mark of `hash`, those of the second bucket above those of the home bucket.
+    #[inline(always)]
+    fn marked(self, memory: &Memory, hash: u64) -> u32 {
+        let [home, second] = self.lines(memory);
+        marked_in_two(home, second, mark_of(wide_tag_of(hash)))
+    }
+
+    /// The entry at one of the sixteen places; any, where `place` is none of them.
+    #[inline(always)]
+    fn entry(self, memory: &Memory, place: usize) -> (Slot, Entry) {
+        let [home, second] = self.lines(memory);
+        let (number, line) = if place < BUCKET_ENTRIES { (self.home, home) } else { (self.second, second) };
+        let lane = place % BUCKET_ENTRIES;
+        (Slot { line: number, lane: lane as u8 }, bucket::entry(line, lane))
+    }
+
+    #[inline(always)]
+    fn lines(self, memory: &Memory) -> [&Line; 2] {
+        [memory.arena.line(self.home as usize), memory.arena.line(self.second as usize)]
+    }
 }
 
 impl Vnode {
@@ -427,98 +374,7 @@ impl Vnode {
     }
 }
 
-impl Page {
-    /// The bucket where a walk for `tag` begins.
-    #[inline]
-    fn home(&self, tag: u32) -> usize {
-        ((u64::from(tag) * u64::from(self.buckets)) >> TAG_BITS) as usize
-    }
-
-    fn entries<'a>(&self, memory: &'a Memory) -> impl Iterator<Item = Entry> + use<'a> {
-        let lines = self.line as usize..self.line as usize + usize::from(self.buckets);
-        lines.flat_map(|line| bucket::entries(memory.arena.line(line))).filter(|entry| !entry.is_empty())
-    }
-
-    /// Puts an entry into the first place from its home on. There is one: a page is never quite full.
-    fn put(&mut self, memory: &mut Memory, entry: Entry) {
-        let mut bucket = self.home(entry.tag());
-        loop {
-            let line = memory.arena.line_mut(self.line as usize + bucket);
-            if let Some(lane) = first_empty(line) {
-                bucket::put(line, lane, entry);
-                self.entries += 1;
-                return;
-            }
-            bucket = self.after(bucket);
-        }
-    }
-
-    /// Empties a place, and closes the gap: entries that had to walk past this bucket come back towards their homes.
-    fn take(&mut self, memory: &mut Memory, line: usize, lane: usize) {
-        let first = memory.arena.line_mut(line);
-        let mut was_full = is_full(first);
-        bucket::put(first, lane, Entry::NONE);
-        self.entries -= 1;
-        let (mut hole, mut hole_lane) = (line - self.line as usize, lane);
-        let mut bucket = self.after(hole);
-        while was_full && bucket != hole {
-            let walked = self.distance(hole, bucket);
-            let neighbour = memory.arena.line(self.line as usize + bucket);
-            let displaced = (0..BUCKET_ENTRIES).find(|lane| {
-                let entry = bucket::entry(neighbour, *lane);
-                !entry.is_empty() && self.distance(self.home(entry.tag()), bucket) >= walked
-            });
-            was_full = is_full(neighbour);
-            if let Some(displaced) = displaced {
-                let moved = bucket::entry(neighbour, displaced);
-                bucket::put(memory.arena.line_mut(self.line as usize + hole), hole_lane, moved);
-                bucket::put(memory.arena.line_mut(self.line as usize + bucket), displaced, Entry::NONE);
-                (hole, hole_lane) = (bucket, displaced);
-            }
-            bucket = self.after(bucket);
-        }
-    }
-
-    /// Buckets that a walk from `home` to `bucket` passes.
-    #[inline]
-    fn distance(&self, home: usize, bucket: usize) -> usize {
-        if bucket >= home { bucket - home } else { bucket + usize::from(self.buckets) - home }
-    }
-
-    #[inline]
-    fn after(&self, bucket: usize) -> usize {
-        if bucket + 1 == usize::from(self.buckets) { 0 } else { bucket + 1 }
-    }
-}
-
-/// A page that entries are moved to: how full each bucket is need not be looked up.
-struct Filling {
-    page: Page,
-    used: [u8; PAGE_BUCKETS_MAX],
-}
-
-impl Filling {
-    /// Begins with `page`, which has none yet.
-    fn new(page: Page) -> Self {
-        Self { page, used: [0; PAGE_BUCKETS_MAX] }
-    }
-
-    /// What [`Page::put`] does.
-    #[inline]
-    fn put(&mut self, memory: &mut Memory, entry: Entry) {
-        let mut bucket = self.page.home(entry.tag());
-        while usize::from(self.used[bucket]) == BUCKET_ENTRIES {
-            bucket = self.page.after(bucket);
-        }
-        let line = memory.arena.line_mut(self.page.line as usize + bucket);
-        bucket::put(line, usize::from(self.used[bucket]), entry);
-        self.used[bucket] += 1;
-        self.page.entries += 1;
-    }
-}
-
 const _: () = assert!(LINE_BYTES == BUCKET_ENTRIES * size_of::<Entry>());
-const _: () = assert!(capacity(PAGE_BUCKETS_MAX) < 1 << 16);
 
 #[cfg(test)]
 mod tests {
@@ -574,6 +430,25 @@ mod tests {
             for (hash, location) in &model {
                 assert!(index.find_location(&memory, *hash, *location).is_some());
             }
+        }
+    }
+
+    #[test]
+    fn sixteen_entries_may_have_one_tag_and_a_seventeenth_is_refused_without_loss() {
+        let mut memory = memory(64);
+        let mut index = Index::new(0);
+        let hash_of = |number: u64| number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        for number in 0..5000u64 {
+            index.insert(&mut memory, hash_of(number), 0, number as usize + 1).unwrap();
+        }
+        let twin = 0x0012_3456_0000_0000;
+        let taken = (0..20).filter(|number| index.insert(&mut memory, twin, 0, 10_000 + number).is_ok()).count();
+        assert_eq!(taken, 2 * BUCKET_ENTRIES);
+        for number in 0..taken {
+            assert!(index.find_location(&memory, twin, 10_000 + number).is_some(), "{number}");
+        }
+        for number in 0..5000u64 {
+            assert!(index.find_location(&memory, hash_of(number), number as usize + 1).is_some(), "{number}");
         }
     }
 
