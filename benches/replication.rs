@@ -263,6 +263,7 @@ fn shard(node: usize) -> Shard {
     let own = Node {
         id: id.id,
         incarnation: id.incarnation,
+        name: String::new(),
         address: String::new(),
         zone: String::new(),
         cores: 1,

@@ -47,6 +47,7 @@ pub(crate) fn judge(args: &RingArgs) -> Result<RingReport, AssignmentError> {
     let node = |index: usize| Node {
         id: index as u64 + 1,
         incarnation: 1,
+        name: String::new(),
         address: String::new(),
         zone: format!("zone-{}", index % usize::from(args.zones)),
         cores: args.node_cores,

@@ -136,11 +136,13 @@ fn run_ping(common: &Common) -> Result<Ending, CommandError> {
 }
 
 fn run_stats(common: &Common) -> Result<Ending, CommandError> {
-    let nodes = connect(common)?.stats()?;
+    let mut client = connect(common)?;
+    let (stats, topology) = (client.stats()?, client.topology()?);
+    let named: Vec<_> = stats.iter().map(|stats| (stats, output::name_of(&topology, stats.node))).collect();
     if common.json {
-        output::line(&nodes.iter().map(output::stats_json).collect())?;
+        output::line(&named.into_iter().map(|(stats, name)| output::stats_json(stats, name)).collect())?;
     } else {
-        nodes.iter().try_for_each(|stats| output::text_lines(&output::stats_table(stats)))?;
+        named.into_iter().try_for_each(|(stats, name)| output::text_lines(&output::stats_table(stats, name)))?;
     }
     Ok(Ending::Done)
 }
@@ -148,7 +150,7 @@ fn run_stats(common: &Common) -> Result<Ending, CommandError> {
 fn run_topology(common: &Common) -> Result<Ending, CommandError> {
     let topology = connect(common)?.topology()?;
     if common.json {
-        output::line(&json::topology(&topology, &[]))?;
+        output::line(&json::topology(&topology))?;
     } else {
         output::text_lines(&output::topology_table(&topology))?;
     }

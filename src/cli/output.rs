@@ -74,8 +74,18 @@ pub(super) fn hit_json(key: &[u8], hit: Option<&Hit>) -> Value {
     }
 }
 
+/// What operators call the node with this id; empty for a standalone node, and for one that has just come or gone.
+pub(super) fn name_of(topology: &Topology, id: u64) -> &str {
+    topology.nodes.iter().find(|node| node.id == id).map_or("", |node| &node.name)
+}
+
+/// A node as a line names it: by its name if it has one, and its id.
+fn called(name: &str, id: u64) -> String {
+    if name.is_empty() { format!("{id:016x}") } else { format!("{} ({id:016x})", printable(name)) }
+}
+
 /// A node's counters: of each core, and their sums.
-pub(super) fn stats_json(stats: &Stats) -> Value {
+pub(super) fn stats_json(stats: &Stats, name: &str) -> Value {
     let counters = |values: &[(String, u64)]| -> Map<String, Value> {
         values.iter().map(|(name, value)| (name.clone(), (*value).into())).collect()
     };
@@ -84,6 +94,7 @@ pub(super) fn stats_json(stats: &Stats) -> Value {
     let total: Map<String, Value> = names(stats).map(|name| (name.to_owned(), stats.sum(name).into())).collect();
     json!({
         "node": format!("{:016x}", stats.node),
+        "name": name,
         "server_version": stats.server_version,
         "uptime_ms": stats.uptime_ms,
         "total": total,
@@ -92,9 +103,10 @@ pub(super) fn stats_json(stats: &Stats) -> Value {
 }
 
 /// A node's counters, a line each: the sum, then each core's.
-pub(super) fn stats_table(stats: &Stats) -> String {
+pub(super) fn stats_table(stats: &Stats, name: &str) -> String {
     let uptime = DisplayDuration(std::time::Duration::from_secs(stats.uptime_ms / 1000));
-    let mut lines = format!("node {:016x}, version {}, up {uptime}\n", stats.node, printable(&stats.server_version));
+    let node = called(name, stats.node);
+    let mut lines = format!("node {node}, version {}, up {uptime}\n", printable(&stats.server_version));
     let name_width = names(stats).map(|name| printable(name).len()).max().unwrap_or(0);
     let rows: Vec<(String, Vec<String>)> = names(stats)
         .map(|name| {
@@ -138,7 +150,7 @@ pub(super) fn topology_table(topology: &Topology) -> String {
         for placement in topology.vnodes.iter().filter(|placement| usize::from(placement.primary.node) == index) {
             of_core[usize::from(placement.primary.core)] += 1;
         }
-        let _ = write!(lines, "node {:016x} at {}", node.id, printable(&node.address));
+        let _ = write!(lines, "node {} at {}", called(&node.name, node.id), printable(&node.address));
         if !node.zone.is_empty() {
             let _ = write!(lines, ", zone {}", printable(&node.zone));
         }
@@ -185,12 +197,13 @@ mod tests {
         let core = |core, hits| CoreStats { core, values: vec![("hits_total".into(), hits), ("b\u{1b}[2J".into(), 1)] };
         let stats =
             Stats { server_version: "1".into(), node: 7, uptime_ms: 61_000, cores: vec![core(0, 5), core(1, 1_000)] };
-        let table = stats_table(&stats);
+        let table = stats_table(&stats, "a\u{1b}");
         let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines[0], "node 0000000000000007, version 1, up 1m1s");
+        assert_eq!(lines[0], "node a (0000000000000007), version 1, up 1m1s");
         assert_eq!(lines[1], "            total  core 0  core 1");
         assert_eq!(lines[2], "hits_total   1005       5    1000");
         assert!(!table.contains('\u{1b}'), "a node's text can't steer the terminal");
-        assert_eq!(stats_json(&stats)["total"]["hits_total"], 1005);
+        assert_eq!(stats_json(&stats, "")["total"]["hits_total"], 1005);
+        assert!(stats_table(&stats, "").starts_with("node 0000000000000007, version 1"));
     }
 }

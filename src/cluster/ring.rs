@@ -292,6 +292,7 @@ impl Member {
         Node {
             id: self.node.id,
             incarnation: self.node.incarnation,
+            name: self.name.clone(),
             address: self.address.clone(),
             zone: self.zone.clone(),
             cores: self.cores,

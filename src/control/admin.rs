@@ -58,18 +58,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Admin {
     cores: Cores,
-    topology: watch::Receiver<Shown>,
+    topology: watch::Receiver<Arc<Topology>>,
     phase: Arc<SharedPhase>,
     process: process::Process,
     operators: Option<Operators>,
-}
-
-/// What `/topology` shows.
-#[derive(Clone, Debug)]
-pub(super) struct Shown {
-    pub topology: Arc<Topology>,
-    /// The nodes' names, in their order; none without a cluster.
-    pub names: Vec<String>,
 }
 
 /// The way from operators to their cluster.
@@ -105,7 +97,7 @@ impl Operators {
 impl Admin {
     pub(super) fn new(
         cores: Cores,
-        topology: watch::Receiver<Shown>,
+        topology: watch::Receiver<Arc<Topology>>,
         phase: Arc<SharedPhase>,
         operators: Option<Operators>,
     ) -> Self {
@@ -231,8 +223,7 @@ fn complaint(round: &Round) -> Option<String> {
 }
 
 async fn topology(State(admin): State<Arc<Admin>>) -> Response {
-    let shown = admin.topology.borrow();
-    json_answer(StatusCode::OK, json::topology(&shown.topology, &shown.names).to_string())
+    json_answer(StatusCode::OK, json::topology(&admin.topology.borrow()).to_string())
 }
 
 /// How the cluster stands; with `wait=DURATION`, when something has changed, or after that time.
@@ -254,11 +245,9 @@ async fn cluster(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> 
 /// Each vnode of this node by itself.
 async fn vnodes(State(admin): State<Arc<Admin>>) -> Response {
     let cores = admin.cores.ask_vnodes().await;
-    let shown = admin.topology.borrow();
-    let name = |node: NodeRef| {
-        let place = shown.topology.nodes.iter().position(|known| known.id == node.id);
-        place.and_then(|place| shown.names.get(place)).cloned()
-    };
+    let topology = admin.topology.borrow();
+    let named = |node: NodeRef| topology.nodes.iter().find(|known| known.id == node.id);
+    let name = |node: NodeRef| named(node).map(|node| node.name.clone());
     json_answer(StatusCode::OK, json::vnodes(&cores, name).to_string())
 }
 
@@ -361,8 +350,8 @@ mod tests {
             let address = listener.local_addr().expect("bound");
             let phase = Arc::new(SharedPhase(AtomicU8::new(Phase::Serving as u8)));
             let cores = Cores::new(vec![CoreHandle { core: 0, cpu: 0, commands }]);
-            let shown = Shown { topology: Arc::new(standalone()), names: Vec::new() };
-            let admin = Arc::new(Admin::new(cores, watch::channel(shown).1, Arc::clone(&phase), None));
+            let topology = watch::channel(Arc::new(standalone())).1;
+            let admin = Arc::new(Admin::new(cores, topology, Arc::clone(&phase), None));
             let (stop, stopped) = watch::channel(false);
             let server = tokio::spawn(serve(listener, admin, stopped));
             Self { address, phase, stop, server, core }
@@ -386,6 +375,7 @@ mod tests {
         let node = Node {
             id: 7,
             incarnation: 1,
+            name: String::new(),
             address: "127.0.0.1:7400".to_owned(),
             zone: String::new(),
             cores: 1,

@@ -14,11 +14,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quoit_wire::topology::Seat;
+use quoit_wire::topology::{Seat, Topology};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::admin::Shown;
 use super::etcd::{Etcd, EtcdOptionsError, Silence};
 use super::operate::{Desk, Question};
 use super::ring_log::{RingCounters, RingLog};
@@ -82,7 +81,7 @@ pub(super) struct ClusterTask {
     pub cores: Vec<CoreHandle>,
     pub events: flume::Receiver<CoreEvent>,
     /// What `/topology` shows.
-    pub topology: watch::Sender<Shown>,
+    pub topology: watch::Sender<Arc<Topology>>,
     /// What operators ask.
     pub questions: flume::Receiver<Question>,
     /// What `/metrics` shows of the ring's changes.
@@ -433,8 +432,7 @@ impl ClusterNode {
         let known = self.agent.known();
         self.ring_log.take(now, ring, &known, leads);
         self.desk.look(now, &known);
-        let names = members().map(|member| member.name.clone()).collect();
-        self.task.topology.send_replace(Shown { topology: Arc::new(topology), names });
+        self.task.topology.send_replace(Arc::new(topology));
         let peers: Arc<[PeerAddress]> = peers.into();
         self.untold.iter_mut().for_each(|news| news.ring = Some((ring.clone(), peers.clone())));
         if !self.has_joined && ring.slot_of(own).is_some() {

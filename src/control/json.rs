@@ -8,16 +8,14 @@ use serde_json::{Value, json};
 use crate::cluster::NodeRef;
 use crate::cluster::copies::{CopyStatus, VnodeStatus};
 
-/// The topology. `vnodes` lists, in order, each one's primary and replicas as `[node index, core]`, and its term. `names` are
-/// the nodes' in their order, as far as they are known: the wire has numbers.
-pub fn topology(topology: &Topology, names: &[String]) -> Value {
+/// The topology. `vnodes` lists, in order, each one's primary and replicas as `[node index, core]`, and its term.
+pub fn topology(topology: &Topology) -> Value {
     let nodes: Vec<Value> = topology
         .nodes
         .iter()
-        .enumerate()
-        .map(|(index, node)| {
+        .map(|node| {
             json!({
-                "name": names.get(index),
+                "name": node.name,
                 "id": hex(node.id),
                 "incarnation": hex(node.incarnation),
                 "address": node.address,
@@ -90,6 +88,7 @@ mod tests {
         let node = |id| Node {
             id,
             incarnation: 1,
+            name: "a".to_owned(),
             address: "127.0.0.1:7400".to_owned(),
             zone: "a".to_owned(),
             cores: 2,
@@ -98,7 +97,7 @@ mod tests {
         let mut shown = Topology::standalone(node(u64::MAX), 1, u64::MAX - 1, 3);
         shown.vnodes[1].replicas[0] = Seat { node: 0, core: 0 };
         assert_eq!(
-            topology(&shown, &["a".to_owned()]),
+            topology(&shown),
             json!({
                 "epoch": 1,
                 "cluster": "",

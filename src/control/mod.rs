@@ -26,7 +26,7 @@ use quoit_wire::topology::Topology;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use self::admin::{Admin, Operators, Shown};
+use self::admin::{Admin, Operators};
 use self::cluster::{ClusterTask, Joining};
 use self::cores::Cores;
 use self::operate::QUESTIONS_MAX;
@@ -153,8 +153,7 @@ impl Control {
                     Ok(prepared) => prepared,
                     Err(error) => return drop(started_sender.send(Err(error))),
                 };
-                let (topology, shown_topology) =
-                    watch::channel(Shown { topology: options.topology, names: Vec::new() });
+                let (topology, shown_topology) = watch::channel(options.topology);
                 let (ask, questions) = flume::bounded(QUESTIONS_MAX);
                 let counters = Arc::new(RingCounters::default());
                 let operators = options.cluster.as_ref().map(|it| Operators::new(&it.joining, ask, counters.clone()));
@@ -352,7 +351,7 @@ mod tests {
         let (commands, inbox) = flume::bounded(1);
         drop(inbox);
         let (address, zone) = ("127.0.0.1:7400".to_owned(), String::new());
-        let node = Node { id: 1, incarnation: 1, address, zone, cores: 1, weight: 1 };
+        let node = Node { id: 1, incarnation: 1, name: String::new(), address, zone, cores: 1, weight: 1 };
         let control = Control::start(ControlOptions {
             listener: TcpListener::bind("127.0.0.1:0").expect("a free port"),
             cores: vec![CoreHandle { core: 3, cpu: 0, commands }],

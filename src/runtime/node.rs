@@ -410,6 +410,7 @@ fn first_topology(options: &RuntimeOptions, address: SocketAddr, state: Option<&
     let node = TopologyNode {
         id: state.map(NodeState::node_id).or(options.node_id).unwrap_or_else(random),
         incarnation: random(),
+        name: String::new(),
         address: options.advertise.clone().unwrap_or_else(|| address.to_string()),
         zone: String::new(),
         cores: options.cpus.len() as u16,

@@ -151,8 +151,7 @@ impl Shard {
         for vnode in 0..topology.vnodes.len() {
             self.owned.set(vnode, self.term(&topology, self.node, vnode).is_some());
         }
-        self.topology = Arc::new(topology);
-        self.topology_body.take();
+        self.replace_topology(Arc::new(topology));
         if let Some((copies, mut state)) = self.copies() {
             copies.handle_ring(now, &mut state, ring);
         }

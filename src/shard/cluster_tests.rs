@@ -43,6 +43,7 @@ fn shard_with(node: usize, on_etcd_loss: OnEtcdLoss) -> Shard {
     let own = topology::Node {
         id: node as u64 + 1,
         incarnation: 1,
+        name: String::new(),
         address: String::new(),
         zone: String::new(),
         cores: 1,

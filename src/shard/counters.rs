@@ -2,7 +2,7 @@
 
 use quoit_wire::{Operation, Status};
 
-const OPERATIONS: usize = 16;
+const OPERATIONS: usize = 32;
 const STATUSES: usize = 32;
 
 /// How many requests of each operation ended with each status.
@@ -13,7 +13,7 @@ pub struct RequestCounters {
 
 impl Default for RequestCounters {
     fn default() -> Self {
-        const { assert!((Operation::Topology as usize) < OPERATIONS && (Status::ShuttingDown as usize) < STATUSES) };
+        const { assert!(Operation::ALL.len() < OPERATIONS && (Status::ShuttingDown as usize) < STATUSES) };
         Self { counts: Box::new([[0; STATUSES]; OPERATIONS]) }
     }
 }

@@ -173,6 +173,7 @@ impl Shard {
                 output.reply(&Reply { version, value: body, ..Reply::status(id, Status::Ok) });
                 Status::Ok
             }
+            RequestBody::TopologyChanges { known_epoch } => self.tell_changes(id, known_epoch, output),
             RequestBody::Hello { .. } | RequestBody::Stats => answer(id, Status::Malformed, Version::NONE, output),
         }
     }
@@ -253,7 +254,8 @@ impl Shard {
             | RequestBody::MultiSet(_)
             | RequestBody::Flush
             | RequestBody::Stats
-            | RequestBody::Topology { .. } => unreachable!("only writes of one key come here"),
+            | RequestBody::Topology { .. }
+            | RequestBody::TopologyChanges { .. } => unreachable!("only writes of one key come here"),
         }
     }
 

@@ -4,6 +4,7 @@
 //! synchronous: a request comes in with `now`, its reply is appended to an [`Output`]. It neither reads a clock nor does
 //! I/O, so the same type runs in the server and under a simulator. It does not know how many sockets or peers there are.
 
+mod ages;
 mod cluster;
 #[cfg(test)]
 mod cluster_tests;
@@ -22,6 +23,7 @@ use quoit_wire::topology::{Topology, key_hash, vnode_of};
 use quoit_wire::{Operation, Status};
 
 pub use crate::cluster::retries::{RESULTS_MAX, Recall, RetryTable, SESSION_IDLE_MIN, SESSIONS_MAX, WriteResult};
+use ages::Ages;
 pub use cluster::Outcome;
 pub use counters::RequestCounters;
 pub use large_set::LargeSet;
@@ -58,6 +60,8 @@ pub struct Shard {
     topology: Arc<Topology>,
     /// The topology as a reply's body, once somebody has asked for it.
     topology_body: OnceCell<Vec<u8>>,
+    /// Since when each part of it is as it is.
+    ages: Ages,
     /// The vnodes that `topology` gives this shard.
     owned: Owned,
     store: Store,
@@ -87,6 +91,7 @@ impl Shard {
             node: Some(node),
             node_id: own.id,
             incarnation: own.incarnation,
+            ages: Ages::new(&topology),
             topology,
             topology_body: OnceCell::new(),
             owned,

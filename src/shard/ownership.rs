@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use quoit_wire::topology::Topology;
-use quoit_wire::{RequestHead, Status, Version};
+use quoit_wire::{Reply, RequestHead, Status, Version};
 
 use super::{Output, Shard};
 use crate::samples::{Sample, SampleKind};
@@ -89,14 +89,41 @@ impl Shard {
             }
         }
         self.node = node;
+        self.replace_topology(topology);
+        TopologyOutcome::Taken
+    }
+
+    /// From now on this is the topology that clients are told.
+    pub(super) fn replace_topology(&mut self, topology: Arc<Topology>) {
+        self.ages.follow(&self.topology, &topology);
         self.topology = topology;
         self.topology_body.take();
-        TopologyOutcome::Taken
     }
 
     /// The topology as a reply's body.
     pub(super) fn topology_body(&self) -> &[u8] {
         self.topology_body.get_or_init(|| self.topology.to_bytes())
+    }
+
+    /// Tells what has changed since the topology of `known_epoch`: nothing, changes, or a miss, after which the whole is to
+    /// be asked for.
+    pub(super) fn tell_changes(&self, id: u32, known_epoch: u32, output: &mut Output) -> Status {
+        let epoch = self.topology.epoch;
+        let reply = Reply { version: Version::from_u64(u64::from(epoch)), ..Reply::status(id, Status::Ok) };
+        if known_epoch >= epoch {
+            output.reply(&reply);
+            return Status::Ok;
+        }
+        match self.ages.changes(&self.topology, known_epoch) {
+            Some(body) => {
+                output.reply(&Reply { value: &body, ..reply });
+                Status::Ok
+            }
+            None => {
+                output.reply(&Reply { status: Status::Miss, ..reply });
+                Status::Miss
+            }
+        }
     }
 
     /// Answers a request for a key whose vnode this shard does not own, or not any more.

@@ -138,6 +138,7 @@ impl Core {
         let own = TopologyNode {
             id: peer.node.id,
             incarnation: peer.node.incarnation,
+            name: String::new(),
             address: String::new(),
             zone: String::new(),
             cores: CORES,

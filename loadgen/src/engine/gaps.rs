@@ -143,7 +143,15 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn gaps() -> Gaps {
-        let node = Node { id: 1, incarnation: 1, address: "a:1".into(), zone: String::new(), cores: 1, weight: 1 };
+        let node = Node {
+            id: 1,
+            incarnation: 1,
+            name: String::new(),
+            address: "a:1".into(),
+            zone: String::new(),
+            cores: 1,
+            weight: 1,
+        };
         Gaps::new(&Topology::standalone(node, 2, 42, 1))
     }
 

@@ -132,8 +132,15 @@ mod tests {
         let answer = HelloReply { cores: 2, core: 1, inflight_max: 64, ..HelloReply::default() };
         let mut body = Vec::new();
         answer.put(&mut body);
-        let node =
-            Node { id: 1, incarnation: 1, address: "127.0.0.1:1".into(), zone: String::new(), cores: 2, weight: 1 };
+        let node = Node {
+            id: 1,
+            incarnation: 1,
+            name: String::new(),
+            address: "127.0.0.1:1".into(),
+            zone: String::new(),
+            cores: 2,
+            weight: 1,
+        };
         let topology = Topology::standalone(node, 6, 42, 1);
         let (mut stream, thread) = responder(vec![frame(Status::Ok, &body), frame(Status::Ok, &topology.to_bytes())]);
         assert_eq!(say_hello(&mut stream, 1).expect("answered"), answer);

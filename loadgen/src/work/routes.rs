@@ -99,7 +99,15 @@ mod tests {
     use super::*;
 
     fn topology(cores: u16) -> Arc<Topology> {
-        let node = Node { id: 1, incarnation: 1, address: "127.0.0.1:1".into(), zone: String::new(), cores, weight: 1 };
+        let node = Node {
+            id: 1,
+            incarnation: 1,
+            name: String::new(),
+            address: "127.0.0.1:1".into(),
+            zone: String::new(),
+            cores,
+            weight: 1,
+        };
         Arc::new(Topology::standalone(node, 8, 42, 1))
     }
 

@@ -9,7 +9,7 @@ mod model;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use model::{Cluster, Mood, Seal, ServerEnd, address_of, encode, in_turn, topology};
+use model::{Changes, Cluster, Mood, Seal, ServerEnd, address_of, encode, in_turn, topology};
 use quoit_client::session::{Action, LinkId, Session};
 use quoit_client::{
     Answer, Error, Fault, IncrementOptions, Instant, Item, Options, Outcome, Request, SetOptions, Status,
@@ -548,7 +548,40 @@ fn a_change_of_topology_costs_one_request_for_it() {
         world.run_until_all_ended();
         assert!(world.ended.drain(..).all(|(_, outcome)| outcome.into_one().is_ok()));
         assert_eq!(world.session.topology().map(|topology| topology.epoch), Some(epoch));
-        assert_eq!(world.cluster.topologies_told, 2, "one at the start, one for the change");
+        assert_eq!((world.cluster.topologies_told, world.cluster.changes_told), (1, 1), "what has changed will do");
+    });
+}
+
+#[test]
+fn changes_that_can_not_be_told_or_do_not_fit_cost_the_whole_topology_and_nothing_else() {
+    const CHANGES: [Changes; 6] = [
+        Changes::Unknown,
+        Changes::Garbage,
+        Changes::OfAnotherEpoch,
+        Changes::OfAnotherTopology,
+        Changes::OfNoVnode,
+        Changes::ToNoTopology,
+    ];
+    for_each_seed(10, |seed| {
+        for changes in CHANGES {
+            let mut world = World::new(seed, FAIR);
+            world.cluster.changes = changes;
+            for round in 1..3 {
+                for key in 0..50 {
+                    world.call(Request::get(format!("key-{key}"))).unwrap();
+                }
+                world.weather.moves = 1000;
+                world.move_vnodes();
+                world.weather.moves = 0;
+                let epoch = world.cluster.topology.epoch;
+                while world.session.topology().is_none_or(|topology| topology.epoch < epoch) {
+                    world.step();
+                }
+                assert_eq!(world.session.topology().unwrap().as_ref(), &world.cluster.topology, "{changes:?}");
+                assert_eq!(world.cluster.topologies_told, 1 + round, "{changes:?}");
+            }
+            assert_eq!((world.session.counters().topology_changes, world.session.counters().losses), (0, 0));
+        }
     });
 }
 

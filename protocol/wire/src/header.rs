@@ -223,8 +223,10 @@ impl HelloParameters {
     pub const FEATURE_TRACE: u64 = 1;
     /// Feature: the server may send `TopologyChanged`.
     pub const FEATURE_TOPOLOGY_NEWS: u64 = 1 << 1;
+    /// Feature: the server answers [`crate::Operation::TopologyChanges`].
+    pub const FEATURE_TOPOLOGY_CHANGES: u64 = 1 << 2;
     /// Every feature of this crate.
-    pub const FEATURES: u64 = Self::FEATURE_TRACE | Self::FEATURE_TOPOLOGY_NEWS;
+    pub const FEATURES: u64 = Self::FEATURE_TRACE | Self::FEATURE_TOPOLOGY_NEWS | Self::FEATURE_TOPOLOGY_CHANGES;
 }
 
 impl SetParameters {

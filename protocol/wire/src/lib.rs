@@ -4,6 +4,7 @@
 //! specification in words, exact enough to write a client from; its byte vectors are tested against this crate.
 
 pub mod assignment;
+pub mod changes;
 mod flat;
 mod header;
 pub mod limits;

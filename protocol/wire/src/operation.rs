@@ -64,6 +64,8 @@ codes! {
         Stats = 14 / "stats",
         /// Reads the topology.
         Topology = 15 / "topology",
+        /// Reads what has changed since a topology that the client has.
+        TopologyChanges = 16 / "topology_changes",
     }
 }
 
@@ -218,7 +220,7 @@ impl RequestFlags {
             | Operation::Prepend => Self::TRACE.with(Self::WRITE_MODE).with(token),
             // A kept result has no value, nor one result for many keys; a repeat of these does no harm.
             Operation::GetAndTouch | Operation::MultiSet | Operation::Flush => Self::TRACE.with(Self::WRITE_MODE),
-            Operation::Ping | Operation::Stats | Operation::Topology => Self::TRACE,
+            Operation::Ping | Operation::Stats | Operation::Topology | Operation::TopologyChanges => Self::TRACE,
         }
     }
 

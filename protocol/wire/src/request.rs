@@ -75,6 +75,7 @@ pub enum RequestBody<'a> {
     Flush,
     Stats,
     Topology { known_epoch: u32 },
+    TopologyChanges { known_epoch: u32 },
 }
 
 /// Bytes of an operation's fixed-size parameters.
@@ -86,7 +87,7 @@ const fn parameter_bytes(operation: Operation) -> usize {
         Operation::Increment => IncrementParameters::BYTES,
         Operation::MultiGet => MultiGetParameters::BYTES,
         Operation::MultiSet => MultiSetParameters::BYTES,
-        Operation::Topology => TopologyParameters::BYTES,
+        Operation::Topology | Operation::TopologyChanges => TopologyParameters::BYTES,
         Operation::Ping
         | Operation::Get
         | Operation::Delete
@@ -122,7 +123,8 @@ const fn payload(operation: Operation) -> Payload {
         | Operation::Increment
         | Operation::Flush
         | Operation::Stats
-        | Operation::Topology => Payload::None,
+        | Operation::Topology
+        | Operation::TopologyChanges => Payload::None,
     }
 }
 
@@ -310,6 +312,10 @@ impl<'a> Request<'a> {
                 let (parameters, _) = TopologyParameters::take(rest).ok_or_else(malformed)?;
                 RequestBody::Topology { known_epoch: parameters.known_epoch }
             }
+            Operation::TopologyChanges => {
+                let (parameters, _) = TopologyParameters::take(rest).ok_or_else(malformed)?;
+                RequestBody::TopologyChanges { known_epoch: parameters.known_epoch }
+            }
         };
         Ok(Self { head, trace, retry, body })
     }
@@ -362,6 +368,7 @@ impl RequestBody<'_> {
             Self::Flush => Operation::Flush,
             Self::Stats => Operation::Stats,
             Self::Topology { .. } => Operation::Topology,
+            Self::TopologyChanges { .. } => Operation::TopologyChanges,
         }
     }
 
@@ -382,7 +389,8 @@ impl RequestBody<'_> {
             | Self::MultiSet(_)
             | Self::Flush
             | Self::Stats
-            | Self::Topology { .. } => None,
+            | Self::Topology { .. }
+            | Self::TopologyChanges { .. } => None,
         }
     }
 
@@ -443,7 +451,9 @@ impl RequestBody<'_> {
             Self::Increment { parameters, .. } => parameters.put(out),
             Self::MultiGet(keys) => MultiGetParameters { keys: keys.len() as u16 }.put(out),
             Self::MultiSet(items) => MultiSetParameters { items: items.len() as u16 }.put(out),
-            Self::Topology { known_epoch } => TopologyParameters { known_epoch: *known_epoch }.put(out),
+            Self::Topology { known_epoch } | Self::TopologyChanges { known_epoch } => {
+                TopologyParameters { known_epoch: *known_epoch }.put(out);
+            }
             Self::Ping { .. }
             | Self::Get { .. }
             | Self::Delete { .. }
@@ -468,7 +478,8 @@ impl RequestBody<'_> {
             | Self::Increment { .. }
             | Self::Flush
             | Self::Stats
-            | Self::Topology { .. } => &[],
+            | Self::Topology { .. }
+            | Self::TopologyChanges { .. } => &[],
         }
     }
 }

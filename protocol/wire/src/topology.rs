@@ -10,11 +10,11 @@
 //!            │ epoch │ vnode_bits │ seed │ cluster │ nodes │ vnodes │            │ node │ core │
 //!            │ u32   │ u8         │ u64  │ string  │ array │ array  │            │ u16  │ u16  │
 //!            └───────┴────────────┴──────┴─────────┴───────┴────────┘            └──────┴──────┘
-//! Node       0     8             16        24       32      34       36
-//!            ┌─────┬─────────────┬─────────┬────────┬───────┬────────┐
-//!            │ id  │ incarnation │ address │ zone   │ cores │ weight │
-//!            │ u64 │ u64         │ string  │ string │ u16   │ u16    │
-//!            └─────┴─────────────┴─────────┴────────┴───────┴────────┘
+//! Node       0     8             16       24        32       40      42       44
+//!            ┌─────┬─────────────┬────────┬─────────┬────────┬───────┬────────┐
+//!            │ id  │ incarnation │ name   │ address │ zone   │ cores │ weight │
+//!            │ u64 │ u64         │ string │ string  │ string │ u16   │ u16    │
+//!            └─────┴─────────────┴────────┴─────────┴────────┴───────┴────────┘
 //! Placement  0         4           8           12          16     20
 //!            ┌─────────┬───────────┬───────────┬───────────┬──────┐
 //!            │ primary │ replica 0 │ replica 1 │ replica 2 │ term │
@@ -93,6 +93,8 @@ pub struct Node {
     pub id: u64,
     /// Which life of the node this is.
     pub incarnation: u64,
+    /// What operators call it; empty for a standalone node.
+    pub name: String,
     /// `host:port` that clients connect to.
     pub address: String,
     /// Where copies should not share fate; may be empty.
@@ -121,7 +123,7 @@ pub struct Topology {
 }
 
 const _: () = assert!(size_of::<ArchivedTopology>() == 37 && align_of::<ArchivedTopology>() == 1);
-const _: () = assert!(size_of::<ArchivedNode>() == 36 && align_of::<ArchivedNode>() == 1);
+const _: () = assert!(size_of::<ArchivedNode>() == 44 && align_of::<ArchivedNode>() == 1);
 const _: () = assert!(size_of::<ArchivedPlacement>() == 20 && align_of::<ArchivedPlacement>() == 1);
 
 /// Why bytes or a structure are not a topology.

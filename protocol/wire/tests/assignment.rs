@@ -203,7 +203,7 @@ impl World {
 }
 
 fn node(id: u64, zone: &str, cores: u16, weight: u16) -> Node {
-    Node { id, incarnation: 1, address: String::new(), zone: zone.to_owned(), cores, weight }
+    Node { id, incarnation: 1, name: String::new(), address: String::new(), zone: zone.to_owned(), cores, weight }
 }
 
 fn world(nodes: Vec<Node>, vnode_bits: u8, replicas: usize) -> World {

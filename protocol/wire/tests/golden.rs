@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use quoit_wire::changes::TopologyChanges;
 use quoit_wire::stats::{CoreStats, Stats};
 use quoit_wire::topology::{self, Node, Placement, Seat, Topology};
 use quoit_wire::*;
@@ -67,6 +68,7 @@ fn small_topology() -> Topology {
     let node = Node {
         id: 0x1234,
         incarnation: 3,
+        name: "one".to_owned(),
         address: "127.0.0.1:7400".to_owned(),
         zone: "east".to_owned(),
         cores: 2,
@@ -76,6 +78,11 @@ fn small_topology() -> Topology {
         .map(|core| Placement { primary: Seat { node: 0, core }, replicas: [Seat::NOWHERE; 3], term: 0x0a_0b0c })
         .collect();
     Topology { epoch: 7, vnode_bits: 1, seed: 0x5eed, cluster: String::new(), nodes: vec![node], vnodes }
+}
+
+fn small_changes() -> TopologyChanges {
+    let to = small_topology();
+    TopologyChanges::new(6, &to, to.checksum(), false, [1].into_iter())
 }
 
 fn small_stats() -> Stats {
@@ -220,6 +227,12 @@ fn messages() -> BTreeMap<&'static str, Message> {
             with_epoch(Reply { value: small_topology().to_bytes().leak(), ..Reply::status(1, Status::Ok) }, 7),
         ),
         ("topology-reply-unchanged", with_epoch(Reply::status(1, Status::Ok), 7)),
+        ("topology-changes-request", request(RequestBody::TopologyChanges { known_epoch: 6 })),
+        (
+            "topology-changes-reply",
+            with_epoch(Reply { value: small_changes().to_bytes().leak(), ..Reply::status(1, Status::Ok) }, 7),
+        ),
+        ("topology-changes-reply-miss", with_epoch(Reply::status(1, Status::Miss), 7)),
         ("topology-changed", with_epoch(Reply::status(0, Status::TopologyChanged), 8)),
         ("moved-reply", with_epoch(Reply::status(1, Status::Moved), 8)),
         ("overloaded-reply", Message::Reply(Reply { retry_after_ms: 20, ..Reply::status(1, Status::Overloaded) })),
@@ -311,6 +324,7 @@ fn every_vector_of_the_specification_decodes_to_its_message() {
 fn bodies_in_the_vectors_decode_to_their_values() {
     let body = |name: &str| golden_files()[name][ReplyHeader::FRAME_BYTES..].to_vec();
     assert_eq!(Topology::from_bytes(&body("topology-reply")), Ok(small_topology()));
+    assert_eq!(TopologyChanges::from_bytes(&body("topology-changes-reply")), Ok(small_changes()));
     assert_eq!(Stats::from_bytes(&body("stats-reply")), Some(small_stats()));
     let (reply, rest) = HelloReply::take(&body("hello-reply")).map(|(reply, rest)| (reply, rest.len())).unwrap();
     assert_eq!((reply.node, reply.core, rest), (0x1234, 2, 0));

@@ -10,8 +10,9 @@ mod seeded;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
+use quoit_wire::changes::{ChangesError, TopologyChanges};
 use quoit_wire::stats::{CoreStats, Stats};
-use quoit_wire::topology::{Node, Topology, TopologyError};
+use quoit_wire::topology::{Node, Seat, Topology, TopologyError};
 use quoit_wire::*;
 
 /// Cases of each property: some 3 s in all.
@@ -125,6 +126,7 @@ impl Sample {
             Operation::Flush => RequestBody::Flush,
             Operation::Stats => RequestBody::Stats,
             Operation::Topology => RequestBody::Topology { known_epoch: first as u32 },
+            Operation::TopologyChanges => RequestBody::TopologyChanges { known_epoch: first as u32 },
         }
     }
 
@@ -328,6 +330,7 @@ fn topology(nodes: u16) -> Topology {
     let node = |id: u16| Node {
         id: u64::from(id),
         incarnation: 1,
+        name: format!("the-node-number-{id}"),
         address: format!("node-{id}.example:7400"),
         zone: "a".to_owned(),
         cores: 3,
@@ -376,10 +379,60 @@ fn structured_bodies_come_back_and_mutated_or_cut_ones_are_refused_or_hold_toget
     });
 }
 
+/// A topology, and one that comes after it: some vnodes lie elsewhere, and a node has come.
+fn neighbours(moved: &[u16]) -> (Topology, Topology, TopologyChanges) {
+    let (before, mut after) = (topology(2), topology(3));
+    after.epoch += 1;
+    moved.iter().for_each(|vnode| after.vnodes[usize::from(*vnode)].primary = Seat { node: 2, core: 1 });
+    let changes = TopologyChanges::new(before.epoch, &after, after.checksum(), true, moved.iter().copied());
+    (before, after, changes)
+}
+
+#[test]
+fn changes_make_the_next_topology_and_mutated_or_cut_ones_make_it_or_none() {
+    let mutations = vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4);
+    let moved = proptest::collection::btree_set(0..16u16, 1..8);
+    check((moved, mutations, any::<proptest::sample::Index>()), |(moved, mutations, cut)| {
+        let (before, after, changes) = neighbours(&moved.into_iter().collect::<Vec<_>>());
+        let mut bytes = changes.to_bytes();
+        prop_assert_eq!(TopologyChanges::from_bytes(&bytes).unwrap().apply(&before), Ok(after.clone()));
+        let _ = TopologyChanges::from_bytes(&bytes[..cut.index(bytes.len())]).map(|changes| changes.apply(&before));
+        for (place, byte) in mutations {
+            let start = if byte % 2 == 0 { 0 } else { bytes.len() - 40 };
+            let index = start + place.index(bytes.len() - start);
+            bytes[index] = byte;
+        }
+        if let Ok(next) = TopologyChanges::from_bytes(&bytes).and_then(|changes| changes.apply(&before)) {
+            prop_assert_eq!(next.check(), Ok(()));
+            // What nobody routes by may be anything.
+            prop_assert_eq!((next.epoch, next.vnodes), (after.epoch, after.vnodes));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn changes_that_do_not_fit_make_no_topology() {
+    let refused = |change: fn(&mut TopologyChanges)| {
+        let (before, _, mut changes) = neighbours(&[3, 5]);
+        change(&mut changes);
+        TopologyChanges::from_bytes(&changes.to_bytes()).unwrap().apply(&before)
+    };
+    assert!(refused(|_| {}).is_ok());
+    assert!(matches!(refused(|changes| changes.from_epoch = 7), Err(ChangesError::Epoch { from: 7, to: 2, known: 1 })));
+    assert!(matches!(refused(|changes| changes.epoch = 1), Err(ChangesError::Epoch { .. })));
+    assert_eq!(refused(|changes| changes.vnodes[0].vnode = 16), Err(ChangesError::Vnode(16)));
+    assert!(matches!(refused(|changes| changes.nodes.clear()), Err(ChangesError::Topology(_))));
+    assert_eq!(refused(|changes| changes.vnodes.truncate(1)), Err(ChangesError::Checksum));
+    assert_eq!(refused(|changes| changes.nodes[0].incarnation += 1), Err(ChangesError::Checksum));
+}
+
 #[test]
 fn random_bytes_are_no_structured_body() {
     check(vec(any::<u8>(), 0..200), |bytes| {
         prop_assert!(Topology::from_bytes(&bytes).is_err());
+        let changes = TopologyChanges::from_bytes(&bytes);
+        prop_assert!(changes.and_then(|changes| changes.apply(&topology(2))).is_err());
         let _ = Stats::from_bytes(&bytes);
         Ok(())
     });

@@ -289,11 +289,19 @@ impl Leader {
     /// The slots as the assignment sees them: who is gone, drains or is nobody takes nothing.
     fn nodes(&self, ring: &Ring) -> Vec<Node> {
         let node = |(slot, is_alive): (&Option<Member>, bool)| {
-            let nobody =
-                Node { id: 0, incarnation: 0, address: String::new(), zone: String::new(), cores: 1, weight: 0 };
+            let nobody = Node {
+                id: 0,
+                incarnation: 0,
+                name: String::new(),
+                address: String::new(),
+                zone: String::new(),
+                cores: 1,
+                weight: 0,
+            };
             slot.as_ref().map_or(nobody, |member| Node {
                 id: member.node.id,
                 incarnation: member.node.incarnation,
+                name: String::new(),
                 address: String::new(),
                 zone: member.zone.clone(),
                 cores: member.cores,

@@ -320,7 +320,15 @@ impl Client {
 }
 
 fn topology_node(id: u64, cores: usize) -> Node {
-    Node { id, incarnation: 1, address: String::new(), zone: String::new(), cores: cores as u16, weight: 1 }
+    Node {
+        id,
+        incarnation: 1,
+        name: String::new(),
+        address: String::new(),
+        zone: String::new(),
+        cores: cores as u16,
+        weight: 1,
+    }
 }
 
 /// A hello that asks for `core`.

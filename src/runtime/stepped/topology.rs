@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use quoit_wire::changes::TopologyChanges;
 use quoit_wire::topology::{Node, Seat, Topology};
 use quoit_wire::{RequestBody, Status};
 
@@ -15,7 +16,15 @@ use crate::shard::TopologyOutcome;
 /// The node's topology with another node in it, which gets the vnode of `key`, as `epoch`.
 fn without(node: &Stepped, key: &[u8], epoch: u32) -> Arc<Topology> {
     let mut topology = Topology::clone(&node.topology);
-    let other = Node { id: 8, incarnation: 1, address: String::new(), zone: String::new(), cores: 1, weight: 1 };
+    let other = Node {
+        id: 8,
+        incarnation: 1,
+        name: String::new(),
+        address: String::new(),
+        zone: String::new(),
+        cores: 1,
+        weight: 1,
+    };
     // Its slot stands before ours: a node is known by its id, not by its place.
     topology.nodes.insert(0, other);
     topology.vnodes.iter_mut().for_each(|placement| placement.primary.node += 1);
@@ -71,6 +80,15 @@ fn connections_hear_of_a_new_topology_and_what_left_is_moved() {
         let (_, status, body) = client.call(&mut node, &RequestBody::Topology { known_epoch: 1 });
         assert_eq!((status, Topology::from_bytes(&body)), (Status::Ok, Ok(Topology::clone(&left))));
         assert_eq!(client.call(&mut node, &RequestBody::Topology { known_epoch: 5 }).2, b"");
+        let (_, status, body) = client.call(&mut node, &RequestBody::TopologyChanges { known_epoch: 1 });
+        let changes = TopologyChanges::from_bytes(&body);
+        assert_eq!(
+            (status, changes.and_then(|changes| changes.apply(&node.topology))),
+            (Status::Ok, Ok(Topology::clone(&left)))
+        );
+        let unchanged = client.call(&mut node, &RequestBody::TopologyChanges { known_epoch: 5 });
+        assert_eq!((unchanged.1, unchanged.2, client.last_version), (Status::Ok, Vec::new(), 5));
+        assert_eq!(client.call(&mut node, &RequestBody::TopologyChanges { known_epoch: 0 }).1, Status::Miss);
     }
     assert_eq!(node.cores[0].shard.set_topology(node.topology.clone()), TopologyOutcome::Stale);
     drop((near, far));

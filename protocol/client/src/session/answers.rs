@@ -3,7 +3,7 @@
 //! `Moved` and refusals say that nothing was changed. A write that was only ever refused gives its token
 //! back and gets a fresh one; one that an earlier attempt may have carried out keeps it until it ends.
 
-use quoit_wire::{RequestBody, Status};
+use quoit_wire::{Operation, RequestBody, Status};
 
 use super::budget::backoff;
 use super::connection::Replied;
@@ -31,6 +31,10 @@ impl<T> Session<T> {
         if matches!(entry.origin, Origin::Topology) {
             self.release(key);
             return match replied.status {
+                Status::Ok if operation == Operation::TopologyChanges => {
+                    self.on_topology_changes(link, &replied.value, now);
+                }
+                Status::Miss if operation == Operation::TopologyChanges => self.on_changes_unknown(link, now),
                 Status::Ok => self.on_topology(link, &replied.value, now),
                 // Where there is a topology the next try may do; where there is none another server must help.
                 _ if self.map.topology.is_some() => self.on_topology_missed(now),

@@ -84,6 +84,8 @@ pub struct Counters {
     pub losses: u64,
     /// Topologies taken, the first among them.
     pub topologies: u64,
+    /// Those of them that were made of the one before and what had changed.
+    pub topology_changes: u64,
 }
 
 /// Places of ended entries that [`Session::deadlines`] may hold beside as many as are alive.
@@ -137,6 +139,8 @@ struct Map {
     others: Vec<String>,
     fetch: Fetch,
     fetch_tries: u32,
+    /// What has changed will do, where a server can tell it; not after changes that were not known, or did not fit.
+    takes_changes: bool,
     /// The node that was asked for the topology last: the next time another one is asked, if one can be.
     asked: Option<u64>,
     /// The newest epoch heard of.
@@ -222,6 +226,7 @@ impl<T> Session<T> {
             others: Vec::new(),
             fetch: Fetch::Idle,
             fetch_tries: 0,
+            takes_changes: true,
             asked: None,
             told_by: None,
             epoch_wanted: 0,

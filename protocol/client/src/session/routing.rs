@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use quoit_wire::changes::TopologyChanges;
 use quoit_wire::topology::{Seat, Topology};
-use quoit_wire::{HelloReply, Operation, RequestBody, Status};
+use quoit_wire::{HelloParameters, HelloReply, Operation, RequestBody, Status};
 use rand::RngExt;
 
 use super::budget::{backoff, jitter};
@@ -224,7 +225,13 @@ impl<T> Session<T> {
         }
         let Some(link_key) = self.fetch_link() else { return };
         let known_epoch = self.map.topology.as_ref().map_or(0, |topology| topology.epoch);
-        let work = Work::Anyone(Frame::new(&RequestBody::Topology { known_epoch }));
+        let connection = self.links.get(link_key).and_then(Link::ready);
+        let tells_changes = |it: &Connection| it.has_feature(HelloParameters::FEATURE_TOPOLOGY_CHANGES);
+        let body = match self.map.takes_changes && known_epoch != 0 && connection.is_some_and(tells_changes) {
+            true => RequestBody::TopologyChanges { known_epoch },
+            false => RequestBody::Topology { known_epoch },
+        };
+        let work = Work::Anyone(Frame::new(&body));
         let key = self.hold(Entry::new(work, Origin::Topology, now + self.options.deadline, 0));
         if let Some(link) = self.links.get_mut(link_key) {
             link.queue.push_front(key);
@@ -290,6 +297,32 @@ impl<T> Session<T> {
         self.fetch_again_if_wanted(now);
     }
 
+    /// The answer to a request for what has changed; an empty body says that nothing has.
+    pub(super) fn on_topology_changes(&mut self, link_key: Key, body: &[u8], now: Instant) {
+        self.map.fetch = Fetch::Idle;
+        if !body.is_empty() {
+            let changes = TopologyChanges::from_bytes(body).ok();
+            let known = self.map.topology.as_deref();
+            match known.zip(changes).and_then(|(known, changes)| changes.apply(known).ok()) {
+                Some(topology) => {
+                    self.counters.topology_changes += 1;
+                    self.install(topology, now);
+                }
+                // The topology that it was for may have come another way meanwhile: the whole is right in any case.
+                None => return self.on_changes_unknown(link_key, now),
+            }
+        }
+        self.fetch_again_if_wanted(now);
+    }
+
+    /// The server can't tell what has changed, or what it told does not fit: it is asked for the whole.
+    pub(super) fn on_changes_unknown(&mut self, link_key: Key, now: Instant) {
+        self.map.takes_changes = false;
+        self.map.told_by = Some(link_key);
+        self.map.fetch = Fetch::At(now);
+        self.fetch_if_due(now);
+    }
+
     /// The server did not answer the request for the topology with one: a link that has none to offer is of no use.
     pub(super) fn on_topology_failed(&mut self, link_key: Key, fault: Fault, now: Instant) {
         self.map.fetch = Fetch::Idle;
@@ -324,6 +357,7 @@ impl<T> Session<T> {
         self.map.scout = None;
         self.map.scout_failures = 0;
         self.map.startup_error = None;
+        self.map.takes_changes = true;
         self.map.seats = topology.nodes.iter().map(|node| vec![None; usize::from(node.cores)]).collect();
         let keys: Vec<Key> = self.links.keys().collect();
         let mut waiting = std::mem::take(&mut self.unrouted);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use quoit_wire::changes::TopologyChanges;
 use quoit_wire::topology::{Node, Placement, REPLICAS_MAX, Seat, Topology};
 use quoit_wire::{
     HelloParameters, HelloReply, MultiResult, Operation, Reply, Request, RequestBody, RequestFlags, SetCondition,
@@ -28,6 +29,12 @@ pub(crate) struct Cluster {
     pub(crate) repeats_recognised: u32,
     /// How often the whole topology was sent.
     pub(crate) topologies_told: u32,
+    /// How often what has changed was sent.
+    pub(crate) changes_told: u32,
+    /// What becomes of that.
+    pub(crate) changes: Changes,
+    /// The topologies that clients have, by epoch.
+    had: BTreeMap<u32, Topology>,
     /// Vnodes whose requests are answered with this status for now.
     pub(crate) sealed: BTreeMap<usize, Seal>,
     /// How often one was.
@@ -73,6 +80,24 @@ pub(crate) struct ServerEnd {
     last_numbers: HashMap<u64, u32>,
 }
 
+/// What a server tells of what has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Changes {
+    Right,
+    /// That it does not know.
+    Unknown,
+    /// Bytes that are none.
+    Garbage,
+    /// Changes of a topology of another epoch.
+    OfAnotherEpoch,
+    /// Changes of another topology of the same epoch.
+    OfAnotherTopology,
+    /// Changes of a vnode that there is not.
+    OfNoVnode,
+    /// Changes to what can't be.
+    ToNoTopology,
+}
+
 /// What a server does with a request instead of carrying it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
@@ -89,6 +114,7 @@ pub(crate) fn topology(epoch: u32, seed: u64, nodes: &[u64], mut owner_of: impl 
     let node = |id: &u64| Node {
         id: *id,
         incarnation: 1,
+        name: format!("node-{id}"),
         address: address_of(*id),
         zone: String::new(),
         cores: CORES,
@@ -118,6 +144,9 @@ impl Cluster {
             tokens_rise: false,
             repeats_recognised: 0,
             topologies_told: 0,
+            changes_told: 0,
+            changes: Changes::Right,
+            had: BTreeMap::new(),
             sealed: BTreeMap::new(),
             refusals: 0,
             copies_answer: true,
@@ -339,12 +368,40 @@ impl Cluster {
                 let is_known = known_epoch == self.topology.epoch;
                 self.topologies_told += u32::from(!is_known);
                 let value = if is_known { Vec::new() } else { self.topology.to_bytes() };
+                self.had.insert(self.topology.epoch, self.topology.clone());
                 (Status::Ok, self.epoch(), 0, value)
             }
+            RequestBody::TopologyChanges { known_epoch } => match self.changes_since(known_epoch) {
+                _ if known_epoch == self.topology.epoch => (Status::Ok, self.epoch(), 0, Vec::new()),
+                Some(value) => {
+                    self.changes_told += 1;
+                    self.had.insert(self.topology.epoch, self.topology.clone());
+                    (Status::Ok, self.epoch(), 0, value)
+                }
+                None => (Status::Miss, self.epoch(), 0, Vec::new()),
+            },
             RequestBody::Stats | RequestBody::Hello { .. } => {
                 panic!("{:?} is not asked here", Operation::name(body.operation()))
             }
         }
+    }
+
+    /// What has changed since the topology of an epoch, as the cluster tells it.
+    fn changes_since(&self, epoch: u32) -> Option<Vec<u8>> {
+        let (known, now) = (self.had.get(&epoch)?, &self.topology);
+        let has_changed = |vnode: &u16| known.vnodes[usize::from(*vnode)] != now.vnodes[usize::from(*vnode)];
+        let vnodes = (0..now.vnodes.len() as u16).filter(has_changed);
+        let mut changes = TopologyChanges::new(epoch, now, now.checksum(), known.nodes != now.nodes, vnodes);
+        match self.changes {
+            Changes::Right => {}
+            Changes::Unknown => return None,
+            Changes::Garbage => return Some(vec![7; 50]),
+            Changes::OfAnotherEpoch => changes.from_epoch += 1,
+            Changes::OfAnotherTopology => changes.checksum ^= 1,
+            Changes::OfNoVnode => changes.vnodes[0].vnode = u16::MAX,
+            Changes::ToNoTopology => changes.vnodes[0].placement.primary.core = CORES,
+        }
+        Some(changes.to_bytes())
     }
 
     fn write(&mut self, key: &[u8], value: &[u8], client_flags: u32) -> Version {
