@@ -24,7 +24,8 @@ pub enum ClusterCommand {
     /// Print the nodes, what each one has, and what is missing or on its way.
     #[command(after_help = "Exit code: 0 printed, 2 error.\n\n\
         A node leads the vnodes whose requests it answers, and keeps copies of others. A copy that is in sync has all that \
-        was acknowledged; one that catches up counts for nothing yet.\n\n\
+        was acknowledged; one that catches up counts for nothing yet. LAG is how many writes (and bytes of them) a node's \
+        copies have not acknowledged to their primaries yet.\n\n\
         Examples:\n  \
         quoit cluster status\n  \
         quoit cluster status --watch            anew with every change\n  \

@@ -1,11 +1,16 @@
 //! How a cluster's status is shown: a table for people, a line of JSON for programs.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::output::printable;
 use crate::control::status::{ClusterStatus, Moving, NodeStatus};
-use crate::units::DisplayDuration;
+use crate::units::{DisplayDuration, DisplayRoughly};
+
+/// Columns of the table; those of numbers, which stand below one another.
+const COLUMNS: usize = 9;
+const NUMBERS: Range<usize> = 2..7;
 
 /// The status as one line of JSON.
 pub(super) fn json_line(status: &ClusterStatus) -> String {
@@ -26,18 +31,18 @@ pub(super) fn table(status: &ClusterStatus) -> String {
             written(&status.write),
         ),
     };
-    let rows: Vec<[String; 8]> = status.nodes.iter().map(|node| row(status, node)).collect();
-    let heads = ["NODE", "STATE", "LEADS", "IN SYNC", "CATCHING UP", "WEIGHT", "ZONE", "ADDRESS"].map(str::to_owned);
+    let rows: Vec<[String; COLUMNS]> = status.nodes.iter().map(|node| row(status, node)).collect();
+    let heads =
+        ["NODE", "STATE", "LEADS", "IN SYNC", "CATCHING UP", "LAG", "WEIGHT", "ZONE", "ADDRESS"].map(str::to_owned);
     let width_of = |column: usize| {
         let cells = rows.iter().map(|cells| cells[column].chars().count());
         cells.chain([heads[column].len()]).max().unwrap_or(0)
     };
-    let widths: [usize; 8] = std::array::from_fn(width_of);
+    let widths: [usize; COLUMNS] = std::array::from_fn(width_of);
     for cells in std::iter::once(&heads).chain(&rows) {
         let mut line = String::new();
         for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
-            // Numbers stand below one another.
-            let _ = if (2..6).contains(&column) {
+            let _ = if NUMBERS.contains(&column) {
                 write!(line, "{cell:>width$}  ")
             } else {
                 write!(line, "{cell:width$}  ")
@@ -65,15 +70,20 @@ pub(super) fn drain_progress(status: &ClusterStatus, node: &NodeStatus) -> Strin
 
 /// How far everything is on its way.
 pub(super) fn move_progress(moving: &Moving) -> String {
-    let Moving { steps_left, steps_done, eta_secs } = moving;
-    format!("moving: {steps_left} of {} steps left{}", steps_left + steps_done, rest(*eta_secs))
+    let Moving { steps_left, steps_done, bytes_left, bytes_per_sec, eta_secs } = moving;
+    let to_stream = match (bytes_left, bytes_per_sec) {
+        (0, _) => String::new(),
+        (_, 0) => format!(", {} to stream", DisplayRoughly(*bytes_left)),
+        _ => format!(", {} to stream at {}/s", DisplayRoughly(*bytes_left), DisplayRoughly(*bytes_per_sec)),
+    };
+    format!("moving: {steps_left} of {} steps left{to_stream}{}", steps_left + steps_done, rest(*eta_secs))
 }
 
 fn rest(eta_secs: Option<u64>) -> String {
     eta_secs.map_or(String::new(), |secs| format!(", about {} to go", DisplayDuration(Duration::from_secs(secs))))
 }
 
-fn row(status: &ClusterStatus, node: &NodeStatus) -> [String; 8] {
+fn row(status: &ClusterStatus, node: &NodeStatus) -> [String; COLUMNS] {
     let is_leader = status.leader.as_ref() == Some(&node.name) && node.state != "lost";
     [
         if is_leader { format!("{} *", printable(&node.name)) } else { printable(&node.name) },
@@ -81,6 +91,10 @@ fn row(status: &ClusterStatus, node: &NodeStatus) -> [String; 8] {
         node.leads.to_string(),
         node.in_sync.to_string(),
         node.catching_up.to_string(),
+        match node.lag_writes {
+            0 => "0".to_owned(),
+            writes => format!("{writes} ({})", DisplayRoughly(node.lag_bytes)),
+        },
         node.weight.to_string(),
         if node.zone.is_empty() { "-".to_owned() } else { printable(&node.zone) },
         printable(&node.address),
@@ -104,6 +118,14 @@ fn remarks(status: &ClusterStatus) -> String {
     let vnodes = |count| counted(count, "vnode", "vnodes");
     if status.vnodes_without_primary > 0 {
         say(format!("{} without a primary: requests for them wait", vnodes(status.vnodes_without_primary)));
+    }
+    let silent: Vec<String> =
+        status.nodes.iter().filter(|node| node.silent).map(|node| printable(&node.name)).collect();
+    if !silent.is_empty() {
+        say(format!(
+            "no word from {}: how far copies lag behind what is led there is not in the figures",
+            silent.join(", ")
+        ));
     }
     if status.vnodes_short_of_copies > 0 {
         say(format!("{} with fewer copies than there should be", vnodes(status.vnodes_short_of_copies)));
@@ -144,18 +166,29 @@ mod tests {
             leader: Some("a".to_owned()),
             asked: "a".to_owned(),
             vnodes_short_of_copies: 1,
-            moving: Some(Moving { steps_left: 30, steps_done: 10, eta_secs: Some(90) }),
-            nodes: vec![node("a", "serving", 4000), node("node\u{1b}[2J", "draining", 96)],
+            moving: Some(Moving {
+                steps_left: 30,
+                steps_done: 10,
+                bytes_left: 3 << 30,
+                bytes_per_sec: 25 << 20,
+                eta_secs: Some(90),
+            }),
+            nodes: vec![
+                node("a", "serving", 4000),
+                NodeStatus { lag_writes: 12, lag_bytes: 3_481, silent: true, ..node("node\u{1b}[2J", "draining", 96) },
+            ],
             ..ClusterStatus::default()
         };
         let table = table(&status);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines[0], "cluster demo, epoch 9: 4096 vnodes, 1 replica, writes wait for one copy");
-        assert_eq!(lines[1], "NODE     STATE     LEADS  IN SYNC  CATCHING UP  WEIGHT  ZONE  ADDRESS");
-        assert_eq!(lines[2], "a *      serving    4000        1            0       1  -     a:7400");
-        assert_eq!(lines[3], "node[2J  draining     96        1            0       1  -     node[2J:7400");
-        let moving = "moving: 30 of 40 steps left, about 1m30s to go";
-        assert_eq!(lines[4..], ["* leads the cluster", moving, "1 vnode with fewer copies than there should be"]);
+        assert_eq!(lines[1], "NODE     STATE     LEADS  IN SYNC  CATCHING UP          LAG  WEIGHT  ZONE  ADDRESS");
+        assert_eq!(lines[2], "a *      serving    4000        1            0            0       1  -     a:7400");
+        assert_eq!(lines[3], "node[2J  draining     96        1            0  12 (3.3KiB)       1  -     node[2J:7400");
+        let moving = "moving: 30 of 40 steps left, 3.0GiB to stream at 25.0MiB/s, about 1m30s to go";
+        let silent = "no word from node[2J: how far copies lag behind what is led there is not in the figures";
+        let short = "1 vnode with fewer copies than there should be";
+        assert_eq!(lines[4..], ["* leads the cluster", moving, silent, short]);
         let drain = "node[2J: 96 vnodes and 1 copy still to give away, about 1m30s to go";
         assert_eq!(drain_progress(&status, &status.nodes[1]), drain);
         let read: ClusterStatus = serde_json::from_str(&json_line(&status)).expect("its own JSON");

@@ -6,17 +6,23 @@
 //! and the term under which it was meant, so that what comes late is refused.
 //!
 //! ```text
-//! ControlMessage  0        1      9          17       Entry  0      4      6      10     14
-//!                 ┌────────┬──────┬──────────┬───────┐       ┌──────┬──────┬───────┬──────┬────────────────────┐
-//!                 │ format │ kind │ election │ count │ …     │ seat │ kind │ vnode │ term │ what the kind has  │
-//!                 │ u8     │ u8   │ u64      │ u16   │       │ Seat │ u8   │ u32   │ u32  │                    │
-//!                 └────────┴──────┴──────────┴───────┘       └──────┴──────┴───────┴──────┴────────────────────┘
+//! ControlMessage  0        1      2        10      12        Entry  0      4      5       9      13
+//!                 ┌────────┬──────┬────────┬───────┐               ┌──────┬──────┬───────┬──────┬────────────────────┐
+//!                 │ format │ kind │ number │ count │ entries …     │ seat │ kind │ vnode │ term │ what the kind has  │
+//!                 │ u8     │ u8   │ u64    │ u16   │               │ Seat │ u8   │ u32   │ u32  │                    │
+//!                 └────────┴──────┴────────┴───────┘               └──────┴──────┴───────┴──────┴────────────────────┘
+//! Load            12            20           28                 36                       44     Lag  0   8             16      24   32
+//!                 ┌─────────────┬────────────┬──────────────────┬────────────────────────┬──────┬    ┌────┬─────────────┬────────┬───────┐
+//!                 │ held_vnodes │ held_bytes │ unstreamed_bytes │ streamed_bytes_per_sec │ lags …    │ id │ incarnation │ writes │ bytes │
+//!                 └─────────────┴────────────┴──────────────────┴────────────────────────┴──────┴    └────┴─────────────┴────────┴───────┘
 //! ```
+//! The number is the election of orders and reports, and that of the question where an operator asks (`load.rs`).
 
 use quoit_wire::Version;
 use quoit_wire::topology::Seat;
 
 use super::bytes::{BytesError, Reader, put_seat};
+use super::load::Load;
 use super::records::FORMAT;
 use super::ring::COPIES_MAX;
 
@@ -39,6 +45,18 @@ pub enum ControlMessage {
         election: Election,
         /// At most [`super::messages::ENTRIES_MAX`].
         reports: Vec<(Seat, Report)>,
+    },
+    /// An operator wants to know how the other node is loaded.
+    AskLoad {
+        /// The question's number, which comes back.
+        number: u64,
+    },
+    /// How this node is loaded.
+    Load {
+        /// The number of the question.
+        number: u64,
+        /// With at most [`super::messages::ENTRIES_MAX`] nodes that lag.
+        load: Load,
     },
 }
 
@@ -163,19 +181,23 @@ impl Report {
 impl ControlMessage {
     /// The message as it travels.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let (kind, election, count) = match self {
+        let (kind, number, count) = match self {
             Self::Orders { election, orders } => (0, *election, orders.len()),
             Self::Reports { election, reports } => (1, *election, reports.len()),
+            Self::AskLoad { number } => (2, *number, 0),
+            Self::Load { number, load } => (3, *number, load.lags.len()),
         };
         assert!(count <= ENTRIES_MAX, "{count} entries in a message");
         let mut out = vec![FORMAT, kind];
-        out.extend_from_slice(&election.to_le_bytes());
+        out.extend_from_slice(&number.to_le_bytes());
         out.extend_from_slice(&(count as u16).to_le_bytes());
         match self {
             Self::Orders { orders, .. } => orders.iter().for_each(|(seat, order)| put_order(&mut out, *seat, order)),
             Self::Reports { reports, .. } => {
                 reports.iter().for_each(|(seat, report)| put_report(&mut out, *seat, report));
             }
+            Self::AskLoad { .. } => {}
+            Self::Load { load, .. } => load.put(&mut out),
         }
         out
     }
@@ -186,14 +208,16 @@ impl ControlMessage {
         if reader.u8()? != FORMAT {
             return Err(MessageError("another version"));
         }
-        let (kind, election, count) = (reader.u8()?, reader.u64()?, usize::from(reader.u16()?));
+        let (kind, number, count) = (reader.u8()?, reader.u64()?, usize::from(reader.u16()?));
         if count > ENTRIES_MAX {
             return Err(MessageError("too many entries"));
         }
         let message = match kind {
-            0 => Self::Orders { election, orders: entries(&mut reader, count, order)? },
-            1 => Self::Reports { election, reports: entries(&mut reader, count, report)? },
-            _ => return Err(MessageError("neither orders nor reports")),
+            0 => Self::Orders { election: number, orders: entries(&mut reader, count, order)? },
+            1 => Self::Reports { election: number, reports: entries(&mut reader, count, report)? },
+            2 if count == 0 => Self::AskLoad { number },
+            3 => Self::Load { number, load: Load::take(&mut reader, count)? },
+            _ => return Err(MessageError("of no kind that there is")),
         };
         reader.end()?;
         Ok(message)
@@ -288,8 +312,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cluster::NodeRef;
+    use crate::cluster::load::Lag;
 
-    fn messages() -> [ControlMessage; 2] {
+    fn messages() -> [ControlMessage; 4] {
         let (seat, target) = (Seat { node: 3, core: 1 }, Seat { node: 900, core: 7 });
         let (vnode, term) = (65_535, 1 << 23);
         let orders = vec![
@@ -312,7 +338,15 @@ mod tests {
             ),
             (seat, Report::MoveReady { vnode, term, target }),
         ];
-        [ControlMessage::Orders { election: 77, orders }, ControlMessage::Reports { election: 1 << 60, reports }]
+        let lag = |writes| Lag { writes, bytes: 100 * writes };
+        let lags = (1..4).map(|id| (NodeRef { id, incarnation: 9 - id }, lag(id))).collect();
+        let load = Load { held_vnodes: 1, held_bytes: 2, unstreamed_bytes: 3, streamed_bytes_per_sec: u64::MAX, lags };
+        [
+            ControlMessage::Orders { election: 77, orders },
+            ControlMessage::Reports { election: 1 << 60, reports },
+            ControlMessage::AskLoad { number: u64::MAX },
+            ControlMessage::Load { number: 5, load },
+        ]
     }
 
     #[test]
@@ -328,7 +362,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_is_refused_and_never_panics(bytes in vec(any::<u8>(), 0..100), kind in 0u8..2, count in 0u8..9) {
+        fn garbage_is_refused_and_never_panics(bytes in vec(any::<u8>(), 0..100), kind in 0u8..4, count in 0u8..9) {
             let head = [&[FORMAT, kind][..], &[0; 8], &[count, 0], &bytes].concat();
             for bytes in [bytes, head] {
                 if let Ok(message) = ControlMessage::from_bytes(&bytes) {

@@ -10,6 +10,7 @@ pub mod copies;
 pub mod etcd;
 pub mod events;
 pub mod leader;
+pub mod load;
 pub mod messages;
 pub mod overview;
 #[doc(hidden)]

@@ -25,7 +25,7 @@ use super::bytes::{BytesError, Reader, put_seat, put_text};
 use super::ring::{COPIES_MAX, CopyState, Member, NodeRef, Registration, Ring, RingError, Roles};
 
 /// The version of every record's format, and of what nodes say to each other; a cluster has one.
-pub const FORMAT: u8 = 4;
+pub const FORMAT: u8 = 5;
 /// Keys over which the vnodes' roles are spread: one change of one vnode writes 1/64 of the ring.
 pub const CHUNKS_MAX: usize = 64;
 

@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 
 use super::cluster::Joining;
 use super::cores::{Cores, Round};
-use super::operate::{Answer, Ask, Declined, Question};
+use super::operate::{Answer, Ask, Declined, Question, Standing};
 use super::ring_log::RingCounters;
 use super::status::{ClusterStatus, samples};
 use super::{Phase, SharedPhase, json, metrics, process};
@@ -85,10 +85,14 @@ impl Operators {
         timeout(CLUSTER_TIME_MAX, answer.recv_async()).await.ok()?.ok()
     }
 
+    fn status(&self, standing: &Standing) -> ClusterStatus {
+        ClusterStatus::new(boot_time(), &self.cluster, &self.own, standing)
+    }
+
     /// What `/metrics` shows of the cluster, beside what the cores tell.
     async fn samples(&self) -> Vec<Sample> {
         match self.ask(Ask::Status).await {
-            Some(Ok(standing)) => samples(&standing, &self.own, &self.counters),
+            Some(Ok(standing)) => samples(boot_time(), &standing, &self.own, &self.counters),
             _ => Vec::new(),
         }
     }
@@ -223,7 +227,13 @@ fn complaint(round: &Round) -> Option<String> {
 }
 
 async fn topology(State(admin): State<Arc<Admin>>) -> Response {
-    json_answer(StatusCode::OK, json::topology(&admin.topology.borrow()).to_string())
+    let mut body = json::topology(&admin.topology.borrow());
+    if let Some(operators) = &admin.operators
+        && let Some(Ok(standing)) = operators.ask(Ask::Status).await
+    {
+        json::add_status(&mut body, &operators.status(&standing));
+    }
+    json_answer(StatusCode::OK, body.to_string())
 }
 
 /// How the cluster stands; with `wait=DURATION`, when something has changed, or after that time.
@@ -282,13 +292,10 @@ async fn ask(admin: &Admin, ask: Ask) -> Response {
         return declined(StatusCode::SERVICE_UNAVAILABLE, why);
     };
     match answer {
-        Ok(standing) => {
-            let status = ClusterStatus::new(boot_time(), &operators.cluster, &operators.own, &standing);
-            match serde_json::to_string(&status) {
-                Ok(status) => json_answer(StatusCode::OK, status),
-                Err(error) => declined(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-            }
-        }
+        Ok(standing) => match serde_json::to_string(&operators.status(&standing)) {
+            Ok(status) => json_answer(StatusCode::OK, status),
+            Err(error) => declined(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        },
         Err(why) => {
             let code = match &why {
                 Declined::Refused(Refusal::Unknown { .. }) => StatusCode::NOT_FOUND,

@@ -5,7 +5,8 @@
 //!       ── answer, watch ──►   ◄── "it turns", reports ────────────── every core
 //!                              ◄── message ──► core 0 ◄── peer link ──► core 0 of other nodes
 //! ```
-//! All decisions are `cluster::agent`'s, and those of each core's copies. Nothing here waits for a core: what does not fit a
+//! All decisions are `cluster::agent`'s, and those of each core's copies; what operators ask is answered by `operate.rs`, and
+//! what the other nodes have to say to that is gathered by `loads.rs`. Nothing here waits for a core: what does not fit a
 //! core's queue is kept for it, the newest of what has a newest one, and given again soon.
 
 use std::collections::BTreeMap;
@@ -18,15 +19,18 @@ use quoit_wire::topology::{Seat, Topology};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::cores::Cores;
 use super::etcd::{Etcd, EtcdOptionsError, Silence};
 use super::operate::{Desk, Question};
 use super::ring_log::{RingCounters, RingLog};
 use crate::cluster::agent::{Agent, AgentOptions, News};
 use crate::cluster::etcd::{Compare, EtcdFailure, EtcdRequest, EtcdResponse, Put};
+use crate::cluster::load::Load;
 use crate::cluster::records::{Identity, Keys, RecordError};
 use crate::cluster::{ControlMessage, NodeRef, Registration, Ring};
 use crate::config::ClusterConfig;
-use crate::runtime::{ClusterNews, ClusterPlace, Command, CoreEvent, CoreHandle, PeerAddress, boot_time};
+use crate::runtime::{ClusterNews, ClusterPlace, Command, CoreEvent, CoreHandle, PeerAddress, SignOfLife, boot_time};
+use crate::time::Instant;
 
 /// Pause between two attempts to reach an etcd that does not answer at the start.
 const START_PAUSE: Duration = Duration::from_millis(500);
@@ -219,6 +223,7 @@ struct ClusterNode {
     /// What each core is still to be told.
     untold: Vec<ClusterNews>,
     addresses: BTreeMap<NodeRef, SocketAddr>,
+    cores: Arc<Cores>,
     desk: Desk,
     ring_log: RingLog,
     has_joined: bool,
@@ -247,6 +252,7 @@ impl ClusterNode {
         let agent = Agent::new(boot_time(), options);
         let ring_log = RingLog::new(*node, Arc::clone(&task.counters));
         let untold = task.cores.iter().map(|_| ClusterNews::default()).collect();
+        let (cores, desk) = (Arc::new(Cores::new(task.cores.clone())), Desk::new(*node));
         Self {
             task,
             etcd,
@@ -254,7 +260,8 @@ impl ClusterNode {
             lease: None,
             untold,
             addresses: BTreeMap::new(),
-            desk: Desk::default(),
+            cores,
+            desk,
             ring_log,
             has_joined: false,
         }
@@ -263,6 +270,7 @@ impl ClusterNode {
     async fn live(&mut self, mut stopped: watch::Receiver<bool>) {
         let (answer, answers) = flume::unbounded();
         let (alive, signs) = flume::bounded(2 * self.task.cores.len());
+        let (own_load, own_loads) = flume::bounded(1);
         let mut watched: Option<flume::Receiver<_>> = None;
         let mut ask_cores = interval(self.task.joining.config.lease / SIGNS_PER_LEASE);
         ask_cores.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -287,6 +295,15 @@ impl ClusterNode {
             while let Some((to, message)) = self.agent.poll_message(boot_time()) {
                 self.send(to, &message);
             }
+            while let Some((to, message)) = self.desk.loads.poll_message(boot_time()) {
+                self.send(to, &message);
+            }
+            if self.desk.loads.wants_cores() {
+                let (cores, own_load) = (Arc::clone(&self.cores), own_load.clone());
+                // One at a time; nobody waits for it any more at the node's end.
+                tokio::spawn(async move { drop(own_load.try_send(cores.ask_load().await)) });
+            }
+            self.desk.answer_status(boot_time(), &self.agent);
             while let Some(news) = self.agent.poll_news() {
                 self.take(news).await;
             }
@@ -298,7 +315,8 @@ impl ClusterNode {
             }
 
             let now = boot_time();
-            let wait = Duration::from_millis(self.agent.poll_timeout(now).since(now).as_millis().max(1));
+            let until = self.desk.loads.timeout().into_iter().fold(self.agent.poll_timeout(now), Instant::min);
+            let wait = Duration::from_millis(until.since(now).as_millis().max(1));
             let wait = if all_told { wait } else { wait.min(TELL_AGAIN) };
             tokio::select! {
                 Ok((ticket, response)) = answers.recv_async() => {
@@ -319,7 +337,11 @@ impl ClusterNode {
                     events.try_iter().take(EVENTS_PER_ROUND).for_each(|event| self.hear(event));
                 }
                 Ok(question) = questions.recv_async() => self.desk.take(boot_time(), &mut self.agent, question),
-                Ok(core) = signs.recv_async() => self.agent.handle_core_alive(boot_time(), core),
+                Ok(load) = own_loads.recv_async() => self.desk.loads.handle_own(boot_time(), self.of_members(load)),
+                Ok(SignOfLife { core, streamed_bytes }) = signs.recv_async() => {
+                    self.agent.handle_core_alive(boot_time(), core);
+                    self.desk.loads.handle_streamed(boot_time(), core, streamed_bytes);
+                }
                 _ = ask_cores.tick() => {
                     for core in &self.task.cores {
                         // A core whose queue is full does not turn.
@@ -364,11 +386,22 @@ impl ClusterNode {
     }
 
     fn receive(&mut self, from: NodeRef, bytes: &[u8]) {
+        let now = boot_time();
         match ControlMessage::from_bytes(bytes) {
-            Ok(message) => self.agent.handle_message(boot_time(), from, message),
+            Ok(ControlMessage::AskLoad { number }) => self.desk.loads.handle_asked(now, from, number),
+            Ok(ControlMessage::Load { number, load }) => self.desk.loads.handle_told(from, number, load),
+            Ok(message) => self.agent.handle_message(now, from, message),
             Err(error) => {
                 tracing::warn!(from = self.name_of(from), %error, "a message of another node is not understood");
             }
+        }
+    }
+
+    /// What this node's cores have told, without nodes that are gone: there are no more of them than a message takes.
+    fn of_members(&self, load: Load) -> Load {
+        match self.agent.ring() {
+            Some(ring) => load.of_members(ring),
+            None => Load::default(),
         }
     }
 

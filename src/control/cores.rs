@@ -1,6 +1,6 @@
-//! Asks the cores for their counters.
+//! Asks the cores for their counters, and what they have of the cluster.
 //!
-//! One round at a time: however many scrapers and probes there are, a core has at most one snapshot to make. A core that
+//! One round at a time: however many scrapers and probes there are, a core has at most one answer to make. A core that
 //! does not answer in time is reported as silent, and the others' answers are used.
 
 use std::time::Duration;
@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cluster::copies::VnodeStatus;
+use crate::cluster::load::Load;
 use crate::runtime::{Command, CoreHandle};
 use crate::samples::CoreSnapshot;
 
@@ -38,22 +39,32 @@ impl Cores {
 
     /// Asks every core for its vnodes one by one, with the core's number; cores that do not answer in time are left out.
     pub(super) async fn ask_vnodes(&self) -> Vec<(u16, Vec<VnodeStatus>)> {
-        let handles = self.handles.lock().await;
-        let deadline = Instant::now() + ANSWER_TIME_MAX;
-        let mut all = Vec::new();
-        for handle in handles.iter() {
-            let (answer_sender, answer) = flume::bounded(1);
-            if handle.commands.try_send(Command::Vnodes(answer_sender)).is_ok()
-                && let Ok(Ok(vnodes)) = timeout_at(deadline, answer.into_recv_async()).await
-            {
-                all.push((handle.core, vnodes));
-            }
-        }
+        let answers = self.ask_each(Command::Vnodes).await.into_iter();
+        answers.filter_map(|(core, vnodes)| Some((core, vnodes?))).collect()
+    }
+
+    /// Asks every core what it has of the cluster and has still to do: all of them together, as far as they answer in time.
+    pub(super) async fn ask_load(&self) -> Load {
+        let mut all = Load::default();
+        let answers = self.ask_each(Command::Load).await.into_iter();
+        answers.filter_map(|(_, load)| load).for_each(|load| all.add(&load));
         all
     }
 
-    /// Asks every core for a snapshot, and waits at most [`ANSWER_TIME_MAX`] once it is this call's turn.
+    /// Asks every core for a snapshot.
     pub(super) async fn ask(&self) -> Round {
+        let mut round = Round { snapshots: Vec::new(), silent: Vec::new() };
+        for (core, snapshot) in self.ask_each(Command::Snapshot).await {
+            match snapshot {
+                Some(snapshot) => round.snapshots.push(snapshot),
+                None => round.silent.push(core),
+            }
+        }
+        round
+    }
+
+    /// Asks every core the same, and waits at most [`ANSWER_TIME_MAX`] once it is this call's turn.
+    async fn ask_each<T>(&self, command: impl Fn(flume::Sender<T>) -> Command) -> Vec<(u16, Option<T>)> {
         let handles = self.handles.lock().await;
         let deadline = Instant::now() + ANSWER_TIME_MAX;
         // All are asked before the first answer is awaited: the round takes as long as the slowest core.
@@ -61,23 +72,19 @@ impl Cores {
             .iter()
             .map(|handle| {
                 let (answer_sender, answer) = flume::bounded(1);
-                let asked = handle.commands.try_send(Command::Snapshot(answer_sender)).is_ok();
+                let asked = handle.commands.try_send(command(answer_sender)).is_ok();
                 (handle.core, asked.then_some(answer))
             })
             .collect();
-
-        let mut round = Round { snapshots: Vec::new(), silent: Vec::new() };
+        let mut answers = Vec::with_capacity(questions.len());
         for (core, answer) in questions {
-            let snapshot = match answer {
+            let answer = match answer {
                 Some(answer) => timeout_at(deadline, answer.into_recv_async()).await.ok().and_then(Result::ok),
                 None => None,
             };
-            match snapshot {
-                Some(snapshot) => round.snapshots.push(snapshot),
-                None => round.silent.push(core),
-            }
+            answers.push((core, answer));
         }
-        round
+        answers
     }
 }
 

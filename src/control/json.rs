@@ -5,6 +5,7 @@
 use quoit_wire::topology::{Placement, Seat, Topology};
 use serde_json::{Value, json};
 
+use super::status::ClusterStatus;
 use crate::cluster::NodeRef;
 use crate::cluster::copies::{CopyStatus, VnodeStatus};
 
@@ -33,6 +34,18 @@ pub fn topology(topology: &Topology) -> Value {
         "nodes": nodes,
         "vnodes": topology.vnodes.iter().map(placement).collect::<Vec<_>>(),
     })
+}
+
+/// Adds to a topology's JSON what the cluster is at: `moving`, as `/cluster` has it, and how far each node's copies lag.
+pub fn add_status(topology: &mut Value, status: &ClusterStatus) {
+    topology["moving"] = json!(status.moving);
+    for node in topology["nodes"].as_array_mut().into_iter().flatten() {
+        let known =
+            status.nodes.iter().find(|known| node["id"] == known.id && node["incarnation"] == known.incarnation);
+        if let Some(known) = known {
+            (node["lag_writes"], node["lag_bytes"]) = (known.lag_writes.into(), known.lag_bytes.into());
+        }
+    }
 }
 
 /// The vnodes of a node's cores one by one: role, term, how far its copies are. `name` is what a node is called.

@@ -8,6 +8,7 @@ pub mod cluster;
 mod cores;
 pub mod etcd;
 pub mod json;
+mod loads;
 pub mod logs;
 mod metrics;
 mod operate;

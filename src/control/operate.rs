@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use super::loads::{Gathered, Loads};
 use crate::cluster::NodeRef;
 use crate::cluster::agent::{Agent, Wish};
-use crate::cluster::leader::{Known, Leader};
+use crate::cluster::leader::{Known, Leader, StepsLeft};
 use crate::cluster::overview::{self, Refusal};
 use crate::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ pub(super) struct Standing {
     pub trouble: Option<String>,
     /// What is under way, if anything is.
     pub progress: Option<Progress>,
+    /// How the nodes are loaded, as far as they have said so.
+    pub gathered: Gathered,
 }
 
 /// How far the cluster is on its way to where everything should lie.
@@ -55,29 +58,29 @@ pub(super) struct Progress {
     since: Instant,
     first: usize,
     /// Copies to be made and vnodes to be handed over.
-    pub left: usize,
+    pub left: StepsLeft,
 }
 
 impl Progress {
     /// What is known after another look, which counted `left` steps.
-    fn after(before: Option<Self>, now: Instant, left: usize) -> Option<Self> {
+    pub(super) fn after(before: Option<Self>, now: Instant, left: StepsLeft) -> Option<Self> {
         match before {
-            _ if left == 0 => None,
-            Some(known) if left <= known.first => Some(Self { left, ..known }),
+            _ if left.total() == 0 => None,
+            Some(known) if left.total() <= known.first => Some(Self { left, ..known }),
             // It has just begun, or there is more to do than before.
-            _ => Some(Self { since: now, first: left, left }),
+            _ => Some(Self { since: now, first: left.total(), left }),
         }
     }
 
     /// Steps that were done since it was first looked at.
     pub(super) fn done(&self) -> usize {
-        self.first - self.left
+        self.first - self.left.total()
     }
 
     /// How long the rest takes at the speed so far; none before a first step is done.
     pub(super) fn rest(&self, now: Instant) -> Option<Duration> {
         let passed_ms = now.since(self.since).as_millis();
-        let rest_ms = (passed_ms * self.left as u64).checked_div(self.done() as u64)?;
+        let rest_ms = (passed_ms * self.left.total() as u64).checked_div(self.done() as u64)?;
         Some(Duration::from_millis(rest_ms))
     }
 }
@@ -92,8 +95,12 @@ pub(super) enum Declined {
 }
 
 /// Where operators are served.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Desk {
+    /// What the nodes say of themselves when a status is asked for.
+    pub loads: Loads,
+    /// Who waits for that.
+    status_askers: Vec<flume::Sender<Answer>>,
     waiting: BTreeMap<u64, flume::Sender<Answer>>,
     next: u64,
     progress: Option<Progress>,
@@ -101,14 +108,29 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    /// Answers a question, or has the agent ask etcd; then [`Self::settle`] follows.
+    /// Of the node `own`.
+    pub(super) fn new(own: NodeRef) -> Self {
+        Self {
+            loads: Loads::new(own),
+            status_askers: Vec::new(),
+            waiting: BTreeMap::new(),
+            next: 0,
+            progress: None,
+            looked: None,
+        }
+    }
+
+    /// Has the other nodes asked, or etcd by the agent; then [`Self::answer_status`] follows, or [`Self::settle`].
     pub(super) fn take(&mut self, now: Instant, agent: &mut Agent, question: Question) {
         let known = agent.known();
         let asked = match &question.ask {
             Ask::Status => {
-                self.look(now, &known);
-                // Whoever asked may have gone.
-                return drop(question.answer.try_send(Ok(self.standing(agent, known))));
+                self.loads.ask(now, others(&known));
+                // There is a limit to who may wait: whoever is past it is told to ask again.
+                if self.status_askers.len() < QUESTIONS_MAX {
+                    self.status_askers.push(question.answer);
+                }
+                return;
             }
             Ask::Drain { name, fewer_copies } => {
                 overview::check_drain(&known, name, *fewer_copies).map(|id| (id, Wish::Draining(true)))
@@ -127,6 +149,18 @@ impl Desk {
         }
     }
 
+    /// Tells those who wait for it how the cluster stands, if all nodes have said how they are loaded, or have had their time.
+    pub(super) fn answer_status(&mut self, now: Instant, agent: &Agent) {
+        if self.status_askers.is_empty() || !self.loads.is_gathered(now) {
+            return;
+        }
+        self.look(now, &agent.known());
+        for asker in std::mem::take(&mut self.status_askers) {
+            // Whoever asked may have gone.
+            drop(asker.try_send(Ok(self.standing(agent))));
+        }
+    }
+
     /// What became of the change with this number.
     pub(super) fn settle(&mut self, now: Instant, agent: &Agent, number: u64, is_kept: bool) {
         let Some(answer) = self.waiting.remove(&number) else { return };
@@ -134,7 +168,7 @@ impl Desk {
         self.look(now, &agent.known());
         let trouble =
             || agent.trouble().map_or_else(|| "too slow, or too much was asked".to_owned(), ToString::to_string);
-        let told = if is_kept { Ok(self.standing(agent, agent.known())) } else { Err(Declined::Unanswered(trouble())) };
+        let told = if is_kept { Ok(self.standing(agent)) } else { Err(Declined::Unanswered(trouble())) };
         drop(answer.try_send(told));
     }
 
@@ -146,10 +180,17 @@ impl Desk {
         }
     }
 
-    fn standing(&self, agent: &Agent, known: Known) -> Standing {
+    fn standing(&self, agent: &Agent) -> Standing {
         let trouble = agent.trouble().map(ToString::to_string);
-        Standing { known, leader: agent.leader(), trouble, progress: self.progress }
+        let (progress, gathered) = (self.progress, self.loads.last());
+        Standing { known: agent.known(), leader: agent.leader(), trouble, progress, gathered }
     }
+}
+
+/// The nodes that have a place in the cluster and live. Others can't be reached over the peer links.
+fn others(known: &Known) -> impl Iterator<Item = NodeRef> {
+    let seated = |node: &NodeRef| known.ring.as_ref().is_some_and(|ring| ring.slot_of(*node).is_some());
+    known.registrations.values().map(|registration| registration.node).filter(seated)
 }
 
 #[cfg(test)]
@@ -159,12 +200,13 @@ mod tests {
     #[test]
     fn the_rest_takes_as_long_as_the_steps_so_far_and_more_to_do_begins_anew() {
         let at = |secs: u64| Instant::from_millis(secs * 1000);
-        let begun = Progress::after(None, at(10), 100);
+        let left = |handovers| StepsLeft { handovers, ..StepsLeft::default() };
+        let begun = Progress::after(None, at(10), left(100));
         assert_eq!(begun.and_then(|it| it.rest(at(11))), None);
-        let further = Progress::after(begun, at(14), 60);
+        let further = Progress::after(begun, at(14), left(60));
         assert_eq!(further.and_then(|it| it.rest(at(14))), Some(Duration::from_secs(6)));
-        assert_eq!(Progress::after(further, at(20), 0), None);
-        let more = Progress::after(further, at(20), 500).expect("it goes on");
-        assert_eq!((more.done(), more.left), (0, 500));
+        assert_eq!(Progress::after(further, at(20), left(0)), None);
+        let more = Progress::after(further, at(20), left(500)).expect("it goes on");
+        assert_eq!((more.done(), more.left.total()), (0, 500));
     }
 }

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::operate::Standing;
+use super::operate::{Progress, Standing};
 use super::ring_log::RingCounters;
 use crate::cluster::NodeRef;
+use crate::cluster::load::{Lag, Load};
 use crate::cluster::overview::{NodeOverview, NodeState, Overview};
 use crate::config::write_mode_name;
 use crate::samples::{Sample, SampleKind};
@@ -50,7 +51,11 @@ pub struct Moving {
     pub steps_left: usize,
     /// Those that were done since this node has looked.
     pub steps_done: usize,
-    /// Seconds that the rest takes at the speed so far.
+    /// Bytes that are still to be streamed for them, by the average of all vnodes.
+    pub bytes_left: u64,
+    /// Bytes that are streamed in a second, of late.
+    pub bytes_per_sec: u64,
+    /// Seconds that the rest takes at the speed so far: that of the steps or that of the bytes, whichever takes longer.
     pub eta_secs: Option<u64>,
 }
 
@@ -81,6 +86,12 @@ pub struct NodeStatus {
     pub in_sync: usize,
     /// Vnodes that it is being given a copy of.
     pub catching_up: usize,
+    /// Writes that its copies have not acknowledged to their primaries.
+    pub lag_writes: u64,
+    /// Bytes of the records of these.
+    pub lag_bytes: u64,
+    /// It is there and has not answered: what it alone knows, how far copies lag behind it, is not in the figures.
+    pub silent: bool,
 }
 
 impl ClusterStatus {
@@ -89,6 +100,11 @@ impl ClusterStatus {
         let overview = Overview::new(&standing.known);
         let name = |node: NodeRef| overview.nodes.iter().find(|it| it.node == node).map(|it| it.name.clone());
         let ring = standing.known.ring.as_deref();
+        let load = standing.gathered.sum();
+        let node = |node: &NodeOverview| {
+            let lag = load.lags.get(&node.node).copied().unwrap_or_default();
+            NodeStatus::new(node, lag, standing.gathered.silent.contains(&node.node))
+        };
         Self {
             cluster: cluster.to_owned(),
             epoch: ring.map_or(0, |ring| ring.epoch),
@@ -100,12 +116,8 @@ impl ClusterStatus {
             trouble: standing.trouble.clone(),
             vnodes_short_of_copies: overview.short,
             vnodes_without_primary: overview.leaderless,
-            moving: standing.progress.map(|progress| Moving {
-                steps_left: progress.left,
-                steps_done: progress.done(),
-                eta_secs: progress.rest(now).map(|rest| rest.as_millis().div_ceil(1000)),
-            }),
-            nodes: overview.nodes.iter().map(NodeStatus::new).collect(),
+            moving: standing.progress.map(|progress| Moving::new(now, &progress, &load)),
+            nodes: overview.nodes.iter().map(node).collect(),
         }
     }
 
@@ -117,8 +129,25 @@ impl ClusterStatus {
     }
 }
 
+impl Moving {
+    fn new(now: Instant, progress: &Progress, load: &Load) -> Self {
+        let unbegun_bytes = load.vnode_bytes().saturating_mul(progress.left.copies_to_begin as u64);
+        let bytes_left = load.unstreamed_bytes.saturating_add(unbegun_bytes);
+        let bytes_per_sec = load.streamed_bytes_per_sec;
+        let by_steps = progress.rest(now).map(|rest| rest.as_millis().div_ceil(1000));
+        let by_bytes = (bytes_per_sec > 0).then(|| bytes_left.div_ceil(bytes_per_sec));
+        Self {
+            steps_left: progress.left.total(),
+            steps_done: progress.done(),
+            bytes_left,
+            bytes_per_sec,
+            eta_secs: by_steps.max(by_bytes),
+        }
+    }
+}
+
 impl NodeStatus {
-    fn new(node: &NodeOverview) -> Self {
+    fn new(node: &NodeOverview, lag: Lag, silent: bool) -> Self {
         Self {
             name: node.name.clone(),
             id: format!("{:016x}", node.node.id),
@@ -132,17 +161,27 @@ impl NodeStatus {
             leads: node.led,
             in_sync: node.in_sync,
             catching_up: node.catching_up,
+            lag_writes: lag.writes,
+            lag_bytes: lag.bytes,
+            silent,
         }
     }
 }
 
 /// What `/metrics` shows of the whole cluster, and of what has happened to vnodes that are `own`'s now.
-pub(super) fn samples(standing: &Standing, own: &str, counters: &RingCounters) -> Vec<Sample> {
+pub(super) fn samples(now: Instant, standing: &Standing, own: &str, counters: &RingCounters) -> Vec<Sample> {
     let overview = Overview::new(&standing.known);
     let name = |node: NodeRef| overview.nodes.iter().find(|it| it.node == node).map(|it| it.name.as_str());
     let leads = standing.leader.and_then(name) == Some(own);
     let epoch = standing.known.ring.as_ref().map_or(0, |ring| ring.epoch);
     let nodes = overview.nodes.iter().filter(|node| node.state != NodeState::Lost).count();
+    let load = standing.gathered.sum();
+    let own_lags = overview.nodes.iter().filter(|node| node.name == own).filter_map(|node| load.lags.get(&node.node));
+    let own_lag = own_lags.fold(Lag::default(), |mut sum, lag| {
+        sum.add(*lag);
+        sum
+    });
+    let moving = standing.progress.map(|progress| Moving::new(now, &progress, &load)).unwrap_or_default();
     let gauge = |name, help, value| Sample { name, help, kind: SampleKind::Gauge, label: None, value };
     let counter = |name, help, value: &AtomicU64| {
         let value = value.load(Ordering::Relaxed);
@@ -164,10 +203,56 @@ pub(super) fn samples(standing: &Standing, own: &str, counters: &RingCounters) -
         gauge(
             "cluster_steps_left",
             "Copies to be made and vnodes to be handed over until all lies where it should.",
-            standing.progress.map_or(0, |progress| progress.left as u64),
+            moving.steps_left as u64,
+        ),
+        gauge("cluster_bytes_left", "Bytes to be streamed for them, by the average of all vnodes.", moving.bytes_left),
+        gauge(
+            "cluster_eta_seconds",
+            "Seconds that this takes at the speed so far; zero also while that is not known.",
+            moving.eta_secs.unwrap_or(0),
+        ),
+        gauge(
+            "cluster_own_lag_writes",
+            "Writes that this node's copies have not acknowledged to their primaries.",
+            own_lag.writes,
+        ),
+        gauge("cluster_own_lag_bytes", "Bytes of the records of these.", own_lag.bytes),
+        gauge(
+            "cluster_nodes_silent",
+            "Nodes that are there and have not told this one how they are loaded.",
+            standing.gathered.silent.len() as u64,
         ),
         counter("failovers_total", "Vnodes that this node took over from a lost primary.", &counters.failovers),
         counter("moves_total", "Vnodes that were handed over to this node.", &counters.moves),
         counter("vnodes_lost_total", "Vnodes that began empty here since nobody had them any more.", &counters.lost),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::leader::StepsLeft;
+
+    #[test]
+    fn what_is_left_takes_as_long_as_its_steps_or_its_bytes_whichever_is_more() {
+        let at = |secs: u64| Instant::from_millis(secs * 1000);
+        let left = |handovers, copies_to_begin| StepsLeft { handovers, copies_begun: 2, copies_to_begin };
+        let begun = Progress::after(None, at(0), left(20, 8));
+        let progress = Progress::after(begun, at(10), left(10, 8)).expect("it goes on");
+        // Eight vnodes of 1 MB each are to be begun, and half a vnode is left of what was.
+        let load = |streamed_bytes_per_sec| Load {
+            held_vnodes: 4,
+            held_bytes: 4_000_000,
+            unstreamed_bytes: 500_000,
+            streamed_bytes_per_sec,
+            ..Load::default()
+        };
+        let moving = |rate| Moving::new(at(10), &progress, &load(rate));
+        let quick = moving(100_000_000);
+        assert_eq!((quick.steps_left, quick.steps_done, quick.bytes_left), (20, 10, 8_500_000));
+        assert_eq!(quick.eta_secs, Some(20), "ten steps took ten seconds");
+        assert_eq!(moving(100_000).eta_secs, Some(85), "the bytes take longer");
+        assert_eq!(moving(0).eta_secs, Some(20), "nothing is streamed just now");
+        assert_eq!(Moving::new(at(0), &begun.expect("begun"), &load(0)).eta_secs, None);
+    }
 }

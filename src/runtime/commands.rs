@@ -17,6 +17,7 @@ use super::cluster::ClusterNews;
 use super::core::Core;
 use super::mesh::CoreShared;
 use crate::cluster::copies::VnodeStatus;
+use crate::cluster::load::Load;
 use crate::samples::CoreSnapshot;
 
 /// What the control thread asks of a core.
@@ -28,10 +29,21 @@ pub enum Command {
     Vnodes(flume::Sender<Vec<VnodeStatus>>),
     /// Go by this in the cluster from now on.
     Cluster(Box<ClusterNews>),
-    /// Say the core's number: it turns.
-    Alive(flume::Sender<u16>),
+    /// Say what the core has of the cluster, and has still to do.
+    Load(flume::Sender<Load>),
+    /// Give a sign of life: the core turns.
+    Alive(flume::Sender<SignOfLife>),
     /// Answer what was asked, close, and end.
     Shutdown,
+}
+
+/// That a core turns, and how far it is with what takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignOfLife {
+    /// The core.
+    pub core: u16,
+    /// Bytes of vnodes that it has streamed to others since it began.
+    pub streamed_bytes: u64,
 }
 
 /// The control thread's way to one core.
@@ -110,7 +122,12 @@ impl Core {
             Command::Snapshot(answer) => drop(answer.try_send(self.snapshot())),
             Command::Vnodes(answer) => drop(answer.try_send(self.shard.vnodes())),
             Command::Cluster(news) => self.take_cluster_news(Reading::now().instant(), *news),
-            Command::Alive(answer) => drop(answer.try_send(self.options.core)),
+            Command::Load(answer) => drop(answer.try_send(self.shard.load())),
+            Command::Alive(answer) => {
+                let streamed_bytes = self.shard.streamed_bytes();
+                // The asker may have gone.
+                let _ = answer.try_send(SignOfLife { core: self.options.core, streamed_bytes });
+            }
             Command::Shutdown => self.begin_drain(),
         }
     }

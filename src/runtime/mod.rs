@@ -58,7 +58,7 @@ mod waiting;
 
 pub use clock::boot_time;
 pub use cluster::ClusterNews;
-pub use commands::{Command, CoreHandle};
+pub use commands::{Command, CoreHandle, SignOfLife};
 pub use node::{ClusterPlace, CoreFailure, MemorySplit, Node, RuntimeOptions, StartError};
 pub use park::Idle;
 pub use peers::{CoreEvent, PeerAddress};

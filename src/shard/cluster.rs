@@ -19,6 +19,7 @@ use super::output::{Output, ReplyLimits};
 use super::{Route, Shard, TopologyOutcome};
 use crate::cluster::Ring;
 use crate::cluster::copies::{Admission, Commit, Copies, Need, State, Ticket, VnodeStatus, Written};
+use crate::cluster::load::Load;
 use crate::cluster::planted::{Fault, is_planted};
 use crate::cluster::retries::WriteResult;
 use crate::samples::{Sample, SampleKind};
@@ -161,6 +162,16 @@ impl Shard {
     /// Each vnode of this core as its copies see it; none without a cluster.
     pub fn vnodes(&self) -> Vec<VnodeStatus> {
         self.cluster.as_deref().map(|cluster| cluster.copies.vnodes(&self.store)).unwrap_or_default()
+    }
+
+    /// What this core has and has still to do; nothing without a cluster.
+    pub fn load(&self) -> Load {
+        self.cluster.as_deref().map(|cluster| cluster.copies.load(&self.store)).unwrap_or_default()
+    }
+
+    /// Bytes of vnodes that were streamed from here; none without a cluster.
+    pub fn streamed_bytes(&self) -> u64 {
+        self.cluster.as_deref().map_or(0, |cluster| cluster.copies.streamed_bytes())
     }
 
     /// Lists the counters and gauges of a core of a cluster.

@@ -53,7 +53,7 @@ pub(super) fn list(store: &Store, out: &mut Vec<Sample>) {
     let segments = &store.memory.segments;
     let cap_bytes = segments.count() * SEGMENT_BYTES;
     push("items", "Items that are stored.", SampleKind::Gauge, None, store.items as u64);
-    let live_bytes = store.live_bytes.iter().sum();
+    let live_bytes = store.live_bytes();
     push("live_bytes", "Bytes of stored items with their headers.", SampleKind::Gauge, None, live_bytes);
     push("memory_cap_bytes", "Bytes of memory there may be.", SampleKind::Gauge, None, cap_bytes as u64);
     for (role, label) in [

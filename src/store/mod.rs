@@ -455,6 +455,11 @@ impl Store {
         counters::list(self, out);
     }
 
+    /// Bytes of stored items with their headers.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes.iter().sum()
+    }
+
     /// Stores an item in place of `current`, if there is one. `None`: no room, and nothing was changed. Reclaims nothing
     /// itself, so what the caller found stays where it is: see [`Self::make_room`].
     fn put(&mut self, now: Instant, draft: Draft<'_>, current: Option<Found>) -> Option<Version> {

@@ -294,6 +294,8 @@ impl Agent {
                     reports.into_iter().for_each(|(seat, report)| leader.handle_report(from, seat, report));
                 }
             }
+            // Between those who answer operators: nothing that is decided here rests on it.
+            ControlMessage::AskLoad { .. } | ControlMessage::Load { .. } => {}
         }
     }
 

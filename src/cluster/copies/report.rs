@@ -1,7 +1,10 @@
 //! What a core tells of its copies: sums for metrics, each vnode by itself for a closer look.
 
+use quoit_wire::peer::AckEntry;
+
 use super::lead::{Lead, Member, Phase, Progress};
 use super::{Copies, Copy, Peer, Role};
+use crate::cluster::load::{Lag, Load};
 use crate::samples::{Sample, SampleKind};
 use crate::store::Store;
 
@@ -71,6 +74,33 @@ impl Copies {
     pub fn vnodes(&self, store: &Store) -> Vec<VnodeStatus> {
         let copies = (0u16..).zip(&self.copies);
         copies.filter_map(|(vnode, copy)| Some(self.vnode(store, vnode, copy.as_deref()?))).collect()
+    }
+
+    /// What this core has and has still to do, for operators. Cost: as that of [`Self::vnodes`].
+    pub fn load(&self, store: &Store) -> Load {
+        let mut load = Load { held_bytes: store.live_bytes(), ..Load::default() };
+        // Of the vnodes of copies that are being made.
+        let mut unsent_parts = 0;
+        for (vnode, copy) in (0u16..).zip(&self.copies).filter_map(|(vnode, copy)| Some((vnode, copy.as_deref()?))) {
+            load.held_vnodes += 1;
+            let Role::Leading(lead) = &copy.role else { continue };
+            let last_write = store.sequence(usize::from(vnode));
+            for member in &lead.members {
+                if !member.is_in_sync && !member.is_whole() {
+                    unsent_parts += u128::from(AckEntry::CURSOR_END.saturating_sub(member.cursor));
+                } else if member.applied < last_write {
+                    let CopyStatus { lag_writes, lag_bytes, .. } = self.copy_status(vnode, last_write, member);
+                    load.lags.entry(member.peer.node).or_default().add(Lag { writes: lag_writes, bytes: lag_bytes });
+                }
+            }
+        }
+        let unstreamed_bytes = u128::from(load.vnode_bytes()) * unsent_parts / u128::from(AckEntry::CURSOR_END);
+        Load { unstreamed_bytes: u64::try_from(unstreamed_bytes).unwrap_or(u64::MAX), ..load }
+    }
+
+    /// Bytes of vnodes that were streamed from here.
+    pub fn streamed_bytes(&self) -> u64 {
+        self.counters.streamed_bytes[0]
     }
 
     /// Lists the counters and gauges of this core's copies.

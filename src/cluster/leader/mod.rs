@@ -54,6 +54,24 @@ pub struct Founding {
     pub write_mode: WriteMode,
 }
 
+/// What is left to do until everything lies where it should.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepsLeft {
+    /// Vnodes to be handed over.
+    pub handovers: usize,
+    /// Copies that are being made.
+    pub copies_begun: usize,
+    /// Copies that will be made later.
+    pub copies_to_begin: usize,
+}
+
+impl StepsLeft {
+    /// All of them together.
+    pub const fn total(self) -> usize {
+        self.handovers + self.copies_begun + self.copies_to_begin
+    }
+}
+
 /// The cluster as etcd has it.
 #[derive(Clone, Debug, Default)]
 pub struct Known {

@@ -10,7 +10,8 @@ use quoit_wire::assignment::{AssignmentError, assign};
 use quoit_wire::topology::{Node, Placement, Seat};
 
 use super::{
-    Alive, CATCHING_UP_MIN, FOUNDING_QUIET, Failover, Founding, Known, LOST_WAIT, Leader, Proposal, VNODES_PER_CATCH_UP,
+    Alive, CATCHING_UP_MIN, FOUNDING_QUIET, Failover, Founding, Known, LOST_WAIT, Leader, Proposal, StepsLeft,
+    VNODES_PER_CATCH_UP,
 };
 use crate::cluster::records::Identity;
 use crate::cluster::ring::{CopyState, Member, Registration, Ring, Roles};
@@ -92,10 +93,11 @@ impl Leader {
         }
     }
 
-    /// How many steps it takes until everything lies where it should: copies to be made, and vnodes to be handed over. Any
-    /// node can say so, for all of them aim alike. Cost: that of an assignment.
-    pub fn steps_left(known: &Known) -> usize {
-        let Some(ring) = known.ring.as_deref() else { return 0 };
+    /// What is left to do until everything lies where it should. Any node can say so, for all of them aim alike. Cost: that of
+    /// an assignment.
+    pub fn steps_left(known: &Known) -> StepsLeft {
+        let mut left = StepsLeft::default();
+        let Some(ring) = known.ring.as_deref() else { return left };
         let Ring { cluster_id, seed, vnode_bits, replicas, write_mode, .. } = *ring;
         let identity = Identity { cluster_id, seed, vnode_bits };
         let founding = Founding { cluster: ring.cluster.clone(), identity, replicas, write_mode };
@@ -106,15 +108,21 @@ impl Leader {
         leader.seat_members(&mut next);
         if next.check().is_err() {
             // Somebody registers what can't be: the leader's next ring will not be taken either.
-            return 0;
+            return left;
         }
         leader.known.ring = Some(Arc::new(next));
         leader.aim();
-        let steps = |(roles, target): (&Roles, &Placement)| {
-            let is_missing = |seat: &Seat| *seat != roles.primary && roles.state(*seat) != Some(CopyState::InSync);
-            usize::from(roles.primary != target.primary) + target.seats().filter(is_missing).count()
-        };
-        ring.vnodes.iter().zip(&leader.targets).map(steps).sum()
+        for (roles, target) in ring.vnodes.iter().zip(&leader.targets) {
+            left.handovers += usize::from(roles.primary != target.primary);
+            for seat in target.seats().filter(|seat| *seat != roles.primary) {
+                match roles.state(seat) {
+                    Some(CopyState::InSync) => {}
+                    Some(CopyState::CatchingUp) => left.copies_begun += 1,
+                    None => left.copies_to_begin += 1,
+                }
+            }
+        }
+        left
     }
 
     /// What `proposal` makes of the roles: what it names counts, as far as it lives; the others don't. One that names what is
