@@ -266,11 +266,10 @@ impl Store {
         client_flags: u32,
         expires: Option<Instant>,
     ) -> Hit<'_> {
-        self.counters.hits += 1;
-        if entry.policy_bits() < self.hits_max {
-            self.index.count_hit(&mut self.memory, slot);
-        }
+        // First, and so before anything is written: most versions don't depend on what the item says.
         let version = self.versions.of_vnode(vnode, head.sequence);
+        self.counters.hits += 1;
+        self.index.count_hit(&mut self.memory, slot, self.hits_max);
         Hit { version, client_flags, expires, value: Value::new(&self.memory, entry.location(), head) }
     }
 

@@ -19,14 +19,19 @@ use crate::store::arena::Line;
 pub(super) fn entry(line: &Line, lane: usize) -> Entry {
     let lane = lane % BUCKET_ENTRIES;
     let rest = BUCKET_ENTRIES + 3 * lane;
-    Entry::from_pieces([line[lane], line[rest + 2], line[rest + 1], line[rest]])
+    // The piece before the rest is another's. With it there are eight bytes: one load.
+    let [_, lower, middle, upper] = [line[rest - 1], line[rest], line[rest + 1], line[rest + 2]].map(u64::from);
+    Entry::from_pieces(line[lane], upper << 32 | middle << 16 | lower)
 }
 
-/// Adds one to the policy bits of the entry at `lane`, where there is room for it.
+/// Adds one to the policy bits of the entry at `lane`, up to `hits_max`.
 #[inline(always)]
-pub(super) fn count_hit(line: &mut Line, lane: usize) {
+pub(super) fn count_hit(line: &mut Line, lane: usize, hits_max: u8) {
     let lane = lane % BUCKET_ENTRIES;
-    line[BUCKET_ENTRIES + 3 * lane + 2] += POLICY_ONE_IN_UPPER;
+    let upper = &mut line[BUCKET_ENTRIES + 3 * lane + 2];
+    if (*upper / POLICY_ONE_IN_UPPER) as u8 % 16 < hits_max {
+        *upper += POLICY_ONE_IN_UPPER;
+    }
 }
 
 /// All eight, empty places included.
@@ -138,7 +143,8 @@ mod tests {
                 let expected = item.map(|(tag, location)| (tag, 3, location));
                 prop_assert_eq!((!there.is_empty()).then(|| (there.tag(), there.policy_bits(), there.location())), expected);
                 if let Some((tag, location)) = item {
-                    count_hit(&mut line, lane);
+                    count_hit(&mut line, lane, 4);
+                    count_hit(&mut line, lane, 4);
                     prop_assert_eq!(entry(&line, lane), Entry::new(*tag, 4, *location));
                 }
             }

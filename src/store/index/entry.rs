@@ -57,10 +57,10 @@ impl Entry {
         )
     }
 
-    /// The entry that stands in a bucket as these four, the mark first.
+    /// The entry that stands in a bucket as this mark and this rest.
     #[inline(always)]
-    pub(super) const fn from_pieces([mark, upper, middle, lower]: [u16; 4]) -> Self {
-        Self((mark as u64) << MARK_SHIFT | (upper as u64) << 32 | (middle as u64) << 16 | lower as u64)
+    pub(super) const fn from_pieces(mark: u16, rest: u64) -> Self {
+        Self((mark as u64) << MARK_SHIFT | rest)
     }
 
     /// The entry as it stands in a bucket, the mark first.
@@ -135,7 +135,8 @@ mod tests {
             tag in 0u32..1 << TAG_BITS, bits in 0u8..16, location in 1usize..ARENA_BYTES_MAX, later_bits in 0u8..16,
         ) {
             let entry = Entry::new(tag, bits, location);
-            prop_assert_eq!(Entry::from_pieces(entry.pieces()), entry);
+            let [mark, upper, middle, lower] = entry.pieces().map(u64::from);
+            prop_assert_eq!(Entry::from_pieces(mark as u16, upper << 32 | middle << 16 | lower), entry);
             prop_assert_eq!((entry.tag(), entry.policy_bits(), entry.location()), (tag, bits, location));
             prop_assert_eq!(entry.with_policy_bits(later_bits), Entry::new(tag, later_bits, location));
             prop_assert_eq!(entry.pieces()[0], mark_of(tag));

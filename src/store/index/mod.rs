@@ -24,7 +24,7 @@ use self::bucket::marked_in_two;
 pub(super) use self::entry::{Entry, tag_of};
 use self::entry::{TAG_BITS, mark_of, wide_tag_of};
 use self::page::{Filling, Page};
-use self::pages::{BUCKET_ENTRIES, PageOwner, PageSpace, buckets_for, capacity};
+use self::pages::{BUCKET_ENTRIES, PAGE_BUCKETS_MAX, PageOwner, PageSpace, buckets_for, capacity};
 pub(super) use self::walk::{CURSOR_END, cursor_of};
 use super::arena::{LINE_BYTES, Line};
 use super::segments::Memory;
@@ -60,15 +60,15 @@ struct Vnode {
 /// Where an entry stands. Good until the index is next written to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
-    line: u32,
-    lane: u8,
+    line: usize,
+    lane: usize,
 }
 
 /// The two buckets of a hash, as lines of the arena. Good until the index is next written to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Near {
-    home: u32,
-    second: u32,
+    home: usize,
+    second: usize,
 }
 
 /// The arena has no segment left for the index.
@@ -87,8 +87,8 @@ impl Index {
     #[inline(always)]
     pub(super) fn prefetch(&self, memory: &Memory, hash: u64) -> Near {
         let near = self.near(vnode_of(hash, self.vnode_bits), hash).unwrap_or_default();
-        memory.arena.prefetch(near.home as usize * LINE_BYTES);
-        memory.arena.prefetch(near.second as usize * LINE_BYTES);
+        memory.arena.prefetch(near.home * LINE_BYTES);
+        memory.arena.prefetch(near.second * LINE_BYTES);
         near
     }
 
@@ -104,10 +104,10 @@ impl Index {
     pub(super) fn near(&self, vnode: usize, hash: u64) -> Option<Near> {
         let vnode = &self.vnodes[vnode];
         let page = vnode.pages.get(vnode.page_of(wide_tag_of(hash)))?;
-        // A page without buckets lies at the arena's first line, which is always empty, as is the second.
+        // A page without buckets lies at the arena's first line, which is always empty.
         (page.flush_epoch == self.flush_epoch).then(|| {
             let [home, second] = page.buckets_of(tag_of(hash));
-            Near { home: page.line + home as u32, second: page.line + second as u32 }
+            Near { home: page.line as usize + home, second: page.line as usize + second }
         })
     }
 
@@ -152,13 +152,13 @@ impl Index {
     /// Puts another entry with the same tag into its place.
     #[inline]
     pub(super) fn replace(&self, memory: &mut Memory, slot: Slot, entry: Entry) {
-        bucket::put(memory.arena.line_mut(slot.line as usize), usize::from(slot.lane), entry);
+        bucket::put(memory.arena.line_mut(slot.line), slot.lane, entry);
     }
 
-    /// Counts a hit in the policy bits of the entry that stands at `slot`; they are not at their most.
+    /// Counts a hit in the policy bits of the entry that stands at `slot`, up to `hits_max`.
     #[inline(always)]
-    pub(super) fn count_hit(&self, memory: &mut Memory, slot: Slot) {
-        bucket::count_hit(memory.arena.line_mut(slot.line as usize), usize::from(slot.lane));
+    pub(super) fn count_hit(&self, memory: &mut Memory, slot: Slot, hits_max: u8) {
+        bucket::count_hit(memory.arena.line_mut(slot.line), slot.lane, hits_max);
     }
 
     /// Adds an entry. The caller has made sure that the key has none.
@@ -184,8 +184,7 @@ impl Index {
             let _ = self.resize(memory, vnode_number, page_number, buckets_for(entries));
         }
         while !self.vnodes[vnode_number].pages[page_number].put(memory, entry) {
-            let buckets = usize::from(self.vnodes[vnode_number].pages[page_number].buckets);
-            self.resize(memory, vnode_number, page_number, buckets_for(capacity(buckets) + 1))?;
+            self.grow(memory, vnode_number, page_number)?;
         }
         let vnode = &mut self.vnodes[vnode_number];
         vnode.entries += 1;
@@ -202,8 +201,8 @@ impl Index {
         let vnode = &mut self.vnodes[vnode_number];
         let page_number = vnode.page_of(tag_of(hash));
         let page = &mut vnode.pages[page_number];
-        debug_assert!((page.line..page.line + u32::from(page.buckets)).contains(&slot.line));
-        page.take(memory, slot.line as usize, usize::from(slot.lane));
+        debug_assert!(page.lines().contains(&slot.line));
+        page.take(memory, slot.line, slot.lane);
         vnode.entries -= 1;
         let (entries, buckets) = (usize::from(page.entries), usize::from(page.buckets));
         let fitting = buckets_for(entries + entries / 16);
@@ -252,6 +251,18 @@ impl Index {
         if flushed.buckets > 0 {
             self.give(memory, flushed);
         }
+    }
+
+    /// Gives a page in which two buckets are too full the next size in which all of its entries find room.
+    fn grow(&mut self, memory: &mut Memory, vnode: usize, page: usize) -> Result<(), IndexFull> {
+        let mut buckets = usize::from(self.vnodes[vnode].pages[page].buckets);
+        while buckets < PAGE_BUCKETS_MAX {
+            buckets = buckets_for(capacity(buckets) + 1);
+            if self.resize(memory, vnode, page, buckets).is_ok() {
+                return Ok(());
+            }
+        }
+        Err(IndexFull)
     }
 
     /// Moves a page's entries to a page of another size.
@@ -349,12 +360,12 @@ impl Near {
         let [home, second] = self.lines(memory);
         let (number, line) = if place < BUCKET_ENTRIES { (self.home, home) } else { (self.second, second) };
         let lane = place % BUCKET_ENTRIES;
-        (Slot { line: number, lane: lane as u8 }, bucket::entry(line, lane))
+        (Slot { line: number, lane }, bucket::entry(line, lane))
     }
 
     #[inline(always)]
     fn lines(self, memory: &Memory) -> [&Line; 2] {
-        [memory.arena.line(self.home as usize), memory.arena.line(self.second as usize)]
+        [memory.arena.line(self.home), memory.arena.line(self.second)]
     }
 }
 

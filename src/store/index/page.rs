@@ -30,15 +30,15 @@ pub(super) struct Page {
 const _: () = assert!(size_of::<Page>() == 12);
 
 impl Page {
-    /// The two buckets for entries with `tag`: the home bucket by its upper bits, the second by all of them. They differ
-    /// where there is more than one.
+    /// The two buckets for entries with `tag`: the home bucket by its upper bits, the second by all of them. They may be
+    /// the same: to make them differ would cost every look-up ten instructions.
     #[inline(always)]
     pub(super) fn buckets_of(&self, tag: u32) -> [usize; 2] {
         let buckets = u64::from(self.buckets);
         let home = (u64::from(tag) * buckets) >> TAG_BITS;
         let spread = u64::from(tag.wrapping_mul(SECOND_SPREAD) & ((1 << TAG_BITS) - 1));
-        let second = home + 1 + ((spread * buckets.saturating_sub(1)) >> TAG_BITS);
-        [home as usize, if second < buckets { second as usize } else { (second - buckets) as usize }]
+        let second = (spread * buckets) >> TAG_BITS;
+        [home as usize, second as usize]
     }
 
     /// The lines of its buckets.
@@ -91,7 +91,7 @@ impl Page {
             let target = if bucket == home { second } else { home };
             let (target_lane, grown) = match first_empty(memory.arena.line(self.line as usize + target)) {
                 Some(target_lane) => (target_lane, target),
-                // What moves from the target can't come here, where all is full.
+                // What moves from there can't come here, where all is full.
                 None if others > 0 && target != bucket => {
                     let made = self.vacate(memory, target, others - 1)?;
                     (made.lane, made.grown)
