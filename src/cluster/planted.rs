@@ -19,6 +19,8 @@ pub enum Fault {
     LateSlice,
     /// A copy does not keep the results of writes.
     ForgottenResults,
+    /// A copy decides for itself what it evicts.
+    CopyEvicts,
 }
 
 /// Whether a test has planted `fault`.

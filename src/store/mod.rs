@@ -11,6 +11,7 @@ mod copies;
 #[cfg(test)]
 mod copies_test;
 mod counters;
+mod departures;
 mod expiry;
 mod hit;
 mod index;
@@ -39,6 +40,7 @@ pub(crate) use self::arena::{LINE_BYTES, prefetch};
 use self::blocks::Blocks;
 pub use self::copies::{Applied, Eviction, StoredItem};
 use self::counters::Counters;
+pub use self::departures::{Departure, DepartureCause};
 use self::expiry::Expiry as ExpirySchedule;
 pub use self::hit::{Hit, Pin, Reservation, Slices, Value};
 use self::index::{Entry, Index, Near, Slot, tag_of};
@@ -102,6 +104,8 @@ pub struct Store {
     counters: Counters,
     /// Of vnodes that others follow, until they are taken.
     evictions: Vec<Eviction>,
+    /// What has left by itself, if somebody wants to know.
+    departures: Option<Vec<Departure>>,
 }
 
 /// An item that was found.
@@ -164,6 +168,7 @@ impl Store {
             fruitless_bytes: 0,
             counters: Counters::default(),
             evictions: Vec::new(),
+            departures: None,
         })
     }
 
@@ -565,6 +570,7 @@ impl Store {
 
     #[cold]
     fn drop_expired(&mut self, hash: u64, slot: Slot, location: usize, header: &Header) {
+        self.note_departure(hash, location, header, DepartureCause::Expired);
         self.index.remove(&mut self.memory, hash, slot);
         self.retire(location, header);
         self.counters.expirations += 1;

@@ -12,6 +12,7 @@ use super::Store;
 use super::append::{KEPT_FOR_INDEX, KEPT_FROM_WRITES, OpenKind};
 use super::blocks::block_start;
 use super::counters::EvictionCause;
+use super::departures::DepartureCause;
 use super::expiry::Scan;
 use super::operation::Progress;
 use super::policy::{Item, MAIN, Occupancy, SMALL, Verdict, Victim};
@@ -433,6 +434,7 @@ impl Store {
             self.report_eviction(hash, location, &header);
         }
         self.fruitless_bytes = 0;
+        self.note_departure(hash, location, &header, DepartureCause::Evicted);
         self.index.remove(&mut self.memory, hash, slot);
         self.retire(location, &header);
         self.counters.count_eviction(cause, hash);

@@ -6,9 +6,11 @@
 //! are lists of the operations that made them, so a write that was lost, doubled or brought back shows in a later read.
 //!
 //! A miss has no version: its point is the earliest at which the key may have been gone. Gone for a reason: a delete, or a
-//! time to live that can have ended. What two losses have taken may be missing, too; one loss takes nothing.
+//! time to live that can have ended, or the eviction of just that version. What two losses have taken may be missing, too; one loss takes nothing.
 
 use quoit_wire::{Status, Version};
+
+use crate::store::DepartureCause;
 
 use super::history::{Ask, COUNTER_BASE, Cause, Execution, History, Operation, Outcome, Subject};
 
@@ -81,6 +83,7 @@ impl<'a> Key<'a> {
         }
         self.check_counters();
         self.check_primaries();
+        self.check_expiries();
         self.violations
     }
 
@@ -112,9 +115,7 @@ impl<'a> Key<'a> {
             self.fail(number, operation, format!("found {version}, which nobody made"));
             return version;
         };
-        if let Some((ttl_ms, since_us, given_by)) = self.time_to_live(version)
-            // A write of an earlier term that waited for no copy may be lost: then the item lives as it did before it.
-            && (given_by.term() == version.term() || self.durable.binary_search(&given_by).is_ok())
+        if let Some((ttl_ms, since_us)) = self.time_to_live(version)
             && operation.invoked_us > since_us + ttl_ms * 1000 + TTL_LATE_US_MAX
         {
             self.fail(number, operation, format!("found {version}, whose time to live was long over"));
@@ -208,21 +209,36 @@ impl<'a> Key<'a> {
         for execution in self.executions.iter().filter(|it| it.at_us <= operation.finished_us) {
             if self.writer(execution).ask == Ask::Delete {
                 ends.push((execution.version, false));
-            } else if let Some((ttl_ms, since_us, _)) = self.time_to_live(execution.version)
+            } else if let Some((ttl_ms, since_us)) = self.time_to_live(execution.version)
                 && operation.finished_us >= since_us + ttl_ms * 10 * TTL_PERCENT_MIN
             {
                 ends.push((execution.version, true));
             }
         }
+        // The latest version's own eviction, by whoever leads: that of an older one explains nothing.
+        let evicted = self.history.gone[self.key].iter().filter(|gone| {
+            gone.cause == DepartureCause::Evicted && !gone.follows && gone.at_us <= operation.finished_us
+        });
+        ends.extend(evicted.map(|gone| (gone.version, true)));
         ends
     }
 
-    /// The time to live of the item of `version`, since when it counts at the latest, and which version gave it.
-    fn time_to_live(&self, version: Version) -> Option<(u64, u64, Version)> {
+    /// Nothing ends before its time.
+    fn check_expiries(&mut self) {
+        for gone in self.history.gone[self.key].iter().filter(|gone| gone.cause == DepartureCause::Expired) {
+            let end_us =
+                self.time_to_live(gone.version).map(|(ttl_ms, since_us)| since_us + ttl_ms * 10 * TTL_PERCENT_MIN);
+            if end_us.is_none_or(|end_us| gone.at_us < end_us) {
+                self.violations.push(format!("key {}: ended before its time (at {end_us:?}): {gone:?}", self.key));
+            }
+        }
+    }
+
+    /// The time to live of the item of `version`, and since when it counts at the latest.
+    fn time_to_live(&self, version: Version) -> Option<(u64, u64)> {
         let mut back = self.executions.iter().rev().skip_while(|it| it.version > version);
-        let (ttl_ms, at_us, given_by) =
-            back.find_map(|it| Some((self.writer(it).ask.ttl_ms()?, it.at_us, it.version)))?;
-        (ttl_ms > 0).then_some((ttl_ms, at_us, given_by))
+        let (ttl_ms, at_us) = back.find_map(|it| Some((self.writer(it).ask.ttl_ms()?, it.at_us)))?;
+        (ttl_ms > 0).then_some((ttl_ms, at_us))
     }
 
     /// Counters rise by one with each increment, no more and no less.

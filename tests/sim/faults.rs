@@ -22,6 +22,7 @@ pub(super) enum Fault {
     StaleEtcd,
     SlowEtcd,
     SlowDisk,
+    EvictionPressure,
     Partition,
     OneWayCut,
     EtcdCut,
@@ -50,7 +51,7 @@ pub(super) enum Phase {
 }
 
 /// Those that only make everything harder.
-pub(super) const AMBIENT: [Fault; 8] = [
+pub(super) const AMBIENT: [Fault; 9] = [
     Fault::Loss,
     Fault::Delay,
     Fault::Duplication,
@@ -59,6 +60,7 @@ pub(super) const AMBIENT: [Fault; 8] = [
     Fault::StaleEtcd,
     Fault::SlowEtcd,
     Fault::SlowDisk,
+    Fault::EvictionPressure,
 ];
 /// Those that take something away.
 pub(super) const HARD: [Fault; 12] = [
@@ -152,6 +154,7 @@ impl World {
             Fault::StaleEtcd => self.network.etcd_stale_us = u64::from(some) * 10_000,
             Fault::SlowEtcd => self.network.etcd_slow_us = u64::from(some) * 3_000,
             Fault::SlowDisk => self.network.disk_slow_us = u64::from(some) * 4_000,
+            Fault::EvictionPressure => self.press(),
             Fault::Partition => self.partition(),
             Fault::OneWayCut => {
                 let (one, other) = (self.any_node(), self.any_node());
@@ -253,6 +256,7 @@ impl World {
                 self.lose_links(from, to);
             }
         }
+        self.relieve();
         for id in 1..=nodes {
             self.start(id);
         }

@@ -4,6 +4,7 @@ use quoit_wire::{Status, Version, WriteMode};
 
 use crate::cluster::NodeRef;
 use crate::cluster::copies::Peer;
+use crate::store::DepartureCause;
 
 /// Counters begin at the number of the write that made them times this, so that a new beginning shows.
 pub(super) const COUNTER_BASE: i64 = 1_000_000;
@@ -77,7 +78,19 @@ pub(super) struct Execution {
     pub(super) version: Version,
 }
 
-/// Why an item may be gone, beside deletes and its time to live.
+/// An item that has left a core's store by itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gone {
+    pub(super) at_us: u64,
+    #[expect(dead_code, reason = "a violation tells it")]
+    pub(super) by: Peer,
+    pub(super) version: Version,
+    pub(super) cause: DepartureCause,
+    /// It left a copy that follows, and only there: nothing is missed because of it.
+    pub(super) follows: bool,
+}
+
+/// Why an item may be gone, beside deletes, its time to live and what has left by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     /// All that was before this version is gone: every member of the vnode was lost (C9).
@@ -94,6 +107,8 @@ pub(super) struct History {
     /// Writes that were carried out, by key.
     pub(super) executions: Vec<Vec<Execution>>,
     pub(super) causes: Vec<Vec<(Version, Cause)>>,
+    /// What has left by itself, by key.
+    pub(super) gone: Vec<Vec<Gone>>,
     pub(super) losses: Vec<Loss>,
     /// Moments at which all copies were there.
     pub(super) restored_us: Vec<u64>,
@@ -136,7 +151,8 @@ impl Operation {
 impl History {
     pub(super) fn new(vnodes: Vec<usize>) -> Self {
         let keys = vnodes.len();
-        Self { vnodes, executions: vec![Vec::new(); keys], causes: vec![Vec::new(); keys], ..Self::default() }
+        let (executions, causes, gone) = (vec![Vec::new(); keys], vec![Vec::new(); keys], vec![Vec::new(); keys]);
+        Self { vnodes, executions, causes, gone, ..Self::default() }
     }
 
     /// Whether what was written to a vnode from this moment on may be lost by now: two of its nodes lost, and no moment

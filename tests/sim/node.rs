@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quoit_wire::peer::PeerMessage;
-use quoit_wire::topology::{Node as TopologyNode, Topology};
+use quoit_wire::topology::{Node as TopologyNode, Topology, vnode_of};
 use quoit_wire::{Reply, Request, Status, Version, WriteMode, request_head};
 
 use super::clock::Clock;
@@ -13,7 +13,7 @@ use crate::cluster::copies::{Copies, OnEtcdLoss, Peer, Release, Ticket};
 use crate::cluster::records::Identity;
 use crate::cluster::{Election, NodeRef, Order, Registration, Report, Ring};
 use crate::shard::{Outcome, Output, ReplyLimits, Route, Shard};
-use crate::store::{PolicyKind, StoreOptions};
+use crate::store::{Departure, PolicyKind, StoreOptions};
 use crate::time::Instant;
 
 pub(super) const CORES: u16 = 2;
@@ -21,6 +21,8 @@ pub(super) const LEASE_SECS: i64 = 2;
 pub(super) const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Records kept for copies that lag: few, so that copies have to be streamed anew now and then.
 const BACKLOG_BYTES_MAX: usize = 16 << 10;
+/// ... and where memory is filled and items are evicted, enough that a large value is no reason for that.
+const BACKLOG_BYTES_MAX_EVICTING: usize = 4 << 20;
 /// The least that a store can be made with.
 const MEMORY_BYTES: usize = 9 << 20;
 const CLUSTER: &str = "simulated";
@@ -153,8 +155,30 @@ impl Core {
             hash_seed: plan.hash_seed,
         };
         let mut shard = Shard::new(peer.core, 0, Arc::new(nothing), options).expect("memory for a store");
-        shard.join_cluster(Copies::new(peer, plan.vnode_bits, BACKLOG_BYTES_MAX, OnEtcdLoss::Fence));
-        Self { shard, peer, held: BTreeMap::new(), turn_us: u64::MAX, told_us: 0, stalled: None }
+        let backlog_bytes_max = match plan.policy {
+            PolicyKind::None => BACKLOG_BYTES_MAX,
+            _ => BACKLOG_BYTES_MAX_EVICTING,
+        };
+        shard.join_cluster(Copies::new(peer, plan.vnode_bits, backlog_bytes_max, OnEtcdLoss::Fence));
+        let mut core = Self { shard, peer, held: BTreeMap::new(), turn_us: u64::MAX, told_us: 0, stalled: None };
+        core.copies().1.store.log_departures();
+        core
+    }
+
+    /// What has left its store by itself since the last time, and whether that was a copy that follows.
+    pub(super) fn departures(&mut self) -> Vec<(Departure, bool)> {
+        let departures = self.copies().1.store.take_departures();
+        if departures.is_empty() {
+            return Vec::new();
+        }
+        let statuses = self.shard.vnodes();
+        let bits = self.shard.topology().vnode_bits;
+        let follows = |key: &[u8]| {
+            let vnode = vnode_of(self.shard.hash(key), bits);
+            let status = statuses.iter().find(|status| usize::from(status.vnode) == vnode);
+            status.is_none_or(|status| matches!(status.role, "following" | "catching up"))
+        };
+        departures.into_iter().map(|departure| (departure.clone(), follows(&departure.key))).collect()
     }
 
     pub(super) fn copies(&mut self) -> (&mut Copies, crate::cluster::copies::State<'_>) {

@@ -11,7 +11,7 @@ use crate::cluster::planted::Fault;
 const SEEDS_MAX: u64 = 200;
 const BASES: [u64; 3] = [0, 100_000, 200_000];
 
-const MISTAKES: [(&str, Mistake); 8] = [
+const MISTAKES: [(&str, Mistake); 9] = [
     ("no seal", Mistake::Core(Fault::NoSeal)),
     ("no read lease", Mistake::Core(Fault::NoReadLease)),
     ("dirty read", Mistake::Core(Fault::DirtyRead)),
@@ -19,6 +19,7 @@ const MISTAKES: [(&str, Mistake); 8] = [
     ("role kept over a restart", Mistake::RoleKept),
     ("a slice resurrects a delete", Mistake::Core(Fault::LateSlice)),
     ("a retry applied twice", Mistake::Core(Fault::ForgottenResults)),
+    ("a copy evicts for itself", Mistake::Core(Fault::CopyEvicts)),
     ("a catching-up copy counted", Mistake::Core(Fault::CatchingUpCounts)),
 ];
 

@@ -5,6 +5,7 @@
 
 mod etcd;
 mod nodes;
+mod pressure;
 mod requests;
 mod traps;
 mod whole;
@@ -16,6 +17,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use self::nodes::TURN_US;
+use self::pressure::Ballast;
 pub(super) use self::traps::Trap;
 use super::client::{Client, KEYS, vnode_of_key};
 use super::etcd::Etcd;
@@ -66,6 +68,8 @@ pub(super) enum Event {
         number: u64,
     },
     EtcdTick,
+    /// More memory is taken.
+    Fill,
     Asked {
         client: usize,
         node: u64,
@@ -95,6 +99,7 @@ pub(super) struct World {
     etcd_events: usize,
     /// Which life of a node each registration in etcd is of, by its key.
     registered: BTreeMap<String, NodeRef>,
+    ballast: Ballast,
     pub(super) clients: Vec<Client>,
     /// Clients begin nothing new.
     pub(super) is_quiet: bool,
@@ -157,6 +162,7 @@ impl World {
             trap: None,
             reached_by_readers: None,
             registered: BTreeMap::new(),
+            ballast: Ballast::default(),
             disk_stalled_until_us: 0,
             cut_off_when_lost: None,
             moved_us: 0,
@@ -256,6 +262,7 @@ impl World {
             Event::Messages { from, to, bytes } => {
                 if let Some((now, core)) = self.core(to) {
                     core.take_messages(now, from, &bytes);
+                    self.note_departures(to);
                     self.turn_soon(to, TURN_US);
                 }
             }
@@ -298,6 +305,7 @@ impl World {
                 client_state.handle_reply(random, history, self.now_us, &bytes);
                 self.at(self.clients[client].wake_us, Event::Wake(client));
             }
+            Event::Fill => self.fill(),
             Event::Wake(client) => self.wake(client),
             Event::Start(id) => self.start(id),
             Event::CutOff(id) => {
@@ -321,6 +329,7 @@ impl World {
             Event::Asked { node, .. } => *node,
             Event::EtcdAsked { .. }
             | Event::EtcdTick
+            | Event::Fill
             | Event::Answered { .. }
             | Event::Wake(_)
             | Event::Start(_)

@@ -9,9 +9,10 @@ use quoit_wire::peer::{
 
 use super::ahead::ahead;
 use super::limits::{MOVE_TIME_MAX, PROMISE_TIME, RELY_TIME};
+use super::roles::follower_role;
 use super::{Breach, Copies, Copy, Follow, Link, Peer, Role, State, applied};
 use crate::cluster::planted::{Fault, is_planted};
-use crate::store::{Store, TermStart, VnodeRole};
+use crate::store::{Store, TermStart};
 use crate::time::Instant;
 
 impl Copies {
@@ -64,7 +65,7 @@ impl Copies {
             state.store.drop_vnode(vnode);
             state.store.add_vnode(vnode, head.term);
             state.store.set_position(vnode, head.base);
-            state.store.set_vnode_role(vnode, VnodeRole::Following);
+            state.store.set_vnode_role(vnode, follower_role());
             self.backlog.restart(vnode, head.base + 1);
         }
         let starts: Vec<TermStart> = terms

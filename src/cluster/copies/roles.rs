@@ -202,7 +202,7 @@ impl Copies {
             // Its heartbeat may have come before this ring did, and the next one is a while away.
             self.link(leader).acks.push(vnode as u16);
         }
-        state.store.set_vnode_role(vnode, VnodeRole::Following);
+        state.store.set_vnode_role(vnode, follower_role());
     }
 
     /// Follows whoever leads under `term`, which is at least as high as any this copy knows.
@@ -223,7 +223,7 @@ impl Copies {
                     is_in_sync: false,
                     has_siblings: true,
                 });
-                store.set_vnode_role(vnode, VnodeRole::Following);
+                store.set_vnode_role(vnode, follower_role());
             }
         }
     }
@@ -286,6 +286,11 @@ impl Copies {
             self.reports.push_back(Report::MoveReady { vnode: u32::from(vnode), term, target });
         }
     }
+}
+
+/// What a copy that follows is to its store.
+pub(super) fn follower_role() -> VnodeRole {
+    if is_planted(Fault::CopyEvicts) { VnodeRole::Alone } else { VnodeRole::Following }
 }
 
 impl Copy {

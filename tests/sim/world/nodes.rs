@@ -90,6 +90,7 @@ impl World {
         let now = core.stalled.take().unwrap_or(now);
         let turned = core.turn(now);
         let wait_us = core.wait_ms(now) * 1000;
+        self.note_departures(peer);
         for (to, bytes) in turned.messages {
             self.send_messages(peer, to, bytes);
         }

@@ -8,7 +8,7 @@ use super::super::history::{Execution, Subject};
 use super::super::network::Place;
 use super::super::node::{CORES, Served, VALUE_BYTES_MAX};
 use super::nodes::TURN_US;
-use super::{Event, World};
+use super::{CLIENTS, Event, World};
 use crate::cluster::NodeRef;
 use crate::cluster::copies::Peer;
 
@@ -61,6 +61,7 @@ impl World {
                 self.at(self.now_us + 10, Event::Asked { client, node, core, frame, is_forwarded: true });
             }
             Served::Replied { bytes, is_held } => {
+                self.note_departures(peer);
                 self.note_execution(peer, &frame, &bytes);
                 if !is_held {
                     self.answer(me, client, bytes);
@@ -71,6 +72,9 @@ impl World {
     }
 
     pub(super) fn answer(&mut self, by: NodeRef, client: usize, bytes: Vec<u8>) {
+        if client >= CLIENTS {
+            return;
+        }
         let arrivals = self.network.arrivals(&mut self.random, self.now_us, Place::Node(by.id), Place::Clients);
         if let Some(at_us) = arrivals[0] {
             self.spring_on_answer(by, &bytes);
