@@ -8,6 +8,7 @@ use quoit_wire::topology::{Seat, Topology};
 use quoit_wire::*;
 
 use super::*;
+use crate::cluster::copies::limits::HEARTBEAT_STEPS;
 use crate::cluster::copies::{Copies, OnEtcdLoss, Peer, Release, Ticket, VnodeStatus};
 use crate::cluster::{CopyState, Member, NodeRef, Order, Report, Ring, Roles};
 use crate::store::PolicyKind;
@@ -400,7 +401,8 @@ fn reports_are_for_whoever_leads_now_also_before_it_has_ordered_anything() {
     world.shards[0].copies().unwrap().0.handle_election(9);
     // The copy is silent for too long.
     world.now = world.now + Duration::from_millis(600);
-    world.shards[0].turn_cluster(world.now);
+    // It shows at the vnode's heartbeat, which is one of the next steps.
+    (0..HEARTBEAT_STEPS).for_each(|_| world.shards[0].turn_cluster(world.now));
     let report = world.shards[0].copies().unwrap().0.poll_report();
     assert!(matches!(report, Some((9, Report::InSync { .. }))), "{report:?}");
 }

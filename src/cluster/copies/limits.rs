@@ -11,8 +11,15 @@ pub const PROMISE_TIME: Duration = Duration::from_millis(PROMISE_MS);
 pub const RELY_TIME: Duration = Duration::from_millis(PROMISE_MS / 10 * 9);
 /// Time after which there is more to do where time is what it waits for: a promise that ends, bandwidth for slices.
 pub const WORK_INTERVAL: Duration = Duration::from_millis(2);
-/// Between two heartbeats of a core. Several fit into [`RELY_TIME`], so that one that is lost stops nobody.
+/// Between two heartbeats of a vnode. Several fit into [`RELY_TIME`], so that one that is lost stops nobody.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
+/// Steps in which a core goes through its vnodes in that time, each with a heartbeat for its share of them. Fewer: requests
+/// wait longer behind a step, or behind the acknowledgements that it brings. More: an idle core wakes more often.
+pub const HEARTBEAT_STEPS: usize = 10;
+/// Between two of these steps.
+pub const HEARTBEAT_STEP: Duration = Duration::from_millis(HEARTBEAT_INTERVAL.as_millis() / HEARTBEAT_STEPS as u64);
+/// Vnodes whose role has just changed that are announced in one turn.
+pub const ANNOUNCEMENTS_PER_TURN_MAX: usize = 512;
 /// An in-sync copy that has said nothing for so long is proposed for removal (C8).
 pub const SILENCE_MAX: Duration = Duration::from_millis(500);
 /// What was not acknowledged for so long is sent again. Several times the slowest round trip in one data centre.

@@ -93,7 +93,11 @@ pub struct Copies {
     election: Election,
     /// The node's lease stands until then, by its own reckoning.
     lease_until: Instant,
+    /// When the next step of heartbeats is due, and which one it is.
     heartbeat_at: Instant,
+    heartbeat_step: usize,
+    /// Vnodes that do not wait for their step: the copies learn at once whom to follow, or who is to go on.
+    announced: VecDeque<u16>,
     pace: Pace,
     /// Copies here whose primaries are to be told to go on streaming, when there is room for more.
     paced: BTreeSet<(Peer, u16)>,
@@ -177,6 +181,8 @@ impl Copies {
             election: 0,
             lease_until: Instant::ORIGIN,
             heartbeat_at: Instant::ORIGIN,
+            heartbeat_step: 0,
+            announced: VecDeque::new(),
             pace: Pace::new(),
             paced: BTreeSet::new(),
             counters: Counters::default(),
@@ -255,7 +261,7 @@ impl Copies {
     /// When to call [`Self::turn`] again though nothing happens.
     pub fn poll_timeout(&self, now: Instant) -> Instant {
         let waits = !self.sealed.is_empty() || !self.handovers.is_empty() || !self.paced.is_empty();
-        let has_more = waits || !self.dirty.is_empty();
+        let has_more = waits || !self.dirty.is_empty() || !self.announced.is_empty();
         if has_more { self.heartbeat_at.min(now + WORK_INTERVAL) } else { self.heartbeat_at }
     }
 

@@ -132,8 +132,9 @@ impl Copies {
             self.copies[vnode].as_deref(),
             Some(Copy { role: Role::Leading(lead), .. }) if !lead.members.is_empty()
         );
+        let mut is_new = !is_leading;
         if let Some((_, lead)) = self.leading(vnode as u16) {
-            lead.take_members(now, roles, ring, is_next);
+            is_new |= lead.take_members(now, roles, ring, is_next);
             lead.end_settled_proposal(ring.epoch);
             let has_members = !lead.members.is_empty();
             let role = if has_members { VnodeRole::Followed } else { VnodeRole::Alone };
@@ -142,8 +143,9 @@ impl Copies {
                 self.backlog.restart(vnode, state.store.sequence(vnode) + 1);
             }
         }
-        // The copies learn at once whom to follow.
-        self.heartbeat_at = now;
+        if is_new {
+            self.announced.push_back(vnode as u16);
+        }
         self.settle(now, state.store, vnode as u16);
         self.mark_dirty(vnode as u16);
     }
@@ -304,8 +306,8 @@ impl Copy {
 impl Lead {
     /// The ring's copies; what is known of those that stay, stays. One that catches up, and may have been let go and taken again
     /// in a ring that this core has not seen, has to say anew where it stands; one that counts has not been, because nobody
-    /// but this primary could have asked for that (C8).
-    fn take_members(&mut self, now: Instant, roles: &Roles, ring: &Ring, is_next: bool) {
+    /// but this primary could have asked for that (C8). Whether they are others than before, or count otherwise.
+    fn take_members(&mut self, now: Instant, roles: &Roles, ring: &Ring, is_next: bool) -> bool {
         let mut members = Vec::new();
         for copy in roles.copies() {
             let Some(member) = ring.member(copy.seat.node) else { continue };
@@ -320,7 +322,10 @@ impl Lead {
             members.push(Member { is_in_sync, ..member });
         }
         self.retiring.retain(|peer| members.iter().any(|member| member.peer == *peer && member.is_in_sync));
+        let seen = |member: &Member| (member.peer, member.is_in_sync);
+        let has_changed = !self.members.iter().map(seen).eq(members.iter().map(seen));
         self.members = members;
+        has_changed
     }
 
     /// Forgets the open proposal once the ring that settles it is here.

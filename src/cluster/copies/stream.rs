@@ -11,7 +11,10 @@ use quoit_wire::topology::Seat;
 
 use super::backlog::Backlog;
 use super::lead::{Lead, Member, Phase, Progress, Proposal};
-use super::limits::{APPEND_BYTES, HEARTBEAT_INTERVAL, RESEND_AFTER, SLICE_BYTES, WINDOW_WRITES};
+use super::limits::{
+    ANNOUNCEMENTS_PER_TURN_MAX, APPEND_BYTES, HEARTBEAT_INTERVAL, HEARTBEAT_STEP, HEARTBEAT_STEPS, RESEND_AFTER,
+    SLICE_BYTES, WINDOW_WRITES,
+};
 use super::pace::Pace;
 use super::{Copies, Link, Peer, Role, State};
 use crate::cluster::{COPIES_MAX, Report};
@@ -121,19 +124,26 @@ impl Copies {
         self.backlog.settle(usize::from(vnode), needed.min().unwrap_or(last).min(settled));
     }
 
-    /// Heartbeats when they are due, and with them all that time decides.
+    /// Heartbeats where they are due, and with them all that time decides: each vnode once in [`HEARTBEAT_INTERVAL`], in
+    /// steps that are spread over it.
     pub(super) fn beat(&mut self, now: Instant, state: &mut State<'_>) {
-        if now < self.heartbeat_at {
+        let is_due = now >= self.heartbeat_at;
+        if !is_due && self.announced.is_empty() {
             return;
         }
-        self.heartbeat_at = now + HEARTBEAT_INTERVAL;
-        for vnode in 0..self.copies.len() {
-            let is_sealed =
-                self.copies[vnode].as_deref().is_some_and(|copy| copy.sealed.is_some() && now >= copy.report_from);
-            if is_sealed {
-                self.sealed.insert(vnode as u16);
+        for _ in 0..self.announced.len().min(ANNOUNCEMENTS_PER_TURN_MAX) {
+            let Some(vnode) = self.announced.pop_front() else { break };
+            self.tend(now, state, vnode);
+        }
+        if is_due {
+            let (vnodes, step) = (self.copies.len(), self.heartbeat_step);
+            for vnode in vnodes * step / HEARTBEAT_STEPS..vnodes * (step + 1) / HEARTBEAT_STEPS {
+                self.tend(now, state, vnode as u16);
             }
-            self.tend(now, state, vnode as u16);
+            self.heartbeat_step = (step + 1) % HEARTBEAT_STEPS;
+            // A core that was held up makes up for at most one round.
+            let latest = Instant::from_millis(now.as_millis().saturating_sub(HEARTBEAT_INTERVAL.as_millis()));
+            self.heartbeat_at = self.heartbeat_at.max(latest) + HEARTBEAT_STEP;
         }
         let output_bytes_max = self.output_bytes_max();
         for link in self.links.values_mut() {
@@ -213,24 +223,31 @@ impl Copies {
         self.handovers = unsent;
     }
 
-    /// What time decides for one led vnode.
+    /// What time decides for one vnode.
     fn tend(&mut self, now: Instant, state: &mut State<'_>, vnode: u16) {
         let Some(copy) = self.copies[usize::from(vnode)].as_deref_mut() else { return };
+        if copy.sealed.is_some() && now >= copy.report_from {
+            self.sealed.insert(vnode);
+        }
         let (term, is_current) = (copy.term, copy.is_current());
         let Role::Leading(lead) = &mut copy.role else { return };
         let handing_over = matches!(lead.phase, Phase::HandingOver(_));
         let sequence = state.store.sequence(usize::from(vnode));
         if is_current || handing_over {
             let settled = lead.settled(sequence);
+            let mut is_owed = false;
             for member in &mut lead.members {
                 member.rewind_if_overdue(now);
+                is_owed |= member.is_owed(now, sequence);
                 let link = self.links.entry(member.peer).or_default();
                 link.heartbeat.push(HeartbeatEntry { vnode, term, sequence, settled });
             }
             if handing_over {
                 self.handovers.insert(vnode);
             }
-            self.mark_dirty(vnode);
+            if is_owed {
+                self.mark_dirty(vnode);
+            }
         }
         if handing_over {
             self.report_ready(state.store, vnode);
