@@ -41,6 +41,11 @@ fn shard(node: usize) -> Shard {
 }
 
 fn shard_with(node: usize, on_etcd_loss: OnEtcdLoss) -> Shard {
+    // Copies need a little more room than what they copy.
+    shard_of(node, on_etcd_loss, if node == 0 { 16 << 20 } else { 24 << 20 })
+}
+
+fn shard_of(node: usize, on_etcd_loss: OnEtcdLoss, memory_bytes: usize) -> Shard {
     let own = topology::Node {
         id: node as u64 + 1,
         incarnation: 1,
@@ -61,8 +66,7 @@ fn shard_with(node: usize, on_etcd_loss: OnEtcdLoss) -> Shard {
         vnodes: vec![nowhere],
     };
     let options = StoreOptions {
-        // Copies need a little more room than what they copy.
-        memory_bytes: if node == 0 { 16 << 20 } else { 24 << 20 },
+        memory_bytes,
         value_bytes_max: 1 << 20,
         policy: PolicyKind::S3Fifo,
         vnode_bits: 0,
@@ -622,4 +626,33 @@ fn a_copy_is_filled_no_faster_than_either_side_may_move() {
         assert_eq!(world.shards[1].store.items(), 20);
         assert!((1700..2600).contains(&time_ms), "{time_ms} ms, node {slow} being slow");
     }
+}
+
+#[test]
+fn a_copy_that_was_short_of_memory_is_filled_once_there_is_less() {
+    let mut world = World::new(2);
+    world.ring.vnodes[0].remove(seat(1));
+    world.ring.epoch += 1;
+    world.tell_ring();
+    // For five seconds there is more than the copy has room for; then nothing is written any more that could tell of it.
+    let parameters = SetParameters { ttl_ms: 5_000, ..SetParameters::default() };
+    for number in 0..40u32 {
+        let (key, value) = (&number.to_le_bytes(), &[7; 300_000]);
+        let set = RequestBody::Set { key, parameters, condition: SetCondition::Always, value };
+        assert_eq!(world.ask(0, set, WriteMode::Async, None).1.status, Status::Ok);
+    }
+    assert_eq!(world.set(b"stays", b"value", WriteMode::Async).1.status, Status::Ok);
+    world.shards[1] = shard_of(1, OnEtcdLoss::Fence, 9 << 20);
+    assert!(world.ring.vnodes[0].put(seat(1), CopyState::CatchingUp));
+    world.ring.epoch += 1;
+    world.tell_ring();
+    world.pump(4_000);
+    let progress = |world: &World| world.shards[0].vnodes()[0].copies[0].progress;
+    assert_eq!(progress(&world), "streaming", "it has no room");
+    world.pump(4_000);
+    let now = world.now;
+    world.shards.iter_mut().for_each(|shard| while shard.work(now, 100) == Progress::More {});
+    world.pump(15_000);
+    assert_eq!(progress(&world), "following");
+    assert_eq!(world.shards[1].store.items(), 1);
 }

@@ -280,13 +280,14 @@ fn acknowledgement(now: Instant, store: &Store, vnode: u16, copy: &mut Copy, to:
         applied: position.sequence(),
         cursor: AckEntry::CURSOR_END,
     };
-    if let Role::Following(follow) = &copy.role {
+    let is_current = copy.is_current();
+    if let Role::Following(follow) = &mut copy.role {
         let mark = |is_set, mark| if is_set { mark } else { 0 };
-        let promises = may_promise && follow.leader == Some(to) && copy.is_current();
+        let promises = may_promise && follow.leader == Some(to) && is_current;
         entry.cursor = follow.told;
         entry.marks = mark(follow.has_begun, AckEntry::BEGUN)
             | mark(promises, AckEntry::PROMISE)
-            | mark(follow.is_short, AckEntry::SHORT);
+            | mark(std::mem::take(&mut follow.is_short), AckEntry::SHORT);
         if promises {
             copy.promised_until = copy.promised_until.max(now + PROMISE_TIME);
         }

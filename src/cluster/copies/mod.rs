@@ -138,7 +138,7 @@ struct Follow {
     cursor: u32,
     /// How far of that the leader was told: it sends the next slice then.
     told: u32,
-    /// The last record found no memory.
+    /// A record has found no memory. Told once: what is to be had by then shows when the primary tries again.
     is_short: bool,
     /// The ring says that it counts.
     is_in_sync: bool,

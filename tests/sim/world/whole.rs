@@ -141,9 +141,14 @@ impl World {
         let wounded: Vec<_> = (0..).zip(&ring.vnodes).filter(|(_, roles)| !self.is_whole(&ring, roles)).collect();
         let vnode = wounded.first().map_or(0, |(vnode, _)| *vnode);
         let nodes: Vec<_> = self.nodes.values().map(|node| (node.me, node.agent.trouble().cloned())).collect();
+        let cores = self.nodes.values().flat_map(|node| &node.cores);
+        let statuses: Vec<_> = cores
+            .flat_map(|core| core.shard.vnodes().into_iter().map(move |status| (core.peer, status)))
+            .filter(|(_, status)| usize::from(status.vnode) == vnode)
+            .collect();
         let slots: Vec<_> = ring.slots.iter().map(|slot| slot.as_ref().map(|member| member.node)).collect();
         let text = format!(
-            "not whole {secs} s after healing: ring {}, {wounded:?}, slots {slots:?}, nodes {nodes:?}, leader {:?}",
+            "not whole {secs} s after healing: ring {}, {wounded:?}, {statuses:?}, slots {slots:?}, nodes {nodes:?}, leader {:?}",
             ring.epoch,
             self.leader()
         );
