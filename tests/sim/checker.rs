@@ -12,12 +12,17 @@ use quoit_wire::{Status, Version};
 
 use crate::store::DepartureCause;
 
-use super::history::{Ask, COUNTER_BASE, Cause, Execution, History, Operation, Outcome, Subject};
+use super::history::{
+    Ask, COUNTER_BASE, Cause, Execution, FILLING, FILLING_WORDS, History, Operation, Outcome, Subject,
+};
 
 /// Clocks run by up to a twentieth faster: a time to live ends that much earlier.
 const TTL_PERCENT_MIN: u64 = 95;
 /// How much later than its time an item may be found: what replication and a failover may add, and a slow clock (C12).
 const TTL_LATE_US_MAX: u64 = 6_000_000;
+/// How old what a copy answers may be. A copy that counts was heard half a second ago, or is let go by a ring that it hears of
+/// late: a slow etcd and a freeze are what may keep it, and its node's lease, which ends meanwhile.
+const COPY_LATE_US_MAX: u64 = 10_000_000;
 
 /// Everything in the history that can't be; with the key.
 pub(super) fn check(history: &History) -> Vec<(Subject, String)> {
@@ -48,7 +53,8 @@ impl<'a> Key<'a> {
         let mut executions = history.executions[key].clone();
         executions.sort_by_key(|execution| execution.version);
         let mut this = Self { history, key, executions, durable: Vec::new(), violations: Vec::new() };
-        let told = this.operations().filter_map(|(_, operation)| match point(operation)? {
+        let sure = this.operations().filter(|(_, operation)| !operation.is_stale());
+        let told = sure.filter_map(|(_, operation)| match point(operation)? {
             Point::Wrote(version) | Point::Read(version) => Some(version),
             Point::Missed => None,
         });
@@ -67,7 +73,8 @@ impl<'a> Key<'a> {
                 continue;
             }
             let Some(point) = point(operation) else { continue };
-            let before = ended.iter().filter(|(finished_us, _)| *finished_us < operation.invoked_us);
+            let since_us = self.bound_from(number, operation);
+            let before = ended.iter().filter(|(finished_us, _)| *finished_us < since_us);
             let binding = before.map(|(_, version)| *version).filter(|it| !self.is_excused(*it, operation));
             let floor = binding.max().unwrap_or(Version::NONE);
             let at = match point {
@@ -77,7 +84,7 @@ impl<'a> Key<'a> {
             };
             // A miss has waited for the delete that it rests on, if that waits for copies.
             let binds = self.durable.binary_search(&at).is_ok() || point == Point::Missed && self.waited(at);
-            if at > Version::NONE && binds {
+            if at > Version::NONE && binds && !operation.is_stale() {
                 ended.push((operation.finished_us, at));
             }
         }
@@ -85,6 +92,20 @@ impl<'a> Key<'a> {
         self.check_primaries();
         self.check_expiries();
         self.violations
+    }
+
+    /// What had ended before this moment binds the operation: before it was asked, or so much earlier as its answer, which
+    /// says that it may be stale, may be old.
+    fn bound_from(&mut self, number: usize, operation: &Operation) -> u64 {
+        match (operation.is_stale(), operation.ask) {
+            (false, _) => operation.invoked_us,
+            (true, Ask::Get | Ask::GetAny) if self.history.serves_stale => 0,
+            (true, Ask::GetAny) => operation.invoked_us.saturating_sub(COPY_LATE_US_MAX),
+            (true, _) => {
+                self.fail(number, operation, "was answered with what may be stale, though nobody may".to_owned());
+                operation.invoked_us
+            }
+        }
     }
 
     fn check_write(&mut self, number: usize, operation: &Operation, version: Version, floor: Version) -> Version {
@@ -115,12 +136,15 @@ impl<'a> Key<'a> {
             self.fail(number, operation, format!("found {version}, which nobody made"));
             return version;
         };
-        if let Some((ttl_ms, since_us)) = self.time_to_live(version)
-            && operation.invoked_us > since_us + ttl_ms * 1000 + TTL_LATE_US_MAX
-        {
+        let times = self.times_to_live(version, operation.finished_us);
+        let is_over = |(ttl_ms, since_us): &(u64, u64)| {
+            *ttl_ms > 0 && operation.invoked_us > since_us + ttl_ms * 1000 + TTL_LATE_US_MAX
+        };
+        if !times.is_empty() && times.iter().all(is_over) {
             self.fail(number, operation, format!("found {version}, whose time to live was long over"));
         }
-        if let (Ask::Get, Outcome::Answered { value, .. }) = (operation.ask, &operation.outcome)
+        if operation.ask.is_get()
+            && let Outcome::Answered { value, .. } = &operation.outcome
             && self.writer(&execution).ask != Ask::Increment
             && let Err(text) = self.check_list(operation, version, &execution, value)
         {
@@ -139,6 +163,8 @@ impl<'a> Key<'a> {
     ) -> Result<(), String> {
         let numbers: Vec<usize> =
             value.as_chunks::<4>().0.iter().map(|chunk| u32::from_le_bytes(*chunk) as usize).collect();
+        let (filling, numbers): (Vec<usize>, Vec<usize>) =
+            numbers.into_iter().partition(|number| *number == FILLING as usize);
         let Some(first) = numbers.first() else { return Err("found an empty list".to_owned()) };
         if let Some(twice) = numbers.iter().enumerate().find(|(at, number)| numbers[..*at].contains(number)) {
             return Err(format!("found {numbers:?}: {} was carried out twice", twice.1));
@@ -151,6 +177,10 @@ impl<'a> Key<'a> {
         let Some(base) = bases.map(|it| it.version).max() else {
             return Err(format!("found {numbers:?}, but nothing up to {version} began with {first}"));
         };
+        let is_large = self.history.operations[*first].ask == Ask::SetLarge;
+        if filling.len() != if is_large { FILLING_WORDS } else { 0 } {
+            return Err(format!("found {numbers:?} under {version} with {} words of filling", filling.len()));
+        }
         for execution in self.executions.iter().filter(|it| base < it.version && it.version < version) {
             let is_binding = self.durable.binary_search(&execution.version).is_ok()
                 && !self.is_excused(execution.version, operation);
@@ -209,9 +239,7 @@ impl<'a> Key<'a> {
         for execution in self.executions.iter().filter(|it| it.at_us <= operation.finished_us) {
             if self.writer(execution).ask == Ask::Delete {
                 ends.push((execution.version, false));
-            } else if let Some((ttl_ms, since_us)) = self.time_to_live(execution.version)
-                && operation.finished_us >= since_us + ttl_ms * 10 * TTL_PERCENT_MIN
-            {
+            } else if self.may_have_ended(execution.version, operation.finished_us) {
                 ends.push((execution.version, true));
             }
         }
@@ -226,29 +254,44 @@ impl<'a> Key<'a> {
     /// Nothing ends before its time.
     fn check_expiries(&mut self) {
         for gone in self.history.gone[self.key].iter().filter(|gone| gone.cause == DepartureCause::Expired) {
-            let end_us =
-                self.time_to_live(gone.version).map(|(ttl_ms, since_us)| since_us + ttl_ms * 10 * TTL_PERCENT_MIN);
-            if end_us.is_none_or(|end_us| gone.at_us < end_us) {
-                self.violations.push(format!("key {}: ended before its time (at {end_us:?}): {gone:?}", self.key));
+            if !self.may_have_ended(gone.version, gone.at_us) {
+                let times = self.times_to_live(gone.version, gone.at_us);
+                self.violations.push(format!("key {}: ended before its time ({times:?}): {gone:?}", self.key));
             }
         }
     }
 
-    /// The time to live of the item of `version`, and since when it counts at the latest.
-    fn time_to_live(&self, version: Version) -> Option<(u64, u64)> {
-        let mut back = self.executions.iter().rev().skip_while(|it| it.version > version);
-        let (ttl_ms, at_us) = back.find_map(|it| Some((self.writer(it).ask.ttl_ms()?, it.at_us)))?;
-        (ttl_ms > 0).then_some((ttl_ms, at_us))
+    /// The times to live that the item of `version` may have, each with since when it counts at the latest: the one that it was
+    /// given last, and earlier ones where what gave it that may be lost by `by_us`.
+    fn times_to_live(&self, version: Version, by_us: u64) -> Vec<(u64, u64)> {
+        let mut found = Vec::new();
+        for execution in self.executions.iter().rev().skip_while(|it| it.version > version) {
+            let Some(ttl_ms) = self.writer(execution).ask.ttl_ms() else { continue };
+            found.push((ttl_ms, execution.at_us));
+            let is_kept = self.durable.binary_search(&execution.version).is_ok();
+            if execution.version == version || is_kept && !self.may_be_lost(execution.version, by_us) {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Whether the time to live of the item of `version` can have ended by `at_us`.
+    fn may_have_ended(&self, version: Version, at_us: u64) -> bool {
+        let is_over = |(ttl_ms, since_us): (u64, u64)| ttl_ms > 0 && at_us >= since_us + ttl_ms * 10 * TTL_PERCENT_MIN;
+        self.times_to_live(version, at_us).into_iter().any(is_over)
     }
 
     /// Counters rise by one with each increment, no more and no less.
     fn check_counters(&mut self) {
         let mut seen: Vec<(Version, i64)> = Vec::new();
         for (_, operation) in self.operations() {
-            let Outcome::Answered { status: Status::Ok, version, value } = &operation.outcome else { continue };
+            let Outcome::Answered { status: Status::Ok, version, value, .. } = &operation.outcome else { continue };
             match operation.ask {
                 Ask::Increment => seen.extend(value.first_chunk().map(|bytes| (*version, i64::from_le_bytes(*bytes)))),
-                Ask::Get if self.execution(*version).is_some_and(|it| self.writer(&it).ask == Ask::Increment) => {
+                Ask::Get | Ask::GetAny
+                    if self.execution(*version).is_some_and(|it| self.writer(&it).ask == Ask::Increment) =>
+                {
                     let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
                     seen.extend(number.map(|number| (*version, number)));
                 }
@@ -310,10 +353,12 @@ impl<'a> Key<'a> {
 
     /// Whether the write of `version` may be lost by the end of `operation`: more than one node was.
     fn is_excused(&self, version: Version, operation: &Operation) -> bool {
+        self.may_be_lost(version, operation.finished_us)
+    }
+
+    fn may_be_lost(&self, version: Version, by_us: u64) -> bool {
         let written_us = self.execution(version).map(|it| self.writer(&it).invoked_us);
-        written_us.is_some_and(|written_us| {
-            self.history.may_be_lost(self.history.vnodes[self.key], written_us, operation.finished_us)
-        })
+        written_us.is_some_and(|written_us| self.history.may_be_lost(self.history.vnodes[self.key], written_us, by_us))
     }
 
     fn fail(&mut self, number: usize, operation: &Operation, text: String) {

@@ -3,7 +3,7 @@
 //! It routes by a topology that it fetches from any node and again when it is told `Moved`; gives an attempt up after half a
 //! second; asks again what was refused, and what is in doubt as a repeat under its first token (C13), until its deadline.
 
-use quoit_wire::topology::{Topology, key_hash};
+use quoit_wire::topology::{Seat, Topology, key_hash};
 use quoit_wire::{
     IncrementParameters, Reply, RequestBody, RequestFlags, RequestOptions, RetryToken, SetCondition, SetParameters,
     Status, Version, WriteMode,
@@ -11,7 +11,7 @@ use quoit_wire::{
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::history::{Ask, COUNTER_BASE, History, Operation, Outcome};
+use super::history::{Ask, COUNTER_BASE, FILLING, FILLING_WORDS, History, Operation, Outcome};
 
 /// Keys of lists, then of lists that live for a while, then of counters.
 const LISTS: usize = 8;
@@ -22,6 +22,8 @@ pub(super) const HOT_KEYS: usize = 3;
 
 const ATTEMPT_US_MAX: u64 = 500_000;
 const DEADLINE_US: u64 = 5_000_000;
+/// Reads that any copy may answer.
+const ANY_PERCENT: u32 = 10;
 /// From an answer to the next ask.
 const THINKING_US: std::ops::Range<u64> = 1_000..75_000;
 
@@ -124,6 +126,8 @@ impl Client {
         let key = load.hot.map_or(0..KEYS, |first| first..first + HOT_KEYS);
         let key = random.random_range(key);
         let ask = if load.only_reads { Ask::Get } else { self.choose(random, key, load.is_plain) };
+        let takes_any = ask == Ask::Get && random.random_range(0..100) < ANY_PERCENT;
+        let ask = if takes_any { Ask::GetAny } else { ask };
         let mode = match random.random_range(0..10) {
             0 => WriteMode::Async,
             1..4 => WriteMode::All,
@@ -165,7 +169,8 @@ impl Client {
         let ttl_ms = if is_mortal { random.random_range(300..4000) } else { 0 };
         match draw {
             0..45 => Ask::Get,
-            45..60 => Ask::Set { ttl_ms },
+            45..57 => Ask::Set { ttl_ms },
+            57..60 => Ask::SetLarge,
             60..75 => Ask::Append,
             75..85 => Ask::Delete,
             85..90 => Ask::SetIfAbsent,
@@ -193,12 +198,21 @@ impl Client {
         history.attempts.push(asking.operation);
         asking.attempt = Some(id);
         let key = key_name(operation.key);
-        let seat = topology.owner(&key);
+        let seat = match operation.ask {
+            Ask::GetAny => {
+                let seats: Vec<Seat> = topology.vnodes[topology.vnode(&key)].seats().collect();
+                seats[random.random_range(0..seats.len())]
+            }
+            _ => topology.owner(&key),
+        };
         let Some(node) = topology.nodes.get(usize::from(seat.node)) else {
             self.is_outdated = true;
             return Step::Wait;
         };
         let mut flags = RequestFlags::default();
+        if operation.ask == Ask::GetAny {
+            flags = flags.with(RequestFlags::ANY_COPY);
+        }
         if operation.ask.is_write() {
             flags = flags.with_write_mode(operation.mode);
         }
@@ -236,11 +250,16 @@ impl Client {
             Status::NoSpace => self.end(random, history, now_us, Outcome::Unknown),
             status => {
                 let operation = &history.operations[asking.operation];
-                if operation.ask == Ask::Get || reply.version != Version::NONE {
+                if !reply.is_stale && (operation.ask.is_get() || reply.version != Version::NONE) {
                     self.seen[operation.key] = reply.version;
                 }
                 let (version, value) = (reply.version, reply.value.to_vec());
-                self.end(random, history, now_us, Outcome::Answered { status, version, value });
+                self.end(
+                    random,
+                    history,
+                    now_us,
+                    Outcome::Answered { status, version, value, is_stale: reply.is_stale },
+                );
             }
         }
     }
@@ -278,8 +297,19 @@ fn encode(operation: usize, ask: Ask, key: &[u8], id: u32, options: RequestOptio
         RequestBody::Set { key, parameters, condition, value: &number }.encode(id, options, frame);
     };
     match ask {
-        Ask::Get => RequestBody::Get { key }.encode(id, options, frame),
+        Ask::Get | Ask::GetAny => RequestBody::Get { key }.encode(id, options, frame),
         Ask::Set { ttl_ms } => set(ttl_ms, SetCondition::Always, Version::NONE, frame),
+        Ask::SetLarge => {
+            let mut value = number.to_vec();
+            (0..FILLING_WORDS).for_each(|_| value.extend(FILLING.to_le_bytes()));
+            let set = RequestBody::Set {
+                key,
+                parameters: SetParameters::default(),
+                condition: SetCondition::Always,
+                value: &value,
+            };
+            set.encode(id, options, frame);
+        }
         Ask::SetIfAbsent => set(0, SetCondition::IfAbsent, Version::NONE, frame),
         Ask::SetIfVersion(version) => set(0, SetCondition::IfVersion, version, frame),
         Ask::Append => RequestBody::Append { key, value: &number }.encode(id, options, frame),

@@ -9,6 +9,10 @@ use crate::store::DepartureCause;
 /// Counters begin at the number of the write that made them times this, so that a new beginning shows.
 pub(super) const COUNTER_BASE: i64 = 1_000_000;
 
+/// Words of filling behind the number in a large value, each of them this one.
+pub(super) const FILLING: u32 = u32::MAX;
+pub(super) const FILLING_WORDS: usize = 700;
+
 /// What a finding is about: one key, or one vnode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subject {
@@ -28,10 +32,14 @@ pub(super) struct Loss {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
     Get,
+    /// What any copy has.
+    GetAny,
     /// The value is the operation's number alone, for so many milliseconds, or for ever.
     Set {
         ttl_ms: u64,
     },
+    /// The value is the operation's number and so much filling that it comes in pieces.
+    SetLarge,
     SetIfAbsent,
     SetIfVersion(Version),
     /// The operation's number at the end of what is there.
@@ -51,6 +59,8 @@ pub(super) enum Outcome {
         status: Status,
         version: Version,
         value: Vec<u8>,
+        /// It says that it may be stale.
+        is_stale: bool,
     },
     /// It was not carried out, and will not be.
     Refused,
@@ -101,6 +111,8 @@ pub(super) enum Cause {
 pub(super) struct History {
     /// The vnode of each key.
     pub(super) vnodes: Vec<usize>,
+    /// Nodes without etcd answer what may be stale, and say so (C15).
+    pub(super) serves_stale: bool,
     pub(super) operations: Vec<Operation>,
     /// The operation of each request, by the request's id.
     pub(super) attempts: Vec<usize>,
@@ -116,20 +128,24 @@ pub(super) struct History {
 
 impl Ask {
     pub(super) fn is_write(self) -> bool {
-        self != Self::Get
+        !self.is_get()
+    }
+
+    pub(super) fn is_get(self) -> bool {
+        matches!(self, Self::Get | Self::GetAny)
     }
 
     /// Whether the write leaves an item behind.
     pub(super) fn puts(self) -> bool {
-        !matches!(self, Self::Get | Self::Delete)
+        !matches!(self, Self::Get | Self::GetAny | Self::Delete)
     }
 
     /// The time to live that it gives the item, if it says so.
     pub(super) fn ttl_ms(self) -> Option<u64> {
         match self {
             Self::Set { ttl_ms } | Self::Touch { ttl_ms } => Some(ttl_ms),
-            Self::SetIfAbsent | Self::SetIfVersion(_) | Self::Increment => Some(0),
-            Self::Get | Self::Append | Self::Delete => None,
+            Self::SetLarge | Self::SetIfAbsent | Self::SetIfVersion(_) | Self::Increment => Some(0),
+            Self::Get | Self::GetAny | Self::Append | Self::Delete => None,
         }
     }
 }
@@ -143,16 +159,21 @@ impl Operation {
         }
     }
 
+    /// Whether its client was told that it may be stale.
+    pub(super) fn is_stale(&self) -> bool {
+        matches!(self.outcome, Outcome::Answered { is_stale: true, .. })
+    }
+
     pub(super) fn waits_for_copies(&self) -> bool {
         matches!(self.mode, WriteMode::One | WriteMode::All)
     }
 }
 
 impl History {
-    pub(super) fn new(vnodes: Vec<usize>) -> Self {
+    pub(super) fn new(vnodes: Vec<usize>, serves_stale: bool) -> Self {
         let keys = vnodes.len();
         let (executions, causes, gone) = (vec![Vec::new(); keys], vec![Vec::new(); keys], vec![Vec::new(); keys]);
-        Self { vnodes, executions, causes, gone, ..Self::default() }
+        Self { vnodes, serves_stale, executions, causes, gone, ..Self::default() }
     }
 
     /// Whether what was written to a vnode from this moment on may be lost by now: two of its nodes lost, and no moment

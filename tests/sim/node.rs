@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use quoit_wire::peer::PeerMessage;
 use quoit_wire::topology::{Node as TopologyNode, Topology, vnode_of};
-use quoit_wire::{Reply, Request, Status, Version, WriteMode, request_head};
+use quoit_wire::{
+    Operation as WireOperation, Reply, Request, RequestFlags, RequestHead, Status, Version, WriteMode, request_head,
+};
 
 use super::clock::Clock;
+use super::world::CLIENTS;
 use crate::cluster::agent::{Agent, AgentOptions};
 use crate::cluster::copies::{Copies, OnEtcdLoss, Peer, Release, Ticket};
 use crate::cluster::records::Identity;
 use crate::cluster::{Election, NodeRef, Order, Registration, Report, Ring};
-use crate::shard::{Outcome, Output, ReplyLimits, Route, Shard};
+use crate::shard::{LargeSet, Outcome, Output, ReplyLimits, Route, Shard};
 use crate::store::{Departure, PolicyKind, StoreOptions};
 use crate::time::Instant;
 
@@ -34,6 +37,7 @@ pub(super) struct Plan {
     pub(super) hash_seed: u64,
     pub(super) replicas: u8,
     pub(super) policy: PolicyKind,
+    pub(super) on_etcd_loss: OnEtcdLoss,
 }
 
 /// A watch of etcd: which one of this node's, and how far it has been told.
@@ -61,12 +65,27 @@ pub(super) struct Core {
     pub(super) shard: Shard,
     pub(super) peer: Peer,
     held: BTreeMap<Ticket, Held>,
+    /// Large sets whose values are still arriving, by the numbers of their requests.
+    arriving: BTreeMap<u32, Arriving>,
     pub(super) turn_us: u64,
     /// What the node itself tells a core comes in order.
     pub(super) told_us: u64,
     /// The clock that the turn began with, while it is stopped in its middle.
     pub(super) stalled: Option<Instant>,
 }
+
+/// A large set whose value is still arriving, and where in its frame that has come to.
+struct Arriving {
+    client: usize,
+    set: Box<LargeSet>,
+    frame: Vec<u8>,
+    place: usize,
+}
+
+/// Of the value of a large set so much arrives at once.
+const PIECE_BYTES: usize = 1 << 10;
+const REPLY_LIMITS: ReplyLimits =
+    ReplyLimits { pin_bytes_min: usize::MAX, copy_bytes_max: usize::MAX, retry_after_ms: 5 };
 
 /// A reply that waits for a commit.
 struct Held {
@@ -91,6 +110,8 @@ pub(super) enum Served {
     Replied { bytes: Vec<u8>, is_held: bool },
     /// Another core of the node has to.
     Forward(u16),
+    /// It is a large set whose value comes in pieces: the request of this number.
+    Begun(u32),
 }
 
 /// What a core's turn gives.
@@ -159,8 +180,9 @@ impl Core {
             PolicyKind::None => BACKLOG_BYTES_MAX,
             _ => BACKLOG_BYTES_MAX_EVICTING,
         };
-        shard.join_cluster(Copies::new(peer, plan.vnode_bits, backlog_bytes_max, OnEtcdLoss::Fence));
-        let mut core = Self { shard, peer, held: BTreeMap::new(), turn_us: u64::MAX, told_us: 0, stalled: None };
+        shard.join_cluster(Copies::new(peer, plan.vnode_bits, backlog_bytes_max, plan.on_etcd_loss));
+        let (held, arriving) = (BTreeMap::new(), BTreeMap::new());
+        let mut core = Self { shard, peer, held, arriving, turn_us: u64::MAX, told_us: 0, stalled: None };
         core.copies().1.store.log_departures();
         core
     }
@@ -213,8 +235,10 @@ impl Core {
         let hash = request.body.key().map_or(0, |key| self.shard.hash(key));
         let mut output = Output::default();
         if request.body.key().is_some() {
+            let takes_any = head.operation == WireOperation::Get && head.flags.has(RequestFlags::ANY_COPY);
             match self.shard.route(hash) {
                 Route::Here => {}
+                Route::Moved { .. } if takes_any && self.shard.keeps_copy(hash) => {}
                 Route::Core(core) if !is_forwarded => return Served::Forward(core),
                 Route::Core(_) | Route::Moved { .. } => {
                     self.shard.answer_moved(&head, &mut output);
@@ -222,12 +246,54 @@ impl Core {
                 }
             }
         }
-        let limits = ReplyLimits { pin_bytes_min: usize::MAX, copy_bytes_max: usize::MAX, retry_after_ms: 5 };
-        let outcome = self.shard.execute_frame(now, head, frame, hash, limits, &mut output);
+        if head.operation == WireOperation::Set && head.payload_bytes() > PIECE_BYTES && client < CLIENTS {
+            return self.begin_large(now, client, head, hash, frame);
+        }
+        let outcome = self.shard.execute_frame(now, head, frame, hash, REPLY_LIMITS, &mut output);
+        self.replied(client, &head, outcome, output)
+    }
+
+    fn begin_large(&mut self, now: Instant, client: usize, head: RequestHead, hash: u64, frame: &[u8]) -> Served {
+        let place = head.payload_offset();
+        match self.shard.open_large_set(now, head, &frame[..place], hash) {
+            Ok(set) => {
+                let arriving = Arriving { client, set: Box::new(set), frame: frame.to_vec(), place };
+                assert!(self.arriving.insert(head.id, arriving).is_none(), "an attempt has a number of its own");
+                Served::Begun(head.id)
+            }
+            Err(status) => Served::Replied { bytes: refusal(head.id, status, Version::NONE), is_held: false },
+        }
+    }
+
+    /// The next piece of a large set's value arrives; with the last one it is carried out, and this is the frame, too.
+    pub(super) fn take_piece(&mut self, now: Instant, id: u32) -> Option<(usize, Vec<u8>, Served)> {
+        let arriving = self.arriving.get_mut(&id)?;
+        let rest = &arriving.frame[arriving.place..];
+        arriving.place += self.shard.fill_large_set(&mut arriving.set, &rest[..rest.len().min(PIECE_BYTES)]);
+        if arriving.set.missing_bytes() > 0 {
+            return Some((arriving.client, Vec::new(), Served::Begun(id)));
+        }
+        let Arriving { client, set, frame, place } = self.arriving.remove(&id)?;
+        let (head, mut output) = (set.head(), Output::default());
+        match self.shard.publish_large_set(now, set, REPLY_LIMITS, &mut output) {
+            Ok(outcome) => Some((client, frame, self.replied(client, &head, outcome, output))),
+            // It is too early for its vnode.
+            Err(set) => {
+                self.arriving.insert(id, Arriving { client, set, frame, place });
+                Some((client, Vec::new(), Served::Begun(id)))
+            }
+        }
+    }
+
+    /// The connection ends over which a large set's value was arriving.
+    pub(super) fn lose_pieces(&mut self, id: u32) {
+        self.arriving.remove(&id).into_iter().for_each(|arriving| self.shard.abandon_large_set(*arriving.set));
+    }
+
+    fn replied(&mut self, client: usize, head: &RequestHead, outcome: Outcome, output: Output) -> Served {
         let bytes = output.bytes;
-        let is_write = head.operation.is_write();
         if let Outcome::Pending(ticket) = outcome {
-            let held = Held { client, id: head.id, is_write, bytes: bytes.clone() };
+            let held = Held { client, id: head.id, is_write: head.operation.is_write(), bytes: bytes.clone() };
             assert!(self.held.insert(ticket, held).is_none(), "a ticket is issued once");
         }
         Served::Replied { bytes, is_held: outcome != Outcome::Done }

@@ -24,7 +24,7 @@ use super::etcd::Etcd;
 use super::history::{History, Subject};
 use super::network::{Network, Place};
 use super::node::{Node, Plan, ToCore};
-use crate::cluster::copies::Peer;
+use crate::cluster::copies::{OnEtcdLoss, Peer};
 use crate::cluster::etcd::{EtcdRequest, EtcdResponse, WatchEvent};
 use crate::cluster::{ControlMessage, Election, NodeRef, Report, Ring};
 use crate::store::PolicyKind;
@@ -77,6 +77,8 @@ pub(super) enum Event {
         frame: Vec<u8>,
         is_forwarded: bool,
     },
+    /// More of the value of a large set, the request of this number.
+    Piece(Peer, u32),
     Answered {
         client: usize,
         bytes: Vec<u8>,
@@ -139,8 +141,10 @@ impl World {
             hash_seed: random.random_range(0..1 << 40),
             replicas: if seed % 5 < 2 { 1 } else { 2 },
             policy: if seed.is_multiple_of(2) { PolicyKind::None } else { PolicyKind::S3Fifo },
+            on_etcd_loss: if seed % 7 < 3 { OnEtcdLoss::Serve } else { OnEtcdLoss::Fence },
         };
         let clients = (0..CLIENTS).map(|number| Client::new(number, random.random_range(1..u64::MAX))).collect();
+        let vnodes = (0..KEYS).map(|key| vnode_of_key(plan.hash_seed, plan.vnode_bits, key)).collect();
         let mut world = Self {
             random,
             now_us: 1_000_000,
@@ -156,7 +160,7 @@ impl World {
             readers: 0,
             hot: None,
             is_plain: false,
-            history: History::new((0..KEYS).map(|key| vnode_of_key(plan.hash_seed, plan.vnode_bits, key)).collect()),
+            history: History::new(vnodes, plan.on_etcd_loss == OnEtcdLoss::Serve),
             ring: None,
             ring_since_us: 0,
             trap: None,
@@ -300,6 +304,7 @@ impl World {
             Event::Asked { client, node, core, frame, is_forwarded } => {
                 self.serve(client, node, core, frame, is_forwarded);
             }
+            Event::Piece(peer, id) => self.take_piece(peer, id),
             Event::Answered { client, bytes } => {
                 let (client_state, random, history) = (&mut self.clients[client], &mut self.random, &mut self.history);
                 client_state.handle_reply(random, history, self.now_us, &bytes);
@@ -319,7 +324,9 @@ impl World {
     /// Until when the node that the event is for does nothing, if it does not now.
     fn deaf_until(&self, event: &Event) -> Option<u64> {
         let id = match event {
-            Event::Turn(peer) | Event::ToCore(peer, _) | Event::Report(peer, ..) => peer.node.id,
+            Event::Turn(peer) | Event::Piece(peer, _) | Event::ToCore(peer, _) | Event::Report(peer, ..) => {
+                peer.node.id
+            }
             Event::AgentTurn(node) => node.id,
             Event::Messages { to, .. } => to.node.id,
             Event::Control { to, .. }

@@ -12,6 +12,9 @@ use super::{CLIENTS, Event, World};
 use crate::cluster::NodeRef;
 use crate::cluster::copies::Peer;
 
+/// From one piece of a large value to the next, and how many of them are the last before their connection ends.
+const PIECE_US_MAX: u64 = 30_000;
+const PIECES_LOST_PERCENT: u32 = 2;
 /// Clients that a node can tell of a new epoch.
 const CONNECTED_PERCENT: u32 = 15;
 
@@ -56,9 +59,32 @@ impl World {
         let Some(me) = self.nodes.get(&node).map(|node| node.me) else { return };
         let peer = Peer { node: me, core: core % CORES };
         let Some((now, core)) = self.core(peer) else { return };
-        match core.serve(now, client, &frame, is_forwarded) {
+        let served = core.serve(now, client, &frame, is_forwarded);
+        self.take_served(peer, client, frame, served);
+    }
+
+    /// More of a large set's value has come, unless its connection ends now.
+    pub(super) fn take_piece(&mut self, peer: Peer, id: u32) {
+        let is_lost = self.chance(PIECES_LOST_PERCENT);
+        let Some((now, core)) = self.core(peer) else { return };
+        if is_lost {
+            return core.lose_pieces(id);
+        }
+        if let Some((client, frame, served)) = core.take_piece(now, id) {
+            self.take_served(peer, client, frame, served);
+        }
+    }
+
+    fn take_served(&mut self, peer: Peer, client: usize, frame: Vec<u8>, served: Served) {
+        let me = peer.node;
+        match served {
             Served::Forward(core) => {
+                let node = me.id;
                 self.at(self.now_us + 10, Event::Asked { client, node, core, frame, is_forwarded: true });
+            }
+            Served::Begun(id) => {
+                let wait_us = self.random.random_range(0..PIECE_US_MAX);
+                self.at(self.now_us + wait_us, Event::Piece(peer, id));
             }
             Served::Replied { bytes, is_held } => {
                 self.note_departures(peer);
