@@ -2,7 +2,8 @@
 
 use quoit_wire::topology::CORES_MAX;
 use quoit_wire::{
-    Items, Keys, Operation, Reply, ReplyHeader, Request, RequestBody, RequestHead, RequestOptions, Status, request_head,
+    Items, Keys, Operation, Reply, ReplyHeader, Request, RequestBody, RequestFlags, RequestHead, RequestOptions,
+    Status, request_head,
 };
 
 use super::budget::Charge;
@@ -418,10 +419,14 @@ impl Core {
             bodies[index].1 += 1;
             push(&mut bodies[index].2);
         };
-        let owner = |key: &[u8]| match self.shard.route(self.shard.hash(key)) {
-            Route::Core(core) => core,
-            // A key of another node is answered `Moved` by this core's part.
-            Route::Here | Route::Moved { .. } => self.options.core,
+        let takes_any = head.flags.has(RequestFlags::ANY_COPY);
+        let owner = |key: &[u8]| match self.shard.hash(key) {
+            hash if self.shard.can_read(hash, takes_any) => self.options.core,
+            hash => match self.shard.route(hash) {
+                Route::Core(core) => core,
+                // A key of another node is answered `Moved` by this core's part.
+                Route::Here | Route::Moved { .. } => self.options.core,
+            },
         };
         let body = multi_body(head, frame)?;
         match body {

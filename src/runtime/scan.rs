@@ -109,8 +109,7 @@ pub(super) fn scan(
         let mut route = if head.key_bytes > 0 { core.shard.route(hash) } else { Route::Here };
         if let Route::Moved { .. } = route
             && head.operation == Operation::Get
-            && head.flags.has(RequestFlags::ANY_COPY)
-            && core.shard.keeps_copy(hash)
+            && core.shard.can_read(hash, head.flags.has(RequestFlags::ANY_COPY))
         {
             route = Route::Here;
         }

@@ -23,6 +23,7 @@ use crate::cluster::load::Load;
 use crate::cluster::planted::{Fault, is_planted};
 use crate::cluster::retries::WriteResult;
 use crate::samples::{Sample, SampleKind};
+use crate::store::Hit;
 use crate::time::Instant;
 
 /// What a client waits before it asks again while a vnode is between two primaries: a failover's last step takes some ms.
@@ -305,7 +306,7 @@ impl Shard {
         self.outcome(now)
     }
 
-    /// A get that any copy may answer, with what may be stale or uncommitted: it waits for nothing, and says so.
+    /// A get that any copy may answer.
     fn get_any(
         &mut self,
         now: Instant,
@@ -315,21 +316,41 @@ impl Shard {
         limits: ReplyLimits,
         output: &mut Output,
     ) -> Status {
-        if let Some(status) = self.held_back(now, hash, Need::ReadAny) {
-            return self.refuse(id, status, output);
-        }
-        let is_copy = self.cluster.as_deref().is_some_and(|cluster| cluster.copies.keeps_copy(hash));
         let start = output.bytes.len();
+        let read = self.read_any(now, hash, key, |hit| match hit {
+            Some(hit) => output.hit(id, &hit, limits),
+            None => answer(id, Status::Miss, Version::NONE, output),
+        });
+        match read {
+            Ok(status) => {
+                if self.notes_stale() {
+                    output.mark_stale(start);
+                }
+                status
+            }
+            Err(status) => self.refuse(id, status, output),
+        }
+    }
+
+    /// Reads what any copy may answer, with what may be stale or uncommitted: it waits for nothing, and
+    /// [says so](Self::notes_stale). `tell` has what was found; refused with the status to answer.
+    pub(super) fn read_any(
+        &mut self,
+        now: Instant,
+        hash: u64,
+        key: &[u8],
+        tell: impl FnOnce(Option<Hit<'_>>) -> Status,
+    ) -> Result<Status, Status> {
+        if let Some(status) = self.held_back(now, hash, Need::ReadAny) {
+            return Err(status);
+        }
         let rests_on_something = self.rests_on_something(hash);
-        let status = match is_copy {
+        let status = match self.keeps_copy(hash) {
             // The primary alone decides what lives how long.
-            true => match self.store.read_only(now, hash, key) {
-                Some(hit) => output.hit(id, &hit, limits),
-                None => answer(id, Status::Miss, Version::NONE, output),
-            },
+            true => tell(self.store.read_only(now, hash, key)),
             false => {
                 let before = self.last_write(hash);
-                let status = self.get(now, hash, key, id, limits, output);
+                let status = tell(self.store.get(now, hash, key));
                 self.settle_key(now, hash, key, before, None, None);
                 status
             }
@@ -338,10 +359,7 @@ impl Shard {
             cluster.is_stale |= rests_on_something;
             cluster.waits.clear();
         }
-        if self.notes_stale() {
-            output.mark_stale(start);
-        }
-        status
+        Ok(status)
     }
 
     /// Whether what is answered now may be stale; counted, if it is.
@@ -354,6 +372,11 @@ impl Shard {
     /// Whether this core has a copy of a vnode that it is not the primary of, for reads that any copy may answer.
     pub fn keeps_copy(&self, hash: u64) -> bool {
         self.cluster.as_deref().is_some_and(|cluster| cluster.copies.keeps_copy(hash))
+    }
+
+    /// Whether this core answers a read of the key with this hash, which any copy may answer if it `takes_any`.
+    pub fn can_read(&self, hash: u64, takes_any: bool) -> bool {
+        self.route(hash) == Route::Here || takes_any && self.keeps_copy(hash)
     }
 
     /// Carries out a complete large set in a cluster; else as [`Self::publish_large_set`].

@@ -554,6 +554,22 @@ fn any_copy_answers_with_what_it_has_and_its_version_and_changes_nothing() {
         assert_eq!(world.get_any(node, b"other").1.status, Status::Miss);
         assert_eq!(world.get(node, b"key").1.status, Status::Moved, "only who allows it is answered by a copy");
     }
+    for node in [0, 1] {
+        let mut entries = Vec::new();
+        [&b"key"[..], b"other"].iter().for_each(|key| Keys::push(key, &mut entries));
+        let keys = Keys::parse(2, &entries).unwrap();
+        let (outcome, reply) = world.ask_with(node, RequestBody::MultiGet(keys), RequestFlags::ANY_COPY, None);
+        let (hit, rest) = MultiResult::take(reply.value).unwrap();
+        let (miss, _) = MultiResult::take(rest).unwrap();
+        assert_eq!(
+            (outcome, hit.status, hit.value, hit.version),
+            (Outcome::Done, Status::Ok, &b"value"[..], written.version)
+        );
+        assert_eq!((hit.is_stale, miss.status, miss.is_stale), (node == 1, Status::Miss, node == 1));
+        let (_, moved) = world.ask_with(node, RequestBody::MultiGet(keys), RequestFlags::default(), None);
+        let moved = MultiResult::take(moved.value).unwrap().0.status;
+        assert_eq!(moved == Status::Moved, node == 1, "only who allows it is answered by a copy");
+    }
     world.now = world.now + Duration::from_millis(900);
     assert_eq!(world.get_any(1, b"key").1.status, Status::Ok, "hits on a copy keep nothing alive");
     world.now = world.now + Duration::from_millis(200);

@@ -80,7 +80,8 @@ impl Shard {
         if !matches!(head.operation, Operation::MultiGet | Operation::MultiSet) {
             return false;
         }
-        let is_here = |key| self.route(self.hash(key)) == Route::Here;
+        let takes_any = head.flags.has(RequestFlags::ANY_COPY);
+        let is_here = |key| self.can_read(self.hash(key), takes_any);
         match Request::decode(head, frame) {
             Ok(Request { body: RequestBody::MultiGet(keys), .. }) => keys.iter().all(is_here),
             Ok(Request { body: RequestBody::MultiSet(items), .. }) => items.iter().all(|item| is_here(item.key)),
@@ -156,7 +157,10 @@ impl Shard {
                 };
                 answer_write(id, result, limits, output)
             }
-            RequestBody::MultiGet(keys) => self.multi_get(now, &keys, id, limits, output),
+            RequestBody::MultiGet(keys) => {
+                let takes_any = request.head.flags.has(RequestFlags::ANY_COPY) && self.cluster.is_some();
+                self.multi_get(now, &keys, takes_any, id, limits, output)
+            }
             RequestBody::MultiSet(items) => self.multi_set(now, &items, id, output),
             RequestBody::Flush => {
                 self.store.flush(now);
@@ -285,6 +289,7 @@ impl Shard {
         &mut self,
         now: Instant,
         keys: &Keys<'_>,
+        takes_any: bool,
         id: u32,
         limits: ReplyLimits,
         output: &mut Output,
@@ -301,11 +306,10 @@ impl Shard {
             let window = &window[..count];
             self.prefetch(window.iter().map(|(_, hash)| *hash));
             for (key, hash) in window {
-                let status = match self.route(*hash) {
-                    Route::Here => self.multi_get_one(now, *hash, key, &open, limits, output),
-                    Route::Core(_) | Route::Moved { .. } => {
-                        multi_ended(Status::Moved, Version::from_u64(u64::from(self.topology.epoch)), output)
-                    }
+                let status = match self.can_read(*hash, takes_any) {
+                    true if takes_any => self.multi_get_any(now, *hash, key, &open, limits, output),
+                    true => self.multi_get_one(now, *hash, key, &open, limits, output),
+                    false => multi_ended(Status::Moved, Version::from_u64(u64::from(self.topology.epoch)), output),
                 };
                 self.counters.count(Operation::Get, status);
             }
@@ -340,6 +344,31 @@ impl Shard {
             output.mark_result_stale(start);
         }
         status
+    }
+
+    fn multi_get_any(
+        &mut self,
+        now: Instant,
+        hash: u64,
+        key: &[u8],
+        open: &OpenMulti,
+        limits: ReplyLimits,
+        output: &mut Output,
+    ) -> Status {
+        let start = output.bytes.len();
+        let read = self.read_any(now, hash, key, |hit| match hit {
+            Some(hit) => output.multi_hit(open, &hit, MULTI_REPLY_BYTES_MAX, limits),
+            None => multi_ended(Status::Miss, Version::NONE, output),
+        });
+        match read {
+            Ok(status) => {
+                if self.notes_stale() {
+                    output.mark_result_stale(start);
+                }
+                status
+            }
+            Err(status) => multi_ended(status, self.version_with(status), output),
+        }
     }
 
     fn multi_set(&mut self, now: Instant, items: &Items<'_>, id: u32, output: &mut Output) -> Status {

@@ -260,15 +260,20 @@ impl Request {
         self
     }
 
-    /// The same get, which any in-sync copy may answer: with something stale or uncommitted, perhaps, and then it says so.
-    /// Reads spread over all copies of an item by it, and go on while its primary is being replaced. It does nothing to
-    /// other requests.
+    /// The same get or multi-get, which any in-sync copy may answer: with something stale or uncommitted, perhaps, and then
+    /// it says so. Reads spread over all copies of an item by it, and go on while its primary is being replaced. It does
+    /// nothing to other requests.
     #[must_use]
     pub fn from_any_copy(mut self) -> Self {
-        if let Ask::Owner(frame) = &mut self.0
-            && frame.operation == Operation::Get
-        {
-            frame.flags = frame.flags.with(RequestFlags::ANY_COPY);
+        let change = |operation: Operation, flags: &mut RequestFlags| {
+            if matches!(operation, Operation::Get | Operation::MultiGet) {
+                *flags = flags.with(RequestFlags::ANY_COPY);
+            }
+        };
+        match &mut self.0 {
+            Ask::Owner(frame) => change(frame.operation, &mut frame.flags),
+            Ask::Entries(all) => all.iter_mut().for_each(|entries| change(entries.operation, &mut entries.flags)),
+            Ask::Anyone(_) | Ask::EachNode(_) | Ask::Refused(_) => {}
         }
         self
     }

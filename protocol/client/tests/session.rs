@@ -865,3 +865,41 @@ fn reads_that_any_copy_may_answer_spread_over_the_copies_and_say_what_may_be_sta
         assert!(!answer.is_stale);
     }
 }
+
+#[test]
+fn a_multi_get_that_any_copy_may_answer_spreads_over_the_copies_and_says_of_each_key_what_may_be_stale() {
+    let mut world = World::with(1, FAIR, &NODES[..1], PATIENT);
+    for placement in &mut world.cluster.topology.vnodes {
+        placement.replicas[0] = Seat { node: (placement.primary.node + 1) % 3, core: 1 };
+    }
+    let keys: Vec<String> = (0..40).map(|key| format!("key-{key}")).collect();
+    for key in &keys {
+        assert!(world.call(Request::set(key, key, SetOptions::default())).is_ok());
+    }
+    let all = |world: &mut World| {
+        let tag = world.submit(Request::multi_get(&keys).from_any_copy());
+        world.run_until_all_ended();
+        let (ended, Outcome::Many(answers)) = world.ended.pop_front().unwrap() else { panic!("a multi-get has many") };
+        assert_eq!(ended, tag);
+        let answers: Vec<_> = answers.into_iter().map(|answer| answer.expect("somebody answers")).collect();
+        assert!(answers.iter().zip(&keys).all(|(answer, key)| answer.value == key.as_bytes()));
+        answers.iter().filter(|answer| answer.is_stale).count()
+    };
+    let stale: Vec<usize> = (0..30).map(|_| all(&mut world)).collect();
+    let by_copies: u32 = world.cluster.answered_by_copies.values().sum();
+    assert_eq!(stale.iter().sum::<usize>(), by_copies as usize);
+    assert!((300..900).contains(&by_copies), "{by_copies} of 1,200");
+    assert_eq!(world.session.counters().redirects, 0);
+
+    // Copies that are gone, and those that leave the permission unused, cost nothing but time.
+    world.kill(NODES[2]);
+    world.cluster.topology.vnodes.iter_mut().for_each(|placement| {
+        if placement.primary.node == 2 {
+            std::mem::swap(&mut placement.primary, &mut placement.replicas[0]);
+        }
+    });
+    world.cluster.topology.epoch += 1;
+    world.tell_news();
+    world.cluster.copies_answer = false;
+    assert_eq!(all(&mut world), 0);
+}

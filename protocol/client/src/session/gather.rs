@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use quoit_wire::limits::MULTI_KEYS_MAX;
-use quoit_wire::topology::{Seat, Topology};
+use quoit_wire::topology::Seat;
 use quoit_wire::{Items, Keys, MultiResult, Operation, RequestBody, SetCondition, SetParameters, Status};
 
 use super::holds::Refusal;
@@ -59,8 +59,14 @@ pub(super) enum PartWork {
     Alone(Frame),
 }
 
-/// Cuts `entries`, whose answers go to `indexes`, into one part per core, or more where one frame would be over a limit.
-pub(super) fn cut(entries: &Entries, indexes: &[u32], topology: &Topology, body_bytes_max: usize) -> Vec<Part> {
+/// Cuts `entries`, whose answers go to `indexes`, into one part for each core that `seat_of` names, or more where one frame
+/// would be over a limit.
+pub(super) fn cut(
+    entries: &Entries,
+    indexes: &[u32],
+    seat_of: impl Fn(&[u8]) -> Seat,
+    body_bytes_max: usize,
+) -> Vec<Part> {
     let body_bytes_max = body_bytes_max.min(MULTI_BODY_BYTES_TARGET);
     let mut parts = Vec::new();
     let mut open: HashMap<Seat, Part> = HashMap::new();
@@ -87,14 +93,14 @@ pub(super) fn cut(entries: &Entries, indexes: &[u32], topology: &Topology, body_
             for (item, index) in entries.items().iter().zip(indexes) {
                 let bytes = quoit_wire::ItemEntry::BYTES + item.key.len() + item.value.len();
                 let push = |body: &mut Vec<u8>| Items::push(item, body);
-                add(topology.owner(item.key), *index, bytes, &push, &|| set_alone(item).with_flags(entries.flags));
+                add(seat_of(item.key), *index, bytes, &push, &|| set_alone(item).with_flags(entries.flags));
             }
         }
         _ => {
             for (key, index) in entries.keys().iter().zip(indexes) {
                 let bytes = quoit_wire::KeyEntry::BYTES + key.len();
                 let push = |body: &mut Vec<u8>| Keys::push(key, body);
-                add(topology.owner(key), *index, bytes, &push, &|| {
+                add(seat_of(key), *index, bytes, &push, &|| {
                     Frame::new(&RequestBody::Get { key }).with_flags(entries.flags)
                 });
             }

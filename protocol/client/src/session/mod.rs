@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use quoit_wire::topology::Topology;
-use quoit_wire::{HelloParameters, RetryToken};
+use quoit_wire::{HelloParameters, RequestFlags, RetryToken};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -531,6 +531,15 @@ impl Work {
         match self {
             Self::Owner(frame) | Self::Anyone(frame) | Self::EachNode(frame) | Self::Node(frame, _) => frame.operation,
             Self::Entries(entries) => entries.operation,
+        }
+    }
+
+    /// Whether any copy may answer it.
+    const fn takes_any_copy(&self) -> bool {
+        match self {
+            Self::Owner(frame) => frame.takes_any_copy(),
+            Self::Entries(entries) => entries.flags.has(RequestFlags::ANY_COPY),
+            Self::Anyone(_) | Self::EachNode(_) | Self::Node(..) => false,
         }
     }
 

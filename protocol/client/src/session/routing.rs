@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quoit_wire::changes::TopologyChanges;
 use quoit_wire::topology::{Seat, Topology};
-use quoit_wire::{HelloParameters, HelloReply, Operation, RequestBody, Status};
+use quoit_wire::{HelloParameters, HelloReply, Operation, RequestBody, RequestFlags, Status};
 use rand::RngExt;
 
 use super::budget::{backoff, jitter};
@@ -39,6 +39,7 @@ impl<T> Session<T> {
         if self.hold_back(key) {
             return;
         }
+        let turn = self.turn_of(key);
         let (Some(topology), Some(entry)) = (&self.map.topology, self.entries.get(key)) else {
             self.unrouted.push_back(key);
             self.wake_scout(now);
@@ -46,8 +47,7 @@ impl<T> Session<T> {
         };
         let link = match &entry.work {
             Work::Owner(frame) if frame.takes_any_copy() => {
-                let (vnode, setbacks) = (topology.vnode(frame.key()), entry.setbacks);
-                let seat = self.seat_of_any_copy(vnode, setbacks);
+                let seat = self.seat_of_any_copy(topology, topology.vnode(frame.key()), entry.setbacks, turn);
                 Some(self.link_of(seat, now))
             }
             Work::Owner(frame) => {
@@ -79,11 +79,16 @@ impl<T> Session<T> {
 
     /// Cuts a multi operation by the owners of its keys.
     fn split(&mut self, key: Key, now: Instant) {
+        let turn = self.turn_of(key);
         let (Some(topology), Some(entry)) = (&self.map.topology, self.entries.get(key)) else { return };
         let (Work::Entries(entries), Origin::Part { gather, indexes }) = (&entry.work, &entry.origin) else { return };
         let gather = *gather;
         let body_bytes_max = self.map.frame_bytes_max.saturating_sub(FRAME_OVERHEAD_BYTES);
-        let parts = cut(entries, indexes, topology, body_bytes_max);
+        let seat_of = |key: &[u8]| match entries.flags.has(RequestFlags::ANY_COPY) {
+            true => self.seat_of_any_copy(topology, topology.vnode(key), entry.setbacks, turn),
+            false => topology.owner(key),
+        };
+        let parts = cut(entries, indexes, seat_of, body_bytes_max);
         let Some(whole) = self.release(key) else { return };
         for part in parts {
             let work = match part.what {
@@ -114,20 +119,27 @@ impl<T> Session<T> {
         }
     }
 
+    /// A random number for who asks any copy: with it a request's keys go to as few cores as their copies allow.
+    fn turn_of(&mut self, key: Key) -> usize {
+        match self.entries.get(key).is_some_and(|entry| entry.work.takes_any_copy()) {
+            true => self.rng.random_range(0..usize::MAX),
+            false => 0,
+        }
+    }
+
     /// Whom to ask that any copy of `vnode` may answer: each as often as the others, but none that can't be reached. After a
-    /// copy has refused, the primary; and if that does, any again.
-    fn seat_of_any_copy(&mut self, vnode: usize, setbacks: u8) -> Seat {
-        let topology = self.map.topology.as_ref().expect("whoever asks has one");
-        let placement = topology.vnodes[vnode];
+    /// copy has refused, the primary; and if that does, any again. `turn` is of [`Self::turn_of`].
+    fn seat_of_any_copy(&self, topology: &Topology, vnode: usize, setbacks: u8, turn: usize) -> Seat {
+        let placement = &topology.vnodes[vnode];
         let is_reachable = |seat: &Seat| {
             let link = self.map.seats[usize::from(seat.node)][usize::from(seat.core)];
             link.and_then(|link| self.links.get(link)).is_none_or(|link| link.failures() == 0)
         };
-        let copies: Vec<Seat> = placement.seats().filter(is_reachable).collect();
-        match copies.len() {
+        let copies = || placement.seats().filter(is_reachable);
+        match copies().count() {
             0 => placement.primary,
             _ if setbacks % 2 == 1 => placement.primary,
-            count => copies[self.rng.random_range(0..count)],
+            count => copies().nth(turn % count).unwrap_or(placement.primary),
         }
     }
 

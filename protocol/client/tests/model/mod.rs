@@ -262,7 +262,8 @@ impl Cluster {
             let newest = kept.last_key_value().map_or(0, |(number, _)| *number);
             assert!(is_repeat || token.number > newest, "numbers rise in sending order");
         }
-        let (status, version, client_flags, value) = self.carry_out(end.node, &request.body);
+        let (status, version, client_flags, value) =
+            self.carry_out(end.node, &request.body, request.head.flags.has(RequestFlags::ANY_COPY));
         if let Some(token) = request.retry {
             let kept = Kept { status, version, value: value.clone() };
             self.sessions.entry(token.session).or_default().insert(token.number, kept);
@@ -270,7 +271,7 @@ impl Cluster {
         (status, version, client_flags, value)
     }
 
-    fn carry_out(&mut self, node: u64, body: &RequestBody<'_>) -> (Status, Version, u32, Vec<u8>) {
+    fn carry_out(&mut self, node: u64, body: &RequestBody<'_>, takes_any: bool) -> (Status, Version, u32, Vec<u8>) {
         let miss = (Status::Miss, Version::NONE, 0, Vec::new());
         match *body {
             RequestBody::Get { key } | RequestBody::GetAndTouch { key, .. } => match self.items.get(key) {
@@ -327,8 +328,10 @@ impl Cluster {
                 for key in keys.iter() {
                     let item = self.items.get(key);
                     let value = item.map_or(&[][..], |item| &item.value);
+                    let is_copy = takes_any && self.copies_answer && self.follows(node, key);
+                    *self.answered_by_copies.entry(node).or_default() += u32::from(is_copy);
                     let status = match item {
-                        _ if !self.owns(node, key) => Status::Moved,
+                        _ if !self.owns(node, key) && !is_copy => Status::Moved,
                         Some(_) if value.len() > room => Status::TooLarge,
                         Some(_) => Status::Ok,
                         None => Status::Miss,
@@ -340,7 +343,7 @@ impl Cluster {
                     } else {
                         item.map_or(Version::NONE, |item| item.version)
                     };
-                    MultiResult { status, version, client_flags: 0, retry_after_ms: 0, is_stale: false, value }
+                    MultiResult { status, version, client_flags: 0, retry_after_ms: 0, is_stale: is_copy, value }
                         .push(&mut body);
                 }
                 (Status::Ok, Version::NONE, 0, body)
