@@ -51,6 +51,12 @@ fn the_tests_that_the_contract_names_are_there() {
     let gone = names.iter().filter(|name| !sources.contains(&format!("fn {name}()")));
     let gone: Vec<&&str> = gone.chain(paths.iter().filter(|path| !root.join(path).exists())).collect();
     assert!(gone.is_empty(), "README.md names tests that are not there: {gone:?}");
+    let mut table = page.lines().skip_while(|line| !line.starts_with("| what happens |"));
+    let rows = table.by_ref().skip(2).take_while(|line| line.starts_with('|'));
+    let cells: Vec<&str> = rows.flat_map(|row| row.split('|').skip(2).take(3)).collect();
+    assert!(cells.len() >= 30, "the contract is a table: {cells:?}");
+    let unproved: Vec<&&str> = cells.iter().filter(|cell| !cell.contains("[^")).collect();
+    assert!(unproved.is_empty(), "these cells of the contract name no test: {unproved:?}");
     for cell in page.split("[^").skip(1).filter_map(|rest| rest.split_once(']')).map(|(number, _)| number) {
         assert!(notes.iter().any(|note| note.starts_with(&format!("[^{cell}]:"))), "no note {cell}");
     }

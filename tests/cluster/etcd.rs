@@ -78,6 +78,33 @@ impl Etcd {
         self.place.client_url()
     }
 
+    /// What it has under a key; waits until it answers.
+    pub(crate) fn value(&self, key: &str) -> Vec<u8> {
+        self.ask(async |client| {
+            let found = client.get(key, None).await?;
+            Ok(found.kvs().first().map(|pair| pair.value().to_vec()).unwrap_or_default())
+        })
+    }
+
+    /// Puts a value, whatever was there; waits until it answers.
+    pub(crate) fn put(&self, key: &str, value: &[u8]) {
+        self.ask(async |client| client.put(key, value, None).await.map(drop));
+    }
+
+    fn ask<T>(&self, ask: impl AsyncFn(&mut Client) -> Result<T, etcd_client::Error>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            loop {
+                if let Ok(mut client) = Client::connect([self.url()], None).await
+                    && let Ok(answer) = ask(&mut client).await
+                {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+    }
+
     /// Ends it as a crash would.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it runs");

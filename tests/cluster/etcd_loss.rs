@@ -1,6 +1,6 @@
 //! An etcd that is gone for a while: nobody's role changes.
 
-use crate::world::World;
+use crate::world::{World, assert_in_time};
 
 #[test]
 fn etcd_killed_and_restarted_changes_no_role_and_loses_nothing() {
@@ -16,4 +16,22 @@ fn etcd_killed_and_restarted_changes_no_role_and_loses_nothing() {
     assert_eq!(world.status().expect("a node answers").epoch(), epoch, "the ring is as it was");
     let report = world.end("etcd killed and restarted, --replicas 1 --write one", load);
     println!("{} client errors with a deadline of 5 s", report.number("errors"));
+}
+
+#[test]
+fn an_etcd_that_is_away_for_longer_than_the_lease_costs_answers_their_freshness_and_nothing_else() {
+    let mut world = World::found(&["a", "b", "c"], "--replicas 1 --write async");
+    world.await_whole(&["a", "b", "c"]);
+    let epoch = world.status().expect("a node answers").epoch();
+    let load = world.load("--write async");
+    world.etcd.kill();
+    // Past the lease all of them are stale: so many of them take two seconds and more.
+    world.await_stale(3_000);
+    world.etcd.restart();
+    let stale = world.await_fresh();
+    world.await_requests(3_000);
+    assert_eq!(world.status().expect("a node answers").epoch(), epoch, "the ring is as it was");
+    let report = world.end("etcd away for longer than the lease, --replicas 1 --write async", load);
+    assert_in_time(&report, report.number("errors") == 0, "no request failed");
+    println!("{stale} answers were marked stale");
 }

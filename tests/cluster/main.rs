@@ -3,6 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "figures; without --nocapture cargo keeps them to itself")]
 
+mod bad_etcd;
 mod etcd;
 mod etcd_loss;
 #[path = "../generator/mod.rs"]

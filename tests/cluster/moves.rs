@@ -36,6 +36,12 @@ fn a_join_and_a_drain_fail_no_request_for_several_keys_and_no_large_value() {
     println!("{} rounds of 256 sets and gets each, {} of a value of 1 MiB", rounds[0], rounds[1]);
     assert!(failed.is_empty(), "{failed:#?}");
     assert!(rounds.iter().all(|rounds| *rounds > 20), "too few to prove anything: {rounds:?}");
+    let told = world.answered("topology_changes");
+    assert!(told > 0, "clients are told what has changed");
+    println!(
+        "clients asked {} times for a whole topology, and were told {told} times what had changed",
+        world.answered("topology")
+    );
 }
 
 #[test]

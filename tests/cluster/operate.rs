@@ -90,6 +90,39 @@ fn a_drained_node_has_nothing_any_more_and_its_loss_costs_nothing() {
 }
 
 #[test]
+fn a_status_tells_how_far_copies_lag_and_who_is_silent() {
+    let etcd = Etcd::start();
+    let nodes = found(&etcd, &["a", "b", "c"], &["--replicas", "2", "--write", "async", "--lease", "20s"]);
+    let mut client = client(nodes["a"].address);
+    fill(&mut client);
+    let topology = client.topology().expect("a node answers");
+    let named = |name: &str| topology.nodes.iter().position(|node| node.name == name).expect("it has its name") as u16;
+    // Of a vnode that another node leads, and of which c has a copy, as of all.
+    let key =
+        (0..KEYS).map(key).find(|key| topology.owner(key.as_bytes()).node != named("c")).expect("others lead some");
+    let (silent, lag) = ("silent", |status: &Value| row(status, "c")["lag_writes"].as_u64().expect("a number"));
+    nodes["c"].signal(libc::SIGSTOP);
+    let mut written = 0;
+    let told = loop {
+        client.set(&key, "value", Default::default()).expect("it waits for no copy");
+        written += 1;
+        let status = status(&nodes["a"]);
+        if row(&status, "c")[silent] == true && lag(&status) > 0 {
+            break status;
+        }
+    };
+    assert!(lag(&told) <= written && row(&told, "c")["lag_bytes"].as_u64() > Some(0), "{told}");
+    assert_eq!((row(&told, "a")[silent].clone(), row(&told, "b")[silent].clone()), (false.into(), false.into()));
+    let (_, table, _) = cluster(&nodes["b"], &["status"]);
+    assert!(table.contains("no word from c: "), "{table}");
+    assert_eq!(nodes["b"].metric("quoit_cluster_nodes_silent"), 1);
+    nodes["c"].signal(libc::SIGCONT);
+    while lag(&status(&nodes["a"])) > 0 || row(&status(&nodes["a"]), "c")[silent] == true {}
+    assert!(nodes["c"].http_get("/topology").contains("\"lag_writes\":0"));
+    nodes.into_values().for_each(NodeProcess::stop);
+}
+
+#[test]
 fn weights_are_given_and_taken_back() {
     let etcd = Etcd::start();
     let nodes = found(&etcd, &["a", "b"], &["--replicas", "0"]);
@@ -112,6 +145,37 @@ fn weights_are_given_and_taken_back() {
 }
 
 #[test]
+fn with_fence_a_lost_etcd_stops_every_answer_and_its_return_brings_all_back() {
+    let mut etcd = Etcd::start();
+    let fence = [&REPLICATED[..], &["--on-etcd-loss", "fence"]].concat();
+    let nodes = found(&etcd, &["a", "b"], &fence);
+    let servers = nodes.values().map(|node| node.address.to_string());
+    let options = quoit_client::Options { deadline: std::time::Duration::from_millis(300), ..Default::default() };
+    let mut hasty = quoit_client::blocking::Client::connect(servers, options).expect("a node answers");
+    let mut patient = client(nodes["a"].address);
+    fill(&mut patient);
+    let is_refused = |client: &mut quoit_client::blocking::Client| match client.get(key(1)) {
+        Ok(hit) => {
+            assert!(!hit.expect("it is there").is_stale, "what is answered is good");
+            false
+        }
+        Err(_) => true,
+    };
+    etcd.kill();
+    while !is_refused(&mut hasty) {}
+    let set = |mode| Request::set(key(1), "new", Default::default()).with_write_mode(mode);
+    for mode in [WriteMode::Async, WriteMode::One, WriteMode::All] {
+        assert!(hasty.run([set(mode)]).remove(0).into_one().is_err(), "all is refused");
+    }
+    assert!(is_refused(&mut hasty) && nodes.values().all(|node| node.metric("quoit_stale_replies_total") == 0));
+    etcd.restart();
+    while is_refused(&mut hasty) {}
+    assert!(present(&mut patient).into_iter().all(|is_there| is_there), "nothing is lost, nothing refused was done");
+    assert!(patient.run([set(WriteMode::All)]).remove(0).into_one().is_ok());
+    nodes.into_values().for_each(NodeProcess::stop);
+}
+
+#[test]
 fn without_etcd_reads_are_marked_stale_async_writes_are_taken_and_others_refused() {
     let mut etcd = Etcd::start();
     let nodes = found(&etcd, &["a", "b"], &REPLICATED);
@@ -119,6 +183,15 @@ fn without_etcd_reads_are_marked_stale_async_writes_are_taken_and_others_refused
     fill(&mut client);
     let any = client.run([Request::get(key(1)).from_any_copy()]).remove(0).into_one().expect("a copy answers");
     assert_eq!(any.value, b"1");
+    let mut by_copies = 0;
+    for _ in 0..20 {
+        let several = client.run([Request::multi_get((0..KEYS).map(key)).from_any_copy()]).remove(0).into_many();
+        let several = several.expect("many").into_iter().map(|answer| answer.expect("copies answer"));
+        let several: Vec<_> = several.collect();
+        assert!(several.iter().enumerate().all(|(number, answer)| answer.value == number.to_string().as_bytes()));
+        by_copies += several.iter().filter(|answer| answer.is_stale).count();
+    }
+    assert!((1..20 * KEYS).contains(&by_copies), "{by_copies} of 20 times {KEYS}, of two copies each");
     etcd.kill();
     // Until the leases are over reads are good; then they are marked, and none fails in between.
     while !client.get(key(1)).expect("reads are answered").expect("it is there").is_stale {}

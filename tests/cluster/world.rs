@@ -249,10 +249,41 @@ impl World {
         self.nodes.keys().filter_map(of).sum()
     }
 
+    /// Waits until the nodes have marked so many answers as stale.
+    pub(crate) fn await_stale(&self, count: u64) {
+        await_true(|| self.stale_replies() >= count, || format!("answers are marked stale\n{}", self.log_tails()));
+    }
+
+    /// Waits until a while passes in which requests are answered and none of them is marked stale; how many were before.
+    pub(crate) fn await_fresh(&self) -> u64 {
+        loop {
+            let before = self.stale_replies();
+            self.await_requests(REQUESTS_BEFORE);
+            if self.stale_replies() == before {
+                return before;
+            }
+        }
+    }
+
+    fn stale_replies(&self) -> u64 {
+        self.nodes.keys().filter_map(|name| self.metric(name, "quoit_stale_replies_total")).sum()
+    }
+
     /// Waits until every node has evicted something.
     pub(crate) fn await_evictions(&self) {
         let evicts = |name: &String| self.metric(name, "quoit_evictions_total").is_some_and(|count| count > 0);
         await_true(|| self.nodes.keys().all(evicts), || format!("every node evicts\n{}", self.log_tails()));
+    }
+
+    /// Requests for an operation that the nodes have answered well.
+    pub(crate) fn answered(&self, operation: &str) -> u64 {
+        let labels = format!("operation=\"{operation}\",status=\"ok\"");
+        let count = |line: &str| line.strip_prefix("quoit_requests_total{")?.split_once("} ")?.1.parse::<f64>().ok();
+        let of = |name: &String| {
+            let metrics = self.ask(name, "GET", "/metrics")?;
+            Some(metrics.lines().filter(|line| line.contains(&labels)).filter_map(count).sum::<f64>() as u64)
+        };
+        self.nodes.keys().filter_map(of).sum()
     }
 
     fn metric(&self, name: &str, metric: &str) -> Option<u64> {
