@@ -192,12 +192,17 @@ fn without_etcd_reads_are_marked_stale_async_writes_are_taken_and_others_refused
         by_copies += several.iter().filter(|answer| answer.is_stale).count();
     }
     assert!((1..20 * KEYS).contains(&by_copies), "{by_copies} of 20 times {KEYS}, of two copies each");
+    let before = status(&nodes["a"]);
     etcd.kill();
     // Until the leases are over reads are good; then they are marked, and none fails in between.
     while !client.get(key(1)).expect("reads are answered").expect("it is there").is_stale {}
     let stale =
         (0..KEYS).filter(|number| client.get(key(*number)).expect("an answer").expect("a hit").is_stale).count();
     assert_eq!(stale, KEYS);
+    let seen = status(&nodes["b"]);
+    assert!(seen["trouble"].as_str().is_some_and(|trouble| trouble.contains("etcd does not answer")), "{seen}");
+    assert_eq!((&seen["epoch"], &row(&seen, "a")["state"]), (&before["epoch"], &"serving".into()), "as last seen");
+    assert_eq!((row(&seen, "a")["silent"].clone(), row(&seen, "b")["silent"].clone()), (false.into(), false.into()));
     let set = |mode| Request::set(key(1), "new", Default::default()).with_write_mode(mode);
     let taken = client.run([set(WriteMode::Async)]).remove(0).into_one();
     assert!(taken.is_ok(), "{taken:?}");

@@ -154,6 +154,8 @@ pub struct Agent {
     options: AgentOptions,
     keys: Keys,
     mirror: Option<Mirror>,
+    /// What the last mirror said, while there is none: for who asks. Nothing is decided by it.
+    known_before: Known,
     is_watching: bool,
     /// What the cluster was when this node first saw it.
     cluster_id: Option<u64>,
@@ -187,6 +189,7 @@ impl Agent {
             cores_alive: vec![now; usize::from(options.registration.cores)],
             options,
             mirror: None,
+            known_before: Known::default(),
             is_watching: false,
             cluster_id: None,
             ring: None,
@@ -215,7 +218,10 @@ impl Agent {
 
     /// What the cluster's keys say, as far as they have been seen.
     pub fn known(&self) -> Known {
-        self.mirror.as_ref().map(|mirror| mirror.known(&self.keys, self.ring.clone())).unwrap_or_default()
+        match &self.mirror {
+            Some(mirror) => mirror.known(&self.keys, self.ring.clone()),
+            None => Known { ring: self.ring.clone(), ..self.known_before.clone() },
+        }
     }
 
     /// Who leads, as far as it is known.
@@ -351,7 +357,7 @@ impl Agent {
     /// The next request to etcd, with its ticket. A watch has no answer but its events.
     pub fn poll_request(&mut self, now: Instant) -> Option<(u64, EtcdRequest)> {
         self.give_up_waiting(now);
-        if self.id_taken.is_some() {
+        if self.id_taken.is_some() && self.mirror.is_some() {
             self.look_who_has_the_id(now);
         }
         if let Some(request) = self.poll_keep_alive(now) {
@@ -552,6 +558,9 @@ impl Agent {
 
     /// Forgets the keys, so that they are read anew. Until then the leader writes nothing.
     fn read_again(&mut self) {
+        if self.mirror.is_some() {
+            self.known_before = self.known();
+        }
         self.mirror = None;
         self.is_watching = false;
         self.write.iter_mut().for_each(|write| write.has_failed = true);

@@ -154,6 +154,20 @@ fn a_damaged_ring_and_another_cluster_are_told_and_the_last_good_ring_stays() {
 }
 
 #[test]
+fn while_etcd_is_away_the_cluster_is_known_as_it_was_last_seen() {
+    let mut alone = Alone::founded();
+    let before = alone.agent.known();
+    assert_eq!(before.registrations.len(), 1);
+    alone.late = Duration::from_secs(3600);
+    alone.agent.handle_watch(alone.now, vec![WatchEvent::Closed]);
+    alone.run(Duration::from_secs(10));
+    assert_eq!(alone.agent.trouble(), Some(&Trouble::Unanswered));
+    let known = alone.agent.known();
+    assert_eq!((known.registrations, known.ring), (before.registrations, before.ring), "for who asks");
+    assert!(!alone.agent.leads(alone.now), "and nobody goes by it");
+}
+
+#[test]
 fn a_ring_that_went_back_is_not_followed() {
     let mut alone = Alone::founded();
     let keys = Keys::new("test");
