@@ -106,9 +106,11 @@ impl Backlog {
         let number = self.first_chunk + self.chunks.len() as u64 - 1;
         let Some(chunk) = self.chunks.back_mut() else { return };
         self.logs[vnode].places.push_back(Place::new(number, chunk.bytes.len()));
-        chunk.bytes.extend_from_slice(&(vnode as u16).to_le_bytes());
-        chunk.bytes.extend_from_slice(&sequence.to_le_bytes());
-        chunk.bytes.extend_from_slice(&(bytes as u32).to_le_bytes());
+        let mut head = [0; HEAD_BYTES];
+        head[..2].copy_from_slice(&(vnode as u16).to_le_bytes());
+        head[2..10].copy_from_slice(&sequence.to_le_bytes());
+        head[10..].copy_from_slice(&(bytes as u32).to_le_bytes());
+        chunk.bytes.extend_from_slice(&head);
         let start = chunk.bytes.len();
         put(&mut chunk.bytes);
         assert!(chunk.bytes.len() - start == bytes, "a record has as many bytes as was said");

@@ -3,11 +3,11 @@
 use quoit_wire::Version;
 use quoit_wire::limits::PEER_ENTRIES_MAX;
 use quoit_wire::peer::{
-    AckEntry, AckHead, Append, Appends, BeginHead, Change, Entries, Handover, HeartbeatEntry, KeptResult, PeerMessage,
-    ResultEntry, Run, SliceHead, TermEntry,
+    AckEntry, AckHead, Append, AppendHead, Appends, BeginHead, Change, Entries, Handover, HeartbeatEntry, KeptResult,
+    PeerMessage, ResultEntry, Run, SliceHead, TermEntry,
 };
 
-use super::ahead::ahead;
+use super::ahead::{Coming, ahead};
 use super::limits::{MOVE_TIME_MAX, PROMISE_TIME, RELY_TIME};
 use super::roles::follower_role;
 use super::{Breach, Copies, Copy, Follow, Link, Peer, Role, State, applied};
@@ -92,46 +92,42 @@ impl Copies {
         let mut acks = self.hear(from, stamp);
         let mut ahead = ahead(&appends);
         let mut first = 0;
-        let outcome = appends.iter().try_for_each(|append| {
-            acks.push(append.head.vnode);
-            let hash_of = |store: &Store, number| ahead.hash(store, first + number);
-            self.on_append(now, state, from, append, hash_of)?;
-            first += append.records.len();
+        let outcome = appends.iter().try_for_each(|Append { head, records }| {
+            acks.push(head.vnode);
+            self.on_append(now, state, from, head, |store, number| ahead.record(store, first + number))?;
+            first += records.len();
             Ok(())
         });
         self.link(from).acks = acks;
         outcome
     }
 
-    /// The next writes of one vnode. `hash_of` tells that of the key of each of its records, in their order.
-    fn on_append(
+    /// The next writes of one vnode, whose records `record_of` tells in their order.
+    fn on_append<'a>(
         &mut self,
         now: Instant,
         state: &mut State<'_>,
         from: Peer,
-        append: Append<'_>,
-        mut hash_of: impl FnMut(&Store, usize) -> u64,
+        head: AppendHead,
+        mut record_of: impl FnMut(&Store, usize) -> Option<Coming<'a>>,
     ) -> Result<(), Breach> {
-        let Append { head, records } = append;
         let vnode = usize::from(head.vnode);
         let Some(follow) = self.obey(state.store, from, head.vnode, head.term) else { return Ok(()) };
-        let mut position = state.store.sequence(vnode);
+        let position = state.store.sequence(vnode);
         if !follow.has_begun || head.first_sequence > position + 1 {
             return Ok(());
         }
         let has_siblings = follow.has_siblings;
         let mut is_short = false;
-        for (number, (record, bytes)) in records.records_with_bytes().enumerate() {
-            let sequence = head.first_sequence + number as u64;
-            if sequence <= position {
-                continue;
-            }
-            let hash = hash_of(state.store, number);
+        // Those that it has already are passed over.
+        let passed = (position + 1).saturating_sub(head.first_sequence);
+        for number in passed..u64::from(head.records) {
+            let sequence = head.first_sequence + number;
+            let Some(Coming { record, bytes, hash }) = record_of(state.store, number as usize) else { break };
             is_short = !applied(head.vnode, state.store.apply_hashed(now, vnode, hash, sequence, &record.change))?;
             if is_short {
                 break;
             }
-            position = sequence;
             self.note_idle(head.vnode, &record.change);
             if has_siblings {
                 self.backlog.push(vnode, sequence, bytes.len(), |out| out.extend_from_slice(bytes));

@@ -250,11 +250,10 @@ impl Lead {
 
     /// Finds anew what is committed; `last` is the number of the last write. What every copy that counts has.
     pub(super) fn update_committed(&mut self, own: Peer, last: u64) -> u64 {
-        let whole =
-            |member: &&Member| member.is_whole() || member.is_following() && is_planted(Fault::CatchingUpCounts);
-        let furthest = |members: &mut dyn Iterator<Item = &Member>| members.map(|member| member.applied).max();
-        let mut ones = self.members.iter().filter(|member| self.counts_for_one(member, own)).filter(whole);
-        let one = furthest(&mut ones).unwrap_or(0);
+        let is_whole =
+            |member: &Member| member.is_whole() || member.is_following() && is_planted(Fault::CatchingUpCounts);
+        let ones = self.members.iter().filter(|member| self.counts_for_one(member, own) && is_whole(member));
+        let one = ones.map(|member| member.applied).max().unwrap_or(0);
         let settled = self.settled(last);
         let all = if self.may_be_alone(own) { 0 } else { settled };
         self.committed.one = self.committed.one.max(if is_planted(Fault::OneAlone) { last } else { one });
