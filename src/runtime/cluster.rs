@@ -12,7 +12,7 @@ use quoit_wire::peer::PeerMessage;
 
 use super::core::Core;
 use super::held::Asker;
-use super::limits::{MESH_BATCH_BYTES, PEER_OUTPUT_BYTES_MAX};
+use super::limits::{MESH_BATCH_BYTES, PEER_GATHER_TIME, PEER_OUTPUT_BYTES_MAX};
 use super::mesh::Batch;
 use super::peers::{CoreEvent, PeerAddress};
 use crate::cluster::copies::{Peer, Ticket};
@@ -65,14 +65,23 @@ impl Core {
     }
 
     /// What the turn has led to in the cluster; whether anything has. Nothing without a cluster.
-    pub(super) fn turn_cluster(&mut self) -> bool {
+    ///
+    /// While the core is busy it gathers what copies are to be told, for [`PEER_GATHER_TIME`] at most: on the way to another
+    /// node each send costs as much as twenty records.
+    pub(super) fn turn_cluster(&mut self, is_busy: bool) -> bool {
         if self.shard.copies().is_none() {
             return false;
         }
         let had_waiting = self.serve_waiting();
-        self.shard.turn_cluster(self.now.instant());
+        let gathers_since = *self.gathers_since.get_or_insert(self.now);
+        let gathers = is_busy && !self.now.is_past(gathers_since, PEER_GATHER_TIME);
+        if !gathers {
+            self.gathers_since = None;
+            self.shard.turn_cluster(self.now.instant());
+        }
         self.report();
-        had_waiting | self.release_replies() | self.send_to_copies()
+        let had_any = had_waiting | self.release_replies();
+        gathers || had_any | self.send_to_copies()
     }
 
     /// How long the core may sleep, as far as its cluster is concerned.

@@ -98,6 +98,8 @@ pub(super) struct Core {
     pub held: Held,
     /// Requests that wait for their vnode; none without a cluster.
     pub waiting: Waiting,
+    /// Since when it is gathered what copies on other cores are to be told.
+    pub gathers_since: Option<Reading>,
     pub next_generation: u32,
     pub now: Reading,
     pub counters: Counters,
@@ -168,6 +170,7 @@ impl Core {
             peers,
             held,
             waiting,
+            gathers_since: None,
             next_generation: 0,
             now,
             counters: Counters::new(),
@@ -215,7 +218,7 @@ impl Core {
         self.resume_stalled();
         self.execute_ready();
         is_busy |= self.serve_mesh();
-        is_busy |= self.turn_cluster();
+        is_busy |= self.turn_cluster(is_busy);
         is_busy |= self.tell_news();
         self.tidy_touched();
         self.mesh.flush();

@@ -151,6 +151,9 @@ impl Default for TimeLimits {
 pub(super) const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 /// Bytes a peer link may have unsent; past it what is to be sent is refused, and whoever sends goes by its own backlog.
 pub(super) const PEER_OUTPUT_BYTES_MAX: usize = 4 << 20;
+/// What copies on other cores are to be told is gathered for so long at most, while the core has other work; one that has not
+/// tells at once. Longer: replies that wait for a commit leave later; shorter: more and smaller sends.
+pub(super) const PEER_GATHER_TIME: Duration = Duration::from_micros(50);
 /// First wait before a broken peer link is made again; doubles up to the longest, half of it random. A node that restarts is
 /// found soon, and a dead one is not knocked at by every core of every node.
 pub(super) const PEER_BACKOFF_FIRST: Duration = Duration::from_millis(10);

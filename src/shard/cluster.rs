@@ -188,7 +188,7 @@ impl Shard {
         });
     }
 
-    /// Once a turn, after requests and messages: tells the copies what has been evicted, and prepares what is to be sent.
+    /// After the requests and messages of a turn, or of a few: tells the copies what has been evicted, and prepares what is to be sent.
     pub fn turn_cluster(&mut self, now: Instant) {
         self.record_evictions();
         if let Some((copies, mut state)) = self.copies() {
