@@ -51,3 +51,8 @@ fn main() -> ExitCode {
     }
     ExitCode::SUCCESS
 }
+
+/// How a figure's line ends that has a goal.
+pub(crate) fn verdict(is_kept: bool) -> &'static str {
+    if is_kept { "kept" } else { "missed" }
+}
