@@ -285,6 +285,41 @@ fn a_move_is_written_when_the_target_is_ready_and_undone_when_it_is_gone() {
 }
 
 #[test]
+fn moves_begin_when_the_ring_can_be_written_and_are_written_together() {
+    let (mut leader, mut known) = leader(3);
+    known.intents.insert(2, Intent { draining: true, weight: None });
+    leader.handle_known(later(1), known.clone());
+    let ring = write(&mut leader, &mut known, later(1));
+    let begun = |leader: &mut Leader, now| {
+        let begun = |(source, order)| match order {
+            Order::BeginMove { vnode, term, target } => Some((source, Report::MoveReady { vnode, term, target })),
+            _ => None,
+        };
+        orders(leader, now).into_iter().filter_map(begun).collect::<Vec<(Seat, Report)>>()
+    };
+    assert_eq!(begun(&mut leader, later(1)), [], "it was written just now");
+    let (vnode, Roles { term, .. }) = led_by(&ring, seat(1));
+    let proposal = Report::InSync { vnode, term, number: 1, epoch: ring.epoch, in_sync: in_sync(&[]) };
+    leader.handle_report(node(1), seat(1), proposal);
+    let next = leader.poll_write(later(2)).expect("the proposal is written");
+    assert_eq!(begun(&mut leader, later(2)), [], "it is being written");
+    known.ring = Some(Arc::new(next));
+    leader.handle_known(later(2), known.clone());
+    leader.handle_write_done(later(2));
+
+    let ready = begun(&mut leader, later(3));
+    let [(one, one_ready), (two, two_ready)] = ready[..] else { panic!("two at a time: {ready:?}") };
+    leader.handle_report(node(2), one, one_ready);
+    assert_eq!(leader.poll_write(later(3)), None, "the other one is about to answer");
+    leader.handle_report(node(2), two, two_ready);
+    let moved = write(&mut leader, &mut known, later(3));
+    for vnode in [one_ready.vnode(), two_ready.vnode()] {
+        let (before, after) = (&ring.vnodes[vnode as usize], &moved.vnodes[vnode as usize]);
+        assert_eq!((after.term, after.primary == before.primary), (before.term + 1, false));
+    }
+}
+
+#[test]
 fn a_new_node_catches_up_with_a_few_vnodes_at_a_time() {
     let identity = Identity { cluster_id: 1, seed: 2, vnode_bits: 10 };
     let founding = Founding { cluster: "test".to_owned(), identity, replicas: 1, write_mode: WriteMode::One };
