@@ -200,7 +200,7 @@ impl Store {
     }
 
     /// Fetches what operations on the keys with these hashes will look at: first all their buckets, then all their items, so
-    /// the latency of memory is paid once for all of them. (Zero is no key's.)
+    /// the latency of memory is paid once for all of them. Zero, for a request without a key, does no harm.
     #[inline]
     pub fn prefetch(&self, mut hashes: impl Iterator<Item = u64>) {
         let mut window = [(0, Near::default()); PREFETCH_WINDOW];
@@ -220,7 +220,7 @@ impl Store {
         }
     }
 
-    /// The first half of [`Self::prefetch`], for writes of what is not known to be there.
+    /// The first half of [`Self::prefetch`], for keys that need not be there.
     #[inline]
     pub fn prefetch_bucket(&self, hash: u64) {
         self.index.prefetch(&self.memory, hash);
@@ -245,7 +245,7 @@ impl Store {
         }
     }
 
-    /// [`Self::get`] for all items, wherever their entries stand.
+    /// [`Self::get`] for items of every kind, and where another entry has the same mark.
     #[inline(never)]
     fn get_by_any_way(&mut self, now: Instant, hash: u64, key: &[u8]) -> Option<Hit<'_>> {
         let Some((slot, entry, head)) = self.find(hash, key) else {
@@ -547,7 +547,7 @@ impl Store {
         })
     }
 
-    /// What [`Self::find`] finds, where it is plain and has one of the first places at which to look; `None` says nothing.
+    /// What [`Self::find`] finds, where it is plain and the first entry with its mark; `None` says nothing.
     #[inline(always)]
     fn find_near_home(&self, vnode: usize, hash: u64, key: &[u8]) -> Option<(Slot, Entry, Head)> {
         let near = self.index.near(vnode, hash)?;
