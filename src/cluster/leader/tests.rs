@@ -302,17 +302,17 @@ fn moves_begin_when_the_ring_can_be_written_and_are_written_together() {
     let proposal = Report::InSync { vnode, term, number: 1, epoch: ring.epoch, in_sync: in_sync(&[]) };
     leader.handle_report(node(1), seat(1), proposal);
     let next = leader.poll_write(later(2)).expect("the proposal is written");
-    assert_eq!(begun(&mut leader, later(2)), [], "it is being written");
+    assert_eq!(begun(&mut leader, later(3)), [], "it is being written, which takes long");
     known.ring = Some(Arc::new(next));
-    leader.handle_known(later(2), known.clone());
-    leader.handle_write_done(later(2));
+    leader.handle_known(later(3), known.clone());
+    leader.handle_write_done(later(3));
 
-    let ready = begun(&mut leader, later(3));
+    let ready = begun(&mut leader, later(4));
     let [(one, one_ready), (two, two_ready)] = ready[..] else { panic!("two at a time: {ready:?}") };
     leader.handle_report(node(2), one, one_ready);
-    assert_eq!(leader.poll_write(later(3)), None, "the other one is about to answer");
+    assert_eq!(leader.poll_write(later(4)), None, "the other one is about to answer");
     leader.handle_report(node(2), two, two_ready);
-    let moved = write(&mut leader, &mut known, later(3));
+    let moved = write(&mut leader, &mut known, later(4));
     for vnode in [one_ready.vnode(), two_ready.vnode()] {
         let (before, after) = (&ring.vnodes[vnode as usize], &moved.vnodes[vnode as usize]);
         assert_eq!((after.term, after.primary == before.primary), (before.term + 1, false));
