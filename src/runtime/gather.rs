@@ -4,7 +4,7 @@
 //! over the mesh, so no core knows that its part is one; here the parts' replies are put together in the order asked.
 
 use quoit_wire::stats::{CoreStats, Stats};
-use quoit_wire::{MultiResult, Operation, Reply, Status};
+use quoit_wire::{MultiResult, Operation, Reply, Status, Version};
 
 /// One request waiting for its parts.
 #[derive(Debug)]
@@ -44,21 +44,21 @@ impl Gather {
         }
     }
 
-    /// The reply's status and body, once complete. `stats` is the node's part of a stats body.
-    pub(super) fn finish(&self, stats: impl FnOnce(Vec<CoreStats>) -> Stats) -> (Status, Vec<u8>) {
+    /// The reply's status, version and body, once complete. `stats` is the node's part of a stats body.
+    pub(super) fn finish(&self, stats: impl FnOnce(Vec<CoreStats>) -> Stats) -> (Status, Version, Vec<u8>) {
         let replies = || self.parts.iter().filter_map(|part| Reply::decode(part.reply.as_deref()?).ok().flatten());
         if let Some((failed, _)) = replies().find(|(reply, _)| reply.status != Status::Ok)
             && !matches!(self.operation, Operation::MultiGet | Operation::MultiSet)
         {
-            return (failed.status, Vec::new());
+            return (failed.status, failed.version, Vec::new());
         }
         match self.operation {
-            Operation::MultiGet | Operation::MultiSet => (Status::Ok, self.interleave()),
+            Operation::MultiGet | Operation::MultiSet => (Status::Ok, Version::NONE, self.interleave()),
             Operation::Stats => {
                 let cores = replies().filter_map(|(reply, _)| Stats::from_bytes(reply.value));
-                (Status::Ok, stats(cores.flat_map(|part| part.cores).collect()).to_bytes())
+                (Status::Ok, Version::NONE, stats(cores.flat_map(|part| part.cores).collect()).to_bytes())
             }
-            _ => (Status::Ok, Vec::new()),
+            _ => (Status::Ok, Version::NONE, Vec::new()),
         }
     }
 
@@ -76,7 +76,7 @@ impl Gather {
         for core in &self.order {
             let failed = |status| MultiResult {
                 status,
-                version: quoit_wire::Version::NONE,
+                version: Version::NONE,
                 client_flags: 0,
                 retry_after_ms: super::limits::OVERLOADED_RETRY_MS,
                 is_stale: false,

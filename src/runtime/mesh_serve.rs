@@ -399,8 +399,8 @@ impl Core {
 
     fn finish_gather(&mut self, key: u32, connection: &mut Connection) {
         let gather = self.remove_gather(key);
-        let (status, body) = gather.finish(|cores| self.node_stats(cores));
-        connection.output.reply(&Reply { value: &body, ..Reply::status(gather.id, status) });
+        let (status, version, body) = gather.finish(|cores| self.node_stats(cores));
+        connection.output.reply(&Reply { version, value: &body, ..Reply::status(gather.id, status) });
         self.shard.count(gather.operation, status);
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quoit_wire::peer::{KeptResult, Put};
-use quoit_wire::topology::vnode_of;
+use quoit_wire::topology::{Node, vnode_of};
 use quoit_wire::{
     Operation, Request, RequestBody, RequestFlags, RequestHead, RetryToken, SetParameters, Status, Version, WriteMode,
 };
@@ -282,10 +282,12 @@ impl Shard {
         let status = match refusal.or(held_back) {
             Some(_) if refusal.is_none() && self.is_deferred() => return Outcome::Later,
             Some(status) => self.refuse(id, status, output),
-            None if matches!(request.body, RequestBody::Flush) => match self.flush_in_cluster(now) {
-                Some(status) => self.refuse(id, status, output),
-                None => answer(id, Status::Ok, Version::NONE, output),
-            },
+            None if matches!(request.body, RequestBody::Flush) => {
+                match self.flush_in_cluster(now, request.head.epoch) {
+                    Some(status) => self.refuse(id, status, output),
+                    None => answer(id, Status::Ok, Version::NONE, output),
+                }
+            }
             None => {
                 let before = key.map_or(0, |_| self.last_write(hash));
                 // A reply that may have to wait is kept as bytes: it must not lie in the arena.
@@ -527,8 +529,15 @@ impl Shard {
         self.cluster.as_deref().is_some_and(|cluster| cluster.copies.dependency(hash).is_some())
     }
 
-    /// Flushes what this core leads; or says why nothing is flushed.
-    fn flush_in_cluster(&mut self, now: Instant) -> Option<Status> {
+    /// Flushes what this core leads; or says why nothing is flushed. Every core there is has its part of a flush, all by one
+    /// topology: a vnode that goes from one to another meanwhile would be flushed by neither. Nor can this life of the node
+    /// answer for an earlier one that the topology still names: what that one leads, a copy of it may go on with.
+    fn flush_in_cluster(&mut self, now: Instant, epoch: u32) -> Option<Status> {
+        let is_earlier = |node: &Node| node.id == self.node_id && node.incarnation != self.incarnation;
+        let is_sure = self.node.is_some() && !self.topology.nodes.iter().any(is_earlier);
+        if epoch != self.topology.epoch || !is_sure {
+            return Some(Status::Moved);
+        }
         self.record_evictions();
         let cluster = self.cluster.as_deref_mut()?;
         let mut state = State { store: &mut self.store, retries: &mut self.retries };

@@ -211,7 +211,8 @@ impl World {
         retry: Option<RetryToken>,
     ) -> (Outcome, Reply<'static>) {
         let mut frame = Vec::new();
-        body.encode(1, RequestOptions { retry, flags, ..RequestOptions::default() }, &mut frame);
+        let epoch = self.shards[node].topology().epoch;
+        body.encode(1, RequestOptions { epoch, retry, flags, ..RequestOptions::default() }, &mut frame);
         let head = request_head(&frame, 1 << 20).unwrap().unwrap();
         let request = Request::decode(head, &frame).unwrap();
         let hash = request.body.key().map_or(0, |key| self.shards[node].hash(key));
@@ -671,4 +672,24 @@ fn a_copy_that_was_short_of_memory_is_filled_once_there_is_less() {
     world.pump(15_000);
     assert_eq!(progress(&world), "following");
     assert_eq!(world.shards[1].store.items(), 1);
+}
+
+#[test]
+fn a_flush_by_another_topology_than_the_cores_is_refused() {
+    let mut world = World::new(2);
+    assert_eq!(world.set(b"key", b"value", WriteMode::Async).1.status, Status::Ok);
+    let own = u64::from(world.ring.epoch);
+    for epoch in [0, world.ring.epoch - 1, world.ring.epoch + 1] {
+        let mut frame = Vec::new();
+        RequestBody::Flush.encode(1, RequestOptions { epoch, ..RequestOptions::default() }, &mut frame);
+        let head = request_head(&frame, 1 << 20).unwrap().unwrap();
+        let limits = ReplyLimits { pin_bytes_min: usize::MAX, copy_bytes_max: usize::MAX, retry_after_ms: 9 };
+        let mut output = Output::default();
+        assert_eq!(world.shards[0].execute_frame(world.now, head, &frame, 0, limits, &mut output), Outcome::Done);
+        let (reply, _) = Reply::decode(&output.bytes).unwrap().unwrap();
+        assert_eq!((reply.status, reply.version.as_u64()), (Status::Moved, own), "asked by epoch {epoch}");
+    }
+    assert_eq!(world.get(0, b"key").1.status, Status::Ok, "nothing was flushed");
+    assert_eq!(world.ask(0, RequestBody::Flush, WriteMode::Async, None).1.status, Status::Ok);
+    assert_eq!(world.get(0, b"key").1.status, Status::Miss);
 }

@@ -13,7 +13,7 @@ use quoit_wire::{Status, Version};
 use crate::store::DepartureCause;
 
 use super::history::{
-    Ask, COUNTER_BASE, Cause, Execution, FILLING, FILLING_WORDS, History, Operation, Outcome, Subject,
+    Ask, COUNTER_BASE, Cause, Execution, FILLING, FILLING_WORDS, Flushed, History, Operation, Outcome, Subject,
 };
 
 /// Clocks run by up to a twentieth faster: a time to live ends that much earlier.
@@ -27,7 +27,26 @@ const COPY_LATE_US_MAX: u64 = 10_000_000;
 /// Everything in the history that can't be; with the key.
 pub(super) fn check(history: &History) -> Vec<(Subject, String)> {
     let keys = 0..history.executions.len();
-    keys.flat_map(|key| Key::new(history, key).check().into_iter().map(move |text| (Subject::Key(key), text))).collect()
+    let found =
+        keys.flat_map(|key| Key::new(history, key).check().into_iter().map(move |text| (Subject::Key(key), text)));
+    found.chain(missed_by_flushes(history)).collect()
+}
+
+/// A flush that was carried out has emptied every vnode.
+fn missed_by_flushes(history: &History) -> Vec<(Subject, String)> {
+    let is_done = |operation: &Operation| operation.ask == Ask::Flush && operation.told().is_some();
+    let mut found = Vec::new();
+    for (number, operation) in history.operations.iter().enumerate().filter(|(_, operation)| is_done(operation)) {
+        let emptied = |vnode: usize| history.flushed.iter().any(|it| it.operation == number && it.vnode == vnode);
+        if let Some(vnode) = history.vnodes.iter().find(|vnode| !emptied(**vnode)) {
+            let Operation { mode, client, invoked_us, finished_us, .. } = operation;
+            let (from, to) = (*invoked_us as f64 / 1e6, *finished_us as f64 / 1e6);
+            let text =
+                format!("flush {number} ({mode:?}, client {client}, {from:.3} s to {to:.3} s) missed vnode {vnode}");
+            found.push((Subject::Vnode(*vnode), text));
+        }
+    }
+    found
 }
 
 struct Key<'a> {
@@ -58,7 +77,8 @@ impl<'a> Key<'a> {
             Point::Wrote(version) | Point::Read(version) => Some(version),
             Point::Missed => None,
         });
-        let mut durable: Vec<Version> = told.filter(|version| this.waited(*version)).collect();
+        let flushed = this.flushed().map(|it| it.version);
+        let mut durable: Vec<Version> = told.filter(|version| this.waited(*version)).chain(flushed).collect();
         durable.sort();
         durable.dedup();
         this.durable = durable;
@@ -67,7 +87,7 @@ impl<'a> Key<'a> {
 
     fn check(mut self) -> Vec<String> {
         // The points of what has ended, with when; those of async writes bind nobody.
-        let mut ended: Vec<(u64, Version)> = Vec::new();
+        let mut ended: Vec<(u64, Version)> = self.flushed().map(|it| (it.told_us, it.version)).collect();
         for (number, operation) in self.history.operations.iter().enumerate() {
             if operation.key != self.key {
                 continue;
@@ -237,7 +257,7 @@ impl<'a> Key<'a> {
     fn ends(&self, operation: &Operation) -> Vec<(Version, bool)> {
         let mut ends = vec![(Version::NONE, false)];
         for execution in self.executions.iter().filter(|it| it.at_us <= operation.finished_us) {
-            if self.writer(execution).ask == Ask::Delete {
+            if matches!(self.writer(execution).ask, Ask::Delete | Ask::Flush) {
                 ends.push((execution.version, false));
             } else if self.may_have_ended(execution.version, operation.finished_us) {
                 ends.push((execution.version, true));
@@ -309,6 +329,7 @@ impl<'a> Key<'a> {
                 continue;
             }
             let between = self.executions.iter().filter(|it| before < it.version && it.version <= after);
+            let between = between.filter(|it| self.writer(it).ask == Ask::Increment);
             let mut writers: Vec<usize> = between.map(|it| it.operation).collect();
             writers.sort_unstable();
             writers.dedup();
@@ -335,6 +356,13 @@ impl<'a> Key<'a> {
     fn operations(&self) -> impl Iterator<Item = (usize, &'a Operation)> + use<'a> {
         let key = self.key;
         self.history.operations.iter().enumerate().filter(move |(_, operation)| operation.key == key)
+    }
+
+    /// What flushes that wait for copies have emptied this key's vnode, as far as their clients were told.
+    fn flushed(&self) -> impl Iterator<Item = Flushed> + use<'a> {
+        let (history, vnode) = (self.history, self.history.vnodes[self.key]);
+        let waits = |flushed: &Flushed| history.operations[flushed.operation].waits_for_copies();
+        history.flushed.iter().copied().filter(move |it| it.vnode == vnode && waits(it))
     }
 
     fn execution(&self, version: Version) -> Option<Execution> {

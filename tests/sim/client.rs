@@ -11,7 +11,7 @@ use quoit_wire::{
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::history::{Ask, COUNTER_BASE, FILLING, FILLING_WORDS, History, Operation, Outcome};
+use super::history::{Ask, COUNTER_BASE, EVERY_KEY, FILLING, FILLING_WORDS, History, Operation, Outcome};
 
 /// Keys of lists, then of lists that live for a while, then of counters.
 const LISTS: usize = 8;
@@ -24,6 +24,8 @@ const ATTEMPT_US_MAX: u64 = 500_000;
 const DEADLINE_US: u64 = 5_000_000;
 /// Reads that any copy may answer.
 const ANY_PERCENT: u32 = 10;
+/// Asks that are flushes.
+const FLUSHES_PER_MILLE: u32 = 2;
 /// From an answer to the next ask.
 const THINKING_US: std::ops::Range<u64> = 1_000..75_000;
 
@@ -41,12 +43,11 @@ pub(super) struct Load {
     pub(super) is_plain: bool,
 }
 
-/// What the client asks of the world.
-pub(super) enum Step {
-    /// Send this to the core of the node with this id.
-    Send { node: u64, core: u16, frame: Vec<u8> },
-    /// Nothing yet.
-    Wait,
+/// What a client asks of the core of the node with this id.
+pub(super) struct Letter {
+    pub(super) node: u64,
+    pub(super) core: u16,
+    pub(super) frame: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -72,6 +73,19 @@ struct Asking {
     attempt: Option<u32>,
     /// An attempt may have been carried out.
     is_in_doubt: bool,
+    /// Of a flush, every core there is by the topology of this epoch.
+    parts: Vec<Part>,
+    parts_epoch: u32,
+}
+
+/// One core's part of a flush.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    node: u64,
+    core: u16,
+    /// The request of it that was sent last.
+    attempt: Option<u32>,
+    is_done: bool,
 }
 
 impl Client {
@@ -105,16 +119,17 @@ impl Client {
         now_us: u64,
         nodes: &[u64],
         load: Load,
-    ) -> Step {
+    ) -> Vec<Letter> {
         if let Some(asking) = &mut self.asking {
-            if asking.attempt.take().is_some() {
+            let has_waited = asking.parts.iter().any(|part| part.attempt.is_some() && !part.is_done);
+            if asking.attempt.take().is_some() || has_waited {
                 // Nobody answered: whether it was carried out is not known, and the topology may be old.
                 (asking.is_in_doubt, self.is_outdated) = (true, true);
             }
             if now_us >= asking.deadline_us {
                 let outcome = if asking.is_in_doubt { Outcome::Unknown } else { Outcome::Refused };
                 self.end(random, history, now_us, outcome);
-                return Step::Wait;
+                return Vec::new();
             }
         } else {
             self.begin(random, history, now_us, load);
@@ -124,8 +139,15 @@ impl Client {
 
     fn begin(&mut self, random: &mut StdRng, history: &mut History, now_us: u64, load: Load) {
         let key = load.hot.map_or(0..KEYS, |first| first..first + HOT_KEYS);
-        let key = random.random_range(key);
-        let ask = if load.only_reads { Ask::Get } else { self.choose(random, key, load.is_plain) };
+        let is_flush = !load.only_reads && !load.is_plain && random.random_range(0..1000) < FLUSHES_PER_MILLE;
+        let key = if is_flush { EVERY_KEY } else { random.random_range(key) };
+        let ask = if is_flush {
+            Ask::Flush
+        } else if load.only_reads {
+            Ask::Get
+        } else {
+            self.choose(random, key, load.is_plain)
+        };
         let takes_any = ask == Ask::Get && random.random_range(0..100) < ANY_PERCENT;
         let ask = if takes_any { Ask::GetAny } else { ask };
         let mode = match random.random_range(0..10) {
@@ -150,7 +172,15 @@ impl Client {
             outcome: Outcome::Pending,
         });
         let deadline_us = now_us + DEADLINE_US;
-        self.asking = Some(Asking { operation, token, deadline_us, attempt: None, is_in_doubt: false });
+        self.asking = Some(Asking {
+            operation,
+            token,
+            deadline_us,
+            attempt: None,
+            is_in_doubt: false,
+            parts: Vec::new(),
+            parts_epoch: 0,
+        });
     }
 
     fn choose(&self, random: &mut StdRng, key: usize, is_plain: bool) -> Ask {
@@ -180,10 +210,9 @@ impl Client {
         }
     }
 
-    fn send(&mut self, random: &mut StdRng, history: &mut History, now_us: u64, nodes: &[u64]) -> Step {
-        let Some(asking) = &mut self.asking else { return Step::Wait };
+    fn send(&mut self, random: &mut StdRng, history: &mut History, now_us: u64, nodes: &[u64]) -> Vec<Letter> {
+        let Some(asking) = &mut self.asking else { return Vec::new() };
         self.wake_us = now_us + ATTEMPT_US_MAX;
-        let id = u32::try_from(history.attempts.len()).expect("few attempts") + 1;
         let mut frame = Vec::new();
         let topology = match &self.topology {
             Some(topology) if !self.is_outdated => topology,
@@ -191,11 +220,14 @@ impl Client {
                 let node = nodes[random.random_range(0..nodes.len())];
                 let known_epoch = known.as_ref().map_or(0, |known| known.epoch);
                 RequestBody::Topology { known_epoch }.encode(u32::MAX, RequestOptions::default(), &mut frame);
-                return Step::Send { node, core: 0, frame };
+                return vec![Letter { node, core: 0, frame }];
             }
         };
+        if history.operations[asking.operation].ask == Ask::Flush {
+            return asking.send_parts(history, topology);
+        }
+        let id = history.begin_attempt(asking.operation);
         let operation = &history.operations[asking.operation];
-        history.attempts.push(asking.operation);
         asking.attempt = Some(id);
         let key = key_name(operation.key);
         let seat = match operation.ask {
@@ -207,7 +239,7 @@ impl Client {
         };
         let Some(node) = topology.nodes.get(usize::from(seat.node)) else {
             self.is_outdated = true;
-            return Step::Wait;
+            return Vec::new();
         };
         let mut flags = RequestFlags::default();
         if operation.ask == Ask::GetAny {
@@ -221,7 +253,7 @@ impl Client {
         }
         let options = RequestOptions { epoch: topology.epoch, flags, trace: None, retry: asking.token };
         encode(asking.operation, operation.ask, &key, id, options, &mut frame);
-        Step::Send { node: node.id, core: seat.core, frame }
+        vec![Letter { node: node.id, core: seat.core, frame }]
     }
 
     /// A reply has come; whether it made the client ready to go on at once.
@@ -230,6 +262,9 @@ impl Client {
         if reply.id == u32::MAX {
             self.take_topology(now_us, &reply);
             return;
+        }
+        if self.asking.as_ref().is_some_and(|asking| asking.parts.iter().any(|part| part.attempt == Some(reply.id))) {
+            return self.handle_part(random, history, now_us, &reply);
         }
         let Some(asking) = self.asking.as_mut().filter(|asking| asking.attempt == Some(reply.id)) else { return };
         match reply.status {
@@ -264,6 +299,34 @@ impl Client {
         }
     }
 
+    /// A core has answered its part of a flush. What was refused, or may not be whole, is asked again.
+    fn handle_part(&mut self, random: &mut StdRng, history: &mut History, now_us: u64, reply: &Reply<'_>) {
+        let Some(asking) = &mut self.asking else { return };
+        let Some(part) = asking.parts.iter_mut().find(|part| part.attempt == Some(reply.id)) else { return };
+        part.attempt = None;
+        match reply.status {
+            Status::Ok => {
+                part.is_done = true;
+                history.note_flushed(asking.operation, reply.id, now_us);
+                if asking.parts.iter().all(|part| part.is_done) {
+                    let (status, version) = (Status::Ok, Version::NONE);
+                    let outcome = Outcome::Answered { status, version, value: Vec::new(), is_stale: false };
+                    self.end(random, history, now_us, outcome);
+                }
+            }
+            Status::Moved => {
+                // Another core's vnodes may have come and gone meanwhile: all of it is asked anew.
+                (self.is_outdated, asking.is_in_doubt) = (true, true);
+                asking.parts.clear();
+                self.wake_us = now_us + random.random_range(1_000..30_000);
+            }
+            _ => {
+                asking.is_in_doubt = true;
+                self.wake_us = self.wake_us.min(now_us + random.random_range(5_000..50_000));
+            }
+        }
+    }
+
     fn take_topology(&mut self, now_us: u64, reply: &Reply<'_>) {
         self.is_outdated = false;
         if !reply.value.is_empty()
@@ -272,7 +335,9 @@ impl Client {
         {
             self.topology = Some(topology);
         }
-        if self.asking.as_ref().is_some_and(|asking| asking.attempt.is_none()) {
+        let is_idle =
+            |asking: &Asking| asking.attempt.is_none() && asking.parts.iter().all(|part| part.attempt.is_none());
+        if self.asking.as_ref().is_some_and(is_idle) {
             self.wake_us = now_us;
         }
     }
@@ -282,6 +347,29 @@ impl Client {
         let operation = &mut history.operations[asking.operation];
         (operation.finished_us, operation.outcome) = (now_us, outcome);
         self.wake_us = now_us + random.random_range(THINKING_US);
+    }
+}
+
+impl Asking {
+    /// Asks every core for its part of a flush that has not answered; of another topology, all of them.
+    fn send_parts(&mut self, history: &mut History, topology: &Topology) -> Vec<Letter> {
+        if self.parts.is_empty() || self.parts_epoch != topology.epoch {
+            let cores = topology.nodes.iter().flat_map(|node| (0..node.cores).map(|core| (node.id, core)));
+            self.parts = cores.map(|(node, core)| Part { node, core, attempt: None, is_done: false }).collect();
+            self.parts_epoch = topology.epoch;
+        }
+        let mode = history.operations[self.operation].mode;
+        let flags = RequestFlags::default().with_write_mode(mode);
+        let options = RequestOptions { epoch: topology.epoch, flags, trace: None, retry: None };
+        let mut letters = Vec::new();
+        for part in self.parts.iter_mut().filter(|part| !part.is_done) {
+            let id = history.begin_attempt(self.operation);
+            part.attempt = Some(id);
+            let mut frame = Vec::new();
+            RequestBody::Flush.encode(id, options, &mut frame);
+            letters.push(Letter { node: part.node, core: part.core, frame });
+        }
+        letters
     }
 }
 
@@ -315,6 +403,7 @@ fn encode(operation: usize, ask: Ask, key: &[u8], id: u32, options: RequestOptio
         Ask::Append => RequestBody::Append { key, value: &number }.encode(id, options, frame),
         Ask::Delete => RequestBody::Delete { key }.encode(id, options, frame),
         Ask::Touch { ttl_ms } => RequestBody::Touch { key, ttl_ms }.encode(id, options, frame),
+        Ask::Flush => unreachable!("a flush is sent in parts"),
         Ask::Increment => {
             let initial = i64::try_from(operation).expect("few operations") * COUNTER_BASE;
             let parameters = IncrementParameters { delta: 1, initial, ttl_ms: 0, create: 1 };

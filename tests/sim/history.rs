@@ -9,6 +9,9 @@ use crate::store::DepartureCause;
 /// Counters begin at the number of the write that made them times this, so that a new beginning shows.
 pub(super) const COUNTER_BASE: i64 = 1_000_000;
 
+/// The key of an operation that is for all of them.
+pub(super) const EVERY_KEY: usize = usize::MAX;
+
 /// Words of filling behind the number in a large value, each of them this one.
 pub(super) const FILLING: u32 = u32::MAX;
 pub(super) const FILLING_WORDS: usize = 700;
@@ -49,6 +52,8 @@ pub(super) enum Ask {
         ttl_ms: u64,
     },
     Increment,
+    /// Every key is to be gone that was there when it was asked.
+    Flush,
 }
 
 /// How an operation ended for its client.
@@ -100,6 +105,23 @@ pub(super) struct Gone {
     pub(super) follows: bool,
 }
 
+/// A vnode that a flush has emptied, whether or not anybody learnt of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Emptied {
+    pub(super) attempt: u32,
+    pub(super) vnode: usize,
+    pub(super) version: Version,
+}
+
+/// An emptied vnode of which the flush's client was told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flushed {
+    pub(super) operation: usize,
+    pub(super) told_us: u64,
+    pub(super) vnode: usize,
+    pub(super) version: Version,
+}
+
 /// Why an item may be gone, beside deletes, its time to live and what has left by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
@@ -119,6 +141,8 @@ pub(super) struct History {
     /// Writes that were carried out, by key.
     pub(super) executions: Vec<Vec<Execution>>,
     pub(super) causes: Vec<Vec<(Version, Cause)>>,
+    pub(super) emptied: Vec<Emptied>,
+    pub(super) flushed: Vec<Flushed>,
     /// What has left by itself, by key.
     pub(super) gone: Vec<Vec<Gone>>,
     pub(super) losses: Vec<Loss>,
@@ -137,7 +161,7 @@ impl Ask {
 
     /// Whether the write leaves an item behind.
     pub(super) fn puts(self) -> bool {
-        !matches!(self, Self::Get | Self::GetAny | Self::Delete)
+        !matches!(self, Self::Get | Self::GetAny | Self::Delete | Self::Flush)
     }
 
     /// The time to live that it gives the item, if it says so.
@@ -145,7 +169,7 @@ impl Ask {
         match self {
             Self::Set { ttl_ms } | Self::Touch { ttl_ms } => Some(ttl_ms),
             Self::SetLarge | Self::SetIfAbsent | Self::SetIfVersion(_) | Self::Increment => Some(0),
-            Self::Get | Self::GetAny | Self::Append | Self::Delete => None,
+            Self::Get | Self::GetAny | Self::Append | Self::Delete | Self::Flush => None,
         }
     }
 }
@@ -174,6 +198,19 @@ impl History {
         let keys = vnodes.len();
         let (executions, causes, gone) = (vec![Vec::new(); keys], vec![Vec::new(); keys], vec![Vec::new(); keys]);
         Self { vnodes, serves_stale, executions, causes, gone, ..Self::default() }
+    }
+
+    /// The number of a new request, for this operation.
+    pub(super) fn begin_attempt(&mut self, operation: usize) -> u32 {
+        self.attempts.push(operation);
+        u32::try_from(self.attempts.len()).expect("few attempts")
+    }
+
+    /// The client of a flush is told that this attempt at a part of it has been carried out.
+    pub(super) fn note_flushed(&mut self, operation: usize, attempt: u32, told_us: u64) {
+        let own = self.emptied.iter().filter(|it| it.attempt == attempt);
+        let flushed = own.map(|it| Flushed { operation, told_us, vnode: it.vnode, version: it.version });
+        self.flushed.extend(flushed);
     }
 
     /// Whether what was written to a vnode from this moment on may be lost by now: two of its nodes lost, and no moment

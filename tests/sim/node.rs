@@ -107,7 +107,7 @@ pub(super) enum ToCore {
 /// What became of a request.
 pub(super) enum Served {
     /// It was carried out, and this is its reply, which is `Some` ticket's or may be sent.
-    Replied { bytes: Vec<u8>, is_held: bool },
+    Replied { bytes: Vec<u8>, is_held: bool, emptied: Vec<(usize, Version)> },
     /// Another core of the node has to.
     Forward(u16),
     /// It is a large set whose value comes in pieces: the request of this number.
@@ -242,15 +242,28 @@ impl Core {
                 Route::Core(core) if !is_forwarded => return Served::Forward(core),
                 Route::Core(_) | Route::Moved { .. } => {
                     self.shard.answer_moved(&head, &mut output);
-                    return Served::Replied { bytes: output.bytes, is_held: false };
+                    return answered(output.bytes);
                 }
             }
         }
         if head.operation == WireOperation::Set && head.payload_bytes() > PIECE_BYTES && client < CLIENTS {
             return self.begin_large(now, client, head, hash, frame);
         }
+        let before = self.positions(&head);
         let outcome = self.shard.execute_frame(now, head, frame, hash, REPLY_LIMITS, &mut output);
-        self.replied(client, &head, outcome, output)
+        let after = self.positions(&head).into_iter().enumerate();
+        let emptied = after.zip(before).filter(|((_, after), before)| after != before).map(|(it, _)| it).collect();
+        match self.replied(client, &head, outcome, output) {
+            Served::Replied { bytes, is_held, .. } => Served::Replied { bytes, is_held, emptied },
+            served => served,
+        }
+    }
+
+    /// The last write of each vnode, before and after a flush.
+    fn positions(&mut self, head: &RequestHead) -> Vec<Version> {
+        let vnodes = if head.operation == WireOperation::Flush { self.shard.topology().vnodes.len() } else { 0 };
+        let (_, state) = self.copies();
+        (0..vnodes).map(|vnode| state.store.position(vnode)).collect()
     }
 
     fn begin_large(&mut self, now: Instant, client: usize, head: RequestHead, hash: u64, frame: &[u8]) -> Served {
@@ -261,7 +274,7 @@ impl Core {
                 assert!(self.arriving.insert(head.id, arriving).is_none(), "an attempt has a number of its own");
                 Served::Begun(head.id)
             }
-            Err(status) => Served::Replied { bytes: refusal(head.id, status, Version::NONE), is_held: false },
+            Err(status) => answered(refusal(head.id, status, Version::NONE)),
         }
     }
 
@@ -296,7 +309,7 @@ impl Core {
             let held = Held { client, id: head.id, is_write: head.operation.is_write(), bytes: bytes.clone() };
             assert!(self.held.insert(ticket, held).is_none(), "a ticket is issued once");
         }
-        Served::Replied { bytes, is_held: outcome != Outcome::Done }
+        Served::Replied { bytes, is_held: outcome != Outcome::Done, emptied: Vec::new() }
     }
 
     /// A turn's end: what the copies decide, and what there is to send.
@@ -328,6 +341,10 @@ impl Core {
     pub(super) fn wait_ms(&mut self, now: Instant) -> u64 {
         self.copies().0.poll_timeout(now).since(now).as_millis()
     }
+}
+
+fn answered(bytes: Vec<u8>) -> Served {
+    Served::Replied { bytes, is_held: false, emptied: Vec::new() }
 }
 
 fn refusal(id: u32, status: Status, version: Version) -> Vec<u8> {

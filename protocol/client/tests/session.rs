@@ -471,6 +471,31 @@ fn multi_operations_answer_every_key_with_its_own_in_any_weather() {
 }
 
 #[test]
+fn a_flush_covers_what_changes_hands_meanwhile() {
+    for_each_seed(40, |seed| {
+        let mut world = World::new(seed, Weather { moves: 100, ..FAIR });
+        let mut done = 0;
+        for round in 0..20 {
+            for key in 0..16 {
+                let set = Request::set(format!("key-{key}"), format!("{round}"), SetOptions::default());
+                world.call(set).expect("nothing but moves is in its way");
+            }
+            world.submit(Request::flush());
+            world.run_until_all_ended();
+            let (_, outcome) = world.ended.pop_back().expect("it has ended");
+            let is_done = outcome.into_many().is_ok_and(|answers| answers.iter().all(Result::is_ok));
+            assert!(
+                !is_done || world.cluster.items.is_empty(),
+                "round {round}: {:?} is left",
+                world.cluster.items.keys()
+            );
+            done += u32::from(is_done);
+        }
+        assert!(done > 10, "only {done} flushes of 20 were done in time");
+    });
+}
+
+#[test]
 fn in_fair_weather_nothing_fails_and_the_order_of_sending_holds() {
     for_each_seed(30, |seed| {
         let mut world = World::new(seed, FAIR);

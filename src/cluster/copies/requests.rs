@@ -192,7 +192,18 @@ impl Copies {
             let hash = (vnode as u64).checked_shl(64 - u32::from(bits)).unwrap_or(0);
             self.admit(now, hash, Need::Write(mode))
         };
-        let answers: Vec<Admission> = (0..self.copies.len()).map(admit).collect();
+        let own = self.seat_of(self.own);
+        let leads_by_ring = |vnode: usize| {
+            let primary = self.ring.as_ref().and_then(|ring| ring.vnodes.get(vnode)).map(|roles| roles.primary);
+            own.is_some() && primary == own
+        };
+        // Who is to lead a vnode, and has heard that another core does, can't say whether that one is asked, too.
+        let answers: Vec<Admission> = (0..self.copies.len())
+            .map(|vnode| match admit(vnode) {
+                Admission::Moved if leads_by_ring(vnode) => Admission::Soon,
+                answer => answer,
+            })
+            .collect();
         let is_refusal = |answer: &&Admission| !matches!(answer, Admission::Go | Admission::Moved);
         if let Some(refusal) = answers.iter().find(is_refusal) {
             return Err(*refusal);

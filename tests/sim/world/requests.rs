@@ -1,10 +1,10 @@
 //! What clients ask and are answered, and what becomes of it at the cores.
 
-use quoit_wire::{Operation as WireOperation, Reply, Status, request_head};
+use quoit_wire::{Operation as WireOperation, Reply, Status, Version, request_head};
 use rand::RngExt;
 
-use super::super::client::{Load, Step};
-use super::super::history::{Execution, Subject};
+use super::super::client::{KEYS, Letter, Load};
+use super::super::history::{Ask, Emptied, Execution, Subject};
 use super::super::network::Place;
 use super::super::node::{CORES, Served, VALUE_BYTES_MAX};
 use super::nodes::TURN_US;
@@ -44,14 +44,16 @@ impl World {
         }
         let load = Load { only_reads: client < self.readers, hot: self.hot, is_plain: self.is_plain };
         let state = &mut self.clients[client];
-        let step = state.wake(&mut self.random, &mut self.history, now_us, &nodes, load);
+        let letters = state.wake(&mut self.random, &mut self.history, now_us, &nodes, load);
         self.at(self.clients[client].wake_us, Event::Wake(client));
         let is_reader = client < self.readers;
-        if let Step::Send { node, core, frame } = step
-            && (is_reader || self.reached_by_readers != Some(node))
-            && let Some(at_us) = self.network.arrivals(&mut self.random, now_us, Place::Clients, Place::Node(node))[0]
-        {
-            self.at(at_us, Event::Asked { client, node, core, frame, is_forwarded: false });
+        for Letter { node, core, frame } in letters {
+            if (is_reader || self.reached_by_readers != Some(node))
+                && let Some(at_us) =
+                    self.network.arrivals(&mut self.random, now_us, Place::Clients, Place::Node(node))[0]
+            {
+                self.at(at_us, Event::Asked { client, node, core, frame, is_forwarded: false });
+            }
         }
     }
 
@@ -86,7 +88,8 @@ impl World {
                 let wait_us = self.random.random_range(0..PIECE_US_MAX);
                 self.at(self.now_us + wait_us, Event::Piece(peer, id));
             }
-            Served::Replied { bytes, is_held } => {
+            Served::Replied { bytes, is_held, emptied } => {
+                self.note_emptied(peer, &bytes, &emptied);
                 self.note_departures(peer);
                 self.note_execution(peer, &frame, &bytes);
                 if !is_held {
@@ -108,6 +111,21 @@ impl World {
         }
     }
 
+    /// Vnodes that a flush has emptied: to each of their keys that is a write.
+    fn note_emptied(&mut self, by: Peer, reply: &[u8], emptied: &[(usize, Version)]) {
+        let (reply, _) = Reply::decode(reply).expect("a reply").expect("a whole reply");
+        for (vnode, version) in emptied.iter().copied() {
+            let operation = self.history.attempts[reply.id as usize - 1];
+            self.mix(version.as_u64());
+            self.note_vnode(vnode as u32, || format!("{}/{} flush {operation}: {version}", by.node.id, by.core));
+            self.history.emptied.push(Emptied { attempt: reply.id, vnode, version });
+            let execution = Execution { operation, at_us: self.now_us, by, version };
+            for key in (0..KEYS).filter(|key| self.history.vnodes[*key] == vnode) {
+                self.history.executions[key].push(execution);
+            }
+        }
+    }
+
     /// What a core carried out goes into the history, whether or not its client will learn of it.
     fn note_execution(&mut self, by: Peer, frame: &[u8], reply: &[u8]) {
         let head = request_head(frame, VALUE_BYTES_MAX).expect("a request").expect("a whole head");
@@ -117,6 +135,9 @@ impl World {
         let (reply, _) = Reply::decode(reply).expect("a reply").expect("a whole reply");
         let operation = self.history.attempts[reply.id as usize - 1];
         let (key, ask) = (self.history.operations[operation].key, self.history.operations[operation].ask);
+        if ask == Ask::Flush {
+            return;
+        }
         self.mix(reply.version.as_u64() ^ u64::from(reply.status as u8));
         self.note_key(key, || {
             format!("{}/{} op {operation} {ask:?}: {:?} {}", by.node.id, by.core, reply.status, reply.version)

@@ -6,6 +6,7 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 
 use super::super::client::{HOT_KEYS, KEYS};
+use super::super::history::Ask;
 use super::super::network::Place;
 use super::{CLIENTS, World};
 use crate::cluster::{CopyState, NodeRef, Ring, Roles};
@@ -126,7 +127,8 @@ impl World {
             return;
         };
         let operation = &self.history.operations[*operation];
-        let is_acknowledged = reply.status == Status::Ok && operation.ask.is_write() && operation.waits_for_copies();
+        let is_write = operation.ask.is_write() && operation.ask != Ask::Flush;
+        let is_acknowledged = reply.status == Status::Ok && is_write && operation.waits_for_copies();
         if is_acknowledged && self.vnode_of(operation.key) == vnode {
             self.trap = None;
             self.crash(victim.id);

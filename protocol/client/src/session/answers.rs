@@ -7,7 +7,7 @@ use quoit_wire::{Operation, RequestBody, Status};
 
 use super::budget::backoff;
 use super::connection::Replied;
-use super::gather::{PartResults, pick, read_results};
+use super::gather::{PartResults, Spread, pick, read_results};
 use super::holds::Refusal;
 use super::link::LinkState;
 use super::slab::Key;
@@ -115,11 +115,11 @@ impl<T> Session<T> {
                         }
                         None => {
                             let error = ProtocolError::Body { operation: entries.operation.name() };
-                            indexes.iter().for_each(|index| self.put(gather, *index, Err(error.clone().into())));
+                            indexes.iter().for_each(|index| self.put(gather, *index, Err(error.clone().into()), now));
                         }
                     }
                 }
-                (_, result) => indexes.iter().for_each(|index| self.put(gather, *index, result.clone())),
+                (_, result) => indexes.iter().for_each(|index| self.put(gather, *index, result.clone(), now)),
             },
             Origin::Topology => self.on_topology_missed(now),
         }
@@ -155,6 +155,12 @@ impl<T> Session<T> {
     /// request's time is up.
     fn on_moved(&mut self, told_by: Option<Key>, key: Key, epoch: u64, now: Instant) {
         self.counters.redirects += 1;
+        if self.entries.get(key).is_some_and(|entry| matches!(entry.work, Work::Node(..))) {
+            // It answers by another topology than it was asked by: then all nodes are asked again.
+            self.want_epoch(told_by, epoch, now);
+            self.conclude(key, Err(Error::from_status(Status::Moved, 0, &[])), now);
+            return self.fetch_if_due(now);
+        }
         if self.map.topology.as_ref().is_some_and(|topology| u64::from(topology.epoch) < epoch) {
             self.move_hold(told_by, key, epoch, now);
             return self.redirect(told_by, key, epoch, now);
@@ -187,7 +193,7 @@ impl<T> Session<T> {
     /// Gives the results of a part to its gather; those that are no answers yet are asked for again.
     fn take_results(&mut self, part: &Part<'_>, mut results: PartResults, sequence: u64, setbacks: u8, now: Instant) {
         for (index, result) in results.ended.drain(..) {
-            self.put(part.gather, index, result);
+            self.put(part.gather, index, result, now);
         }
         let again = |positions: &[usize]| {
             let (entries, indexes) = pick(part.entries, part.indexes, positions);
@@ -217,12 +223,25 @@ impl<T> Session<T> {
         }
     }
 
-    fn put(&mut self, gather: Key, index: u32, result: Result<Answer, Error>) {
+    fn put(&mut self, gather: Key, index: u32, result: Result<Answer, Error>, now: Instant) {
         let is_whole = self.gathers.get_mut(gather).is_some_and(|gather| gather.put(index, result));
         if is_whole && let Some(whole) = self.gathers.remove(gather) {
-            let (tag, answers) = whole.into_parts();
-            self.completions.push_back((tag, Outcome::Many(answers)));
+            match whole.into_parts() {
+                (tag, Ok(answers)) => self.completions.push_back((tag, Outcome::Many(answers))),
+                (tag, Err(spread)) => self.spread_anew(tag, spread, now),
+            }
         }
+    }
+
+    /// Asks each node again, soon or by the next topology.
+    fn spread_anew(&mut self, tag: T, spread: Spread, now: Instant) {
+        let Spread { frame, deadline, sequence, setbacks } = spread;
+        let mut entry = Entry::new(Work::EachNode(frame), Origin::Caller(tag), deadline, sequence);
+        entry.setbacks = setbacks.saturating_add(1);
+        entry.refusal = Some(Refusal { status: Status::Moved, retry_after_ms: 0 });
+        let wait = backoff(REDIRECT_WAIT_FIRST, REDIRECT_WAIT_MAX, entry.setbacks.into(), &mut self.rng);
+        let key = self.hold(entry);
+        self.try_later(key, wait, now);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::answer::Answer;
 use crate::error::{Error, ProtocolError};
 use crate::options::MULTI_BODY_BYTES_TARGET;
 use crate::request::{Entries, Frame};
+use crate::time::Instant;
 
 /// A request whose answers arrive in parts.
 #[derive(Debug)]
@@ -21,11 +22,27 @@ pub(super) struct Gather<T> {
     tag: T,
     answers: Vec<Option<Result<Answer, Error>>>,
     missing: usize,
+    /// What was asked of each node, to be asked anew where one of them goes by another topology.
+    spread: Option<Spread>,
+}
+
+/// A request to each node.
+#[derive(Debug)]
+pub(super) struct Spread {
+    pub(super) frame: Frame,
+    pub(super) deadline: Instant,
+    pub(super) sequence: u64,
+    pub(super) setbacks: u8,
 }
 
 impl<T> Gather<T> {
     pub(super) fn new(tag: T, count: usize) -> Self {
-        Self { tag, answers: vec![None; count], missing: count }
+        Self { tag, answers: vec![None; count], missing: count, spread: None }
+    }
+
+    /// What is asked of each of `count` nodes.
+    pub(super) fn of_nodes(tag: T, count: usize, spread: Spread) -> Self {
+        Self { spread: Some(spread), ..Self::new(tag, count) }
     }
 
     /// Takes the answer at `index`; `true` when it was the last one missing.
@@ -37,9 +54,14 @@ impl<T> Gather<T> {
         self.missing == 0
     }
 
-    /// The tag and the answers in the order asked; all are there.
-    pub(super) fn into_parts(self) -> (T, Vec<Result<Answer, Error>>) {
-        (self.tag, self.answers.into_iter().flatten().collect())
+    /// The tag and the answers in the order asked; all are there. Or what is to be asked of each node anew.
+    pub(super) fn into_parts(self) -> (T, Result<Vec<Result<Answer, Error>>, Spread>) {
+        let is_moved =
+            |answer: &Result<Answer, Error>| matches!(answer, Err(Error::Server { status: Status::Moved, .. }));
+        match self.spread.filter(|_| self.answers.iter().flatten().any(is_moved)) {
+            Some(spread) => (self.tag, Err(spread)),
+            None => (self.tag, Ok(self.answers.into_iter().flatten().collect())),
+        }
     }
 }
 

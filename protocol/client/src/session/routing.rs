@@ -10,7 +10,7 @@ use rand::RngExt;
 
 use super::budget::{backoff, jitter};
 use super::connection::Connection;
-use super::gather::{Gather, PartWork, cut};
+use super::gather::{Gather, PartWork, Spread, cut};
 use super::link::{Link, LinkState, Place};
 use super::slab::Key;
 use super::{Action, Entry, Fetch, LinkId, Origin, Session, Work};
@@ -58,7 +58,7 @@ impl<T> Session<T> {
             Work::Node(_, node) => {
                 let node = *node;
                 let index = topology.nodes.iter().position(|known| known.id == node);
-                // A node that left took nothing with it: what it had is another node's now.
+                // What a node had that has left is another node's now.
                 index.map(|index| self.any_link(Some(index as u16), now))
             }
             Work::EachNode(_) => return self.spread(key, now),
@@ -110,10 +110,12 @@ impl<T> Session<T> {
         let nodes: Vec<u64> = topology.nodes.iter().map(|node| node.id).collect();
         let Some(whole) = self.release(key) else { return };
         let (Work::EachNode(frame), Origin::Caller(tag)) = (whole.work, whole.origin) else { return };
-        let gather = self.gathers.insert(Gather::new(tag, nodes.len()));
+        let Entry { deadline, sequence, setbacks, .. } = whole;
+        let spread = Spread { frame: frame.clone(), deadline, sequence, setbacks };
+        let gather = self.gathers.insert(Gather::of_nodes(tag, nodes.len(), spread));
         for (index, node) in nodes.into_iter().enumerate() {
             let origin = Origin::Part { gather, indexes: vec![index as u32] };
-            let part = Entry::new(Work::Node(frame.clone(), node), origin, whole.deadline, whole.sequence);
+            let part = Entry::new(Work::Node(frame.clone(), node), origin, deadline, sequence);
             let part = self.hold(part);
             self.route(part, now);
         }

@@ -233,6 +233,9 @@ impl Cluster {
         {
             return encode(&Reply { version: self.epoch(), ..Reply::status(id, Status::Moved) });
         }
+        if matches!(request.body, RequestBody::Flush) && request.head.epoch != self.topology.epoch {
+            return encode(&Reply { version: self.epoch(), ..Reply::status(id, Status::Moved) });
+        }
         let seal = request.body.key().and_then(|key| self.sealed.get(&self.topology.vnode(key))).copied();
         if let Some(seal) = seal.filter(|seal| request.head.operation.is_write() || !seal.spares_reads) {
             self.refusals += 1;
