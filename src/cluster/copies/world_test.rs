@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::cluster::planted::{self, Fault, is_planted};
+use crate::cluster::planted::{Fault, is_planted};
 use crate::cluster::{CopyState, Member, Order, Roles};
 use crate::store::{Condition, PolicyKind, SetOutcome, StoreOptions, Write};
 use crate::time::Duration;
@@ -26,8 +26,6 @@ const KEYS: u64 = 16;
 const REPLICAS: usize = 2;
 const STEP_MS: u64 = 5;
 const LEASE_MS: u64 = 2000;
-/// Seeds within which a planted mistake is found: the rarest, an answer that no promise binds, in one of some two hundred.
-const PLANTED_SEEDS: u64 = 1500;
 
 struct Node {
     peer: Peer,
@@ -717,13 +715,19 @@ fn run_seed(seed: u64) -> World {
     world
 }
 
+/// Only a build with debug assertions can make mistakes on purpose.
+#[cfg(debug_assertions)]
 #[test]
 fn planted_mistakes_are_found() {
+    use crate::cluster::planted::plant;
+
+    /// The rarest of them, an answer that no promise binds, is found in one of some two hundred.
+    const PLANTED_SEEDS: u64 = 1500;
     let faults = [Fault::NoSeal, Fault::NoPromise, Fault::NoReadLease, Fault::OneAlone, Fault::DirtyRead];
     let is_found = |fault: &Fault| {
-        planted::plant(Some(*fault));
+        plant(Some(*fault));
         let found = (1000..1000 + PLANTED_SEEDS).find(|seed| std::panic::catch_unwind(|| run_seed(*seed)).is_err());
-        planted::plant(None);
+        plant(None);
         found.is_some()
     };
     let missed: Vec<Fault> = faults.into_iter().filter(|fault| !is_found(fault)).collect();
