@@ -6,6 +6,8 @@
 use quoit_wire::stats::{CoreStats, Stats};
 use quoit_wire::{MultiResult, Operation, Reply, Status, Version};
 
+use crate::shard::Output;
+
 /// One request waiting for its parts.
 #[derive(Debug)]
 pub(super) struct Gather {
@@ -44,22 +46,26 @@ impl Gather {
         }
     }
 
-    /// The reply's status, version and body, once complete. `stats` is the node's part of a stats body.
-    pub(super) fn finish(&self, stats: impl FnOnce(Vec<CoreStats>) -> Stats) -> (Status, Version, Vec<u8>) {
+    /// Appends the reply, once complete, and returns its status: of what isn't asked of each key by itself, all that the first
+    /// core says which could not do its part. `stats` is the node's part of a stats body.
+    pub(super) fn finish(&self, stats: impl FnOnce(Vec<CoreStats>) -> Stats, output: &mut Output) -> Status {
         let replies = || self.parts.iter().filter_map(|part| Reply::decode(part.reply.as_deref()?).ok().flatten());
         if let Some((failed, _)) = replies().find(|(reply, _)| reply.status != Status::Ok)
             && !matches!(self.operation, Operation::MultiGet | Operation::MultiSet)
         {
-            return (failed.status, failed.version, Vec::new());
+            output.reply(&Reply { id: self.id, ..failed });
+            return failed.status;
         }
-        match self.operation {
-            Operation::MultiGet | Operation::MultiSet => (Status::Ok, Version::NONE, self.interleave()),
+        let body = match self.operation {
+            Operation::MultiGet | Operation::MultiSet => self.interleave(),
             Operation::Stats => {
                 let cores = replies().filter_map(|(reply, _)| Stats::from_bytes(reply.value));
-                (Status::Ok, Version::NONE, stats(cores.flat_map(|part| part.cores).collect()).to_bytes())
+                stats(cores.flat_map(|part| part.cores).collect()).to_bytes()
             }
-            _ => (Status::Ok, Version::NONE, Vec::new()),
-        }
+            _ => Vec::new(),
+        };
+        output.reply(&Reply { value: &body, ..Reply::status(self.id, Status::Ok) });
+        Status::Ok
     }
 
     /// The results of all parts in the order the keys were asked. A part that failed whole gives its status to each key.
@@ -100,5 +106,34 @@ impl Gather {
             }
         }
         body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_core_could_not_do_is_told_with_all_that_it_says_of_it() {
+        let version = Version::from_u64(9);
+        for refusal in [
+            Reply { retry_after_ms: 7, ..Reply::status(1, Status::Overloaded) },
+            Reply { version, ..Reply::status(1, Status::Moved) },
+        ] {
+            let parts = [0, 1].map(|core| Part { core, reply: None }).into();
+            let operation = Operation::Flush;
+            let mut gather =
+                Gather { slot: 0, generation: 0, id: 5, operation, order: Vec::new(), parts, part_bytes: 0 };
+            for (core, reply) in [(1, refusal), (0, Reply::status(1, Status::Ok))] {
+                assert!(!gather.is_complete());
+                let mut frame = Vec::new();
+                reply.encode(&mut frame);
+                gather.answer(core, &frame);
+            }
+            let mut output = Output::default();
+            assert_eq!(gather.finish(|_| unreachable!("no stats were asked for"), &mut output), refusal.status);
+            let (reply, _) = Reply::decode(&output.bytes).unwrap().unwrap();
+            assert_eq!(reply, Reply { id: 5, ..refusal });
+        }
     }
 }

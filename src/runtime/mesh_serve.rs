@@ -383,7 +383,8 @@ impl Core {
         let before = gather.part_bytes;
         if gather.operation == Operation::MultiGet && !fits {
             let mut refused = Vec::new();
-            Reply::status(gather.id, Status::Overloaded).encode(&mut refused);
+            let refusal = Reply::status(gather.id, Status::Overloaded);
+            Reply { retry_after_ms: OVERLOADED_RETRY_MS, ..refusal }.encode(&mut refused);
             gather.answer(core, &refused);
         } else {
             gather.answer(core, frame);
@@ -399,8 +400,7 @@ impl Core {
 
     fn finish_gather(&mut self, key: u32, connection: &mut Connection) {
         let gather = self.remove_gather(key);
-        let (status, version, body) = gather.finish(|cores| self.node_stats(cores));
-        connection.output.reply(&Reply { version, value: &body, ..Reply::status(gather.id, status) });
+        let status = gather.finish(|cores| self.node_stats(cores), &mut connection.output);
         self.shard.count(gather.operation, status);
     }
 

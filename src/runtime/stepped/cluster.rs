@@ -46,8 +46,12 @@ impl Pair {
         let key = pair.one.key(0, 0);
         let mut client = pair.one.client(0);
         // Until links are made and the copies have said where they stand, requests are told to come later.
-        while pair.call(&mut client, &set(&key, b"first")).0 != Status::Ok {}
-        while pair.call(&mut client, &RequestBody::Flush).0 != Status::Ok {}
+        for body in [set(&key, b"first"), RequestBody::Flush] {
+            let start = Reading::now();
+            while pair.call(&mut client, &body).0 != Status::Ok {
+                assert!(!Reading::now().is_past(start, PATIENCE), "never carried out: {body:?}");
+            }
+        }
         drop(client);
         pair
     }

@@ -59,6 +59,8 @@ pub(super) struct Client {
     stream: TcpStream,
     received: Vec<u8>,
     next_id: u32,
+    /// Of the topology that its requests name.
+    epoch: u32,
     /// The version in the last reply.
     last_version: u64,
 }
@@ -160,7 +162,7 @@ impl Stepped {
         let stream = TcpStream::connect(self.addresses[core]).unwrap();
         stream.set_nonblocking(true).unwrap();
         stream.set_nodelay(true).unwrap();
-        Client { stream, received: Vec::new(), next_id: 1, last_version: 0 }
+        Client { stream, received: Vec::new(), next_id: 1, epoch: self.topology.epoch, last_version: 0 }
     }
 
     /// A client that `core` keeps and has greeted.
@@ -214,7 +216,7 @@ impl Client {
         let id = self.next_id;
         self.next_id += 1;
         let mut frame = Vec::new();
-        body.encode(id, RequestOptions::default(), &mut frame);
+        body.encode(id, RequestOptions { epoch: self.epoch, ..RequestOptions::default() }, &mut frame);
         (id, frame)
     }
 
