@@ -18,6 +18,7 @@ const STEPS_PER_WORK: usize = 4;
 const TOUCH_TTL: Duration = Duration::from_secs(30);
 /// What is timed for comparison.
 const EMPTY_LOOP: &str = "empty loop";
+const EMPTY_LOOP_TIME: std::time::Duration = std::time::Duration::from_nanos(400);
 /// The goals: of ten thousand calls all but one end within this ...
 const P9999_NANOS_MAX: u64 = 50_000;
 /// ... and all within this.
@@ -88,7 +89,7 @@ pub(crate) fn pauses(items: u64, memory_bytes: usize, secs: u64) {
         let value = [1; 32];
         calls.time("fill: set", || store.set(at, hash, &key, Write { value: &value, ..Write::default() }));
         work(&mut store, &mut calls, number, at);
-        idle(&mut calls, number);
+        idle(&mut calls);
     }
     println!("filled in {:.1} s: {} items live of {items}", began.elapsed().as_secs_f64(), store.items());
     let churn = clock::now();
@@ -123,7 +124,7 @@ pub(crate) fn pauses(items: u64, memory_bytes: usize, secs: u64) {
             calls.time("flush", || store.flush(at));
         }
         work(&mut store, &mut calls, number, at);
-        idle(&mut calls, number);
+        idle(&mut calls);
     }
     println!("churned for {secs} s: {} items live", store.items());
     calls.print();
@@ -135,7 +136,11 @@ fn work(store: &mut Store, calls: &mut Calls, number: u64, at: Instant) {
     }
 }
 
-/// What the machine does to a call that does nothing.
-fn idle(calls: &mut Calls, number: u64) {
-    calls.time(EMPTY_LOOP, || black_box(number));
+/// What the machine does to a call that does nothing for as long as most calls take: what interrupts calls of the store so
+/// many times a second interrupts one in as many of these.
+fn idle(calls: &mut Calls) {
+    calls.time(EMPTY_LOOP, || {
+        let start = clock::now();
+        while black_box(start.elapsed()) < EMPTY_LOOP_TIME {}
+    });
 }
