@@ -62,7 +62,7 @@ bench-memory: bench-programs
 bench-hits: bench-programs
 	target/release/quoit-loadgen hits --write benches/README.md $(ARGS)
 
-# About two minutes; nothing else should run meanwhile.
+# About five minutes; nothing else should run meanwhile.
 bench-cluster: setup
 	$(CARGO) build $(LOCKED) --release -p quoit -p quoit-loadgen --bins
 	$(FIRST) benches/cluster --write benches/README.md $(ARGS)
