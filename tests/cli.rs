@@ -1,5 +1,6 @@
 //! `quoit` as a person or a script meets it: the real binary, its exit codes, what it says, and how it ends.
 
+mod children;
 mod node_process;
 mod watchdog;
 mod wire_client;

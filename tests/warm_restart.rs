@@ -1,6 +1,7 @@
 //! A node that is ended and started again with the same `--state-dir` goes on with what it had; with a state that is not
 //! whole it says so, and starts empty.
 
+mod children;
 mod node_process;
 mod watchdog;
 mod wire_client;
@@ -269,12 +270,9 @@ fn the_message_of_a_refusal_names_the_file_and_what_is_wrong() {
 fn two_nodes_do_not_share_a_folder() {
     let folder = Folder::new("shared");
     let node = folder.node(&["--cores", "0"]);
-    let mut second = quoit(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--memory", "64MiB"])
-        .args(["--cores", "0", "--state-dir", folder.path()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
+    let mut second = quoit(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--memory", "64MiB"]);
+    second.args(["--cores", "0", "--state-dir", folder.path()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut second = children::spawn(second).expect("the binary runs");
     // It ends, or it is ready.
     let mut ready = String::new();
     let mut output = BufReader::new(second.stdout.take().expect("it is piped"));
@@ -313,12 +311,9 @@ fn a_node_that_is_ended_while_it_loads_leaves_the_state_as_it_was() {
     stop(node);
     // Whether the signal comes before, within or after the loading: nothing may be lost.
     for _ in 0..3 {
-        let mut child = quoit(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--memory", "128MiB"])
-            .args(["--cores", "0,0", "--state-dir", folder.path()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
+        let mut node = quoit(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--memory", "128MiB"]);
+        node.args(["--cores", "0,0", "--state-dir", folder.path()]).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = children::spawn(node).expect("the binary runs");
         let mut log = BufReader::new(child.stderr.take().expect("it is piped"));
         let mut line = String::new();
         while !line.contains("loading the saved state") {

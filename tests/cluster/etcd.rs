@@ -3,14 +3,20 @@
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use etcd_client::{Client, EventType, WatchOptions};
 
+use crate::children;
 use crate::namespaces::{self, Namespaces};
 use crate::world::unix_ms;
+
+/// Where data lies, which is on tmpfs: `quoit-etcd-PID-NUMBER`.
+const DATA_PLACE: &str = "/dev/shm";
+const DATA_PREFIX: &str = "quoit-etcd";
 
 /// Ended, and its data removed, with the test.
 pub(crate) struct Etcd {
@@ -70,7 +76,8 @@ impl Etcd {
     fn start_at(place: Place) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let data = PathBuf::from(format!("/dev/shm/quoit-etcd-{}-{number}", std::process::id()));
+        remove_what_is_left_behind();
+        let data = Path::new(DATA_PLACE).join(format!("{DATA_PREFIX}-{}-{number}", std::process::id()));
         Self { child: spawn(&data, &place), data, place }
     }
 
@@ -153,9 +160,20 @@ fn spawn(data: &Path, place: &Place) -> Child {
         .args(["--initial-cluster", &format!("test={peer}")])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("etcd runs: .ci/setup installs it")
+        .stderr(Stdio::null());
+    children::spawn(command).expect("etcd runs: .ci/setup installs it")
+}
+
+/// Tests that were killed could not remove their data.
+fn remove_what_is_left_behind() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let entries = std::fs::read_dir(DATA_PLACE).expect("tmpfs").flatten().map(|entry| entry.path());
+        for left in entries.filter(|path| children::is_left_behind(path, DATA_PREFIX)) {
+            // Another run may be at it, too.
+            let _ = std::fs::remove_dir_all(left);
+        }
+    });
 }
 
 /// What etcd deletes, as it does.

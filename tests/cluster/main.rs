@@ -4,6 +4,8 @@
 #![expect(clippy::print_stdout, reason = "figures; without --nocapture cargo keeps them to itself")]
 
 mod bad_etcd;
+#[path = "../children/mod.rs"]
+mod children;
 mod etcd;
 mod etcd_loss;
 #[path = "../generator/mod.rs"]
@@ -153,12 +155,12 @@ fn a_second_node_of_one_name_stays_out_and_says_why() {
     let etcd = Etcd::start();
     let nodes = found(&etcd, &["a"], &["--replicas", "0"]);
     let url = etcd.url();
-    let mut second = node_process::quoit(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+    let mut second = node_process::quoit(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    second
         .args(["--memory", "128MiB", "--etcd", &url, "--cluster", "test", "--node-id", "a", "--cores", "0"])
         .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
+        .stderr(std::process::Stdio::piped());
+    let mut second = children::spawn(second).expect("the binary runs");
     let log = std::io::BufReader::new(second.stderr.take().expect("piped"));
     let complaint = watchdog::within("the second node complains", || {
         std::io::BufRead::lines(log).map_while(Result::ok).find(|line| line.contains("is in use by the node at"))

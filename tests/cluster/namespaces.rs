@@ -13,11 +13,19 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
+use crate::children;
+
 /// The bridge's own address.
 pub(crate) const HUB: Ipv4Addr = Ipv4Addr::new(10, 84, 0, 1);
+
+/// Names begin so: `quoit-PID-NUMBER-NODE`.
+const PREFIX: &str = "quoit";
+/// Where `ip` keeps them.
+const PLACE: &str = "/run/netns";
 
 /// The namespaces of one test; gone with it.
 pub(crate) struct Namespaces {
@@ -29,7 +37,8 @@ impl Namespaces {
     /// One for each name, and the hub.
     pub(crate) fn new(names: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let prefix = format!("quoit-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        remove_what_is_left_behind();
+        let prefix = format!("{PREFIX}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let hub = format!("{prefix}-hub");
         let place = |(number, name): (u8, &&str)| {
             ((*name).to_owned(), (format!("{prefix}-{name}"), Ipv4Addr::new(10, 84, 0, 11 + number)))
@@ -89,15 +98,30 @@ impl Namespaces {
 impl Drop for Namespaces {
     fn drop(&mut self) {
         for namespace in self.nodes.values().map(|(namespace, _)| namespace).chain([&self.hub]) {
-            // One that was never made can't be removed.
-            let _ = Command::new("ip").args(["netns", "del", namespace]).stderr(Stdio::null()).status();
+            remove(namespace);
         }
     }
 }
 
+/// Tests that were killed could not remove theirs.
+fn remove_what_is_left_behind() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // The first namespace makes the folder.
+        let entries = std::fs::read_dir(PLACE).into_iter().flatten().flatten().map(|entry| entry.path());
+        let left = entries.filter(|path| children::is_left_behind(path, PREFIX));
+        left.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).for_each(|name| remove(&name));
+    });
+}
+
+/// One that was never made, or is removed by somebody else, can't be removed.
+fn remove(namespace: &str) {
+    let _ = Command::new("ip").args(["netns", "del", namespace]).stderr(Stdio::null()).status();
+}
+
 /// Moves the calling thread into a namespace.
 pub(crate) fn enter(namespace: &str) {
-    let file = File::open(format!("/run/netns/{namespace}")).expect("`ip netns add` has made it");
+    let file = File::open(format!("{PLACE}/{namespace}")).expect("`ip netns add` has made it");
     // SAFETY: the descriptor is open, and only the calling thread changes its network.
     let entered = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
     assert_eq!(entered, 0, "a thread of root may enter {namespace}: {}", std::io::Error::last_os_error());

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::etcd::{Etcd, Secured};
 use super::node_process::{NodeProcess, quoit};
-use super::{client, fill, found, owners, present, watchdog};
+use super::{children, client, fill, found, owners, present, watchdog};
 
 const USER: &str = "quoit";
 const PASSWORD: &str = "for this test";
@@ -126,8 +126,8 @@ fn an_etcd_with_tls_and_passwords_is_used_by_who_has_them_and_tells_the_others_w
 /// The first line of its log in which a node that does not come up says `text`.
 fn first_complaint(arguments: &[&str], text: &str) -> String {
     let mut command = quoit(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-    let mut node =
-        command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut node = children::spawn(command).expect("the binary runs");
     let log = std::io::BufReader::new(node.stderr.take().expect("it is piped"));
     let mut said = Vec::new();
     let line = watchdog::within("a node says why it stays out", || {

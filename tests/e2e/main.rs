@@ -6,6 +6,8 @@
 
 #![expect(clippy::print_stdout, reason = "the figures of a soak; without --nocapture cargo keeps them to itself")]
 
+#[path = "../children/mod.rs"]
+mod children;
 #[path = "../generator/mod.rs"]
 mod generator;
 mod life;

@@ -10,6 +10,7 @@ use std::thread;
 
 use serde_json::Value;
 
+use crate::children;
 use crate::watchdog::{self, Watch};
 
 /// A generator that runs; ended with the test.
@@ -52,7 +53,8 @@ impl Generator {
         line.arg(&json).args(arguments);
         let mut line = wrap(line);
         let command_line = format!("{line:?}");
-        let child = line.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        line.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = children::spawn(line);
         let watch = watchdog::watch("a generator of this test", watchdog::LIFE_MAX, String::new);
         Self { child: Some(child.expect("the generator starts")), command_line, json, _watch: watch }
     }

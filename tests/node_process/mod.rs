@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::children;
 use crate::watchdog::{self, Watch, within};
 
 /// Longest silence of an admin HTTP before it counts as one that does not answer.
@@ -51,7 +52,8 @@ impl NodeProcess {
 
     /// Starts the node that `command` is, and waits until it is ready.
     pub(crate) fn start_as(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = children::spawn(command).expect("the binary runs");
         let log = Box::new(BufReader::new(child.stderr.take().expect("it is piped")));
         let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut ready = String::new();
