@@ -21,6 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::cores::Cores;
 use super::etcd::{Etcd, EtcdOptionsError, Silence};
+use super::handover::Handover;
 use super::operate::{Desk, Question};
 use super::ring_log::{RingCounters, RingLog};
 use crate::cluster::agent::{Agent, AgentOptions, News};
@@ -94,8 +95,8 @@ pub(super) struct ClusterTask {
     pub joined: flume::Sender<()>,
     /// Turns true when the node is to give away what it has.
     pub leaving: watch::Receiver<bool>,
-    /// Told how many vnodes are left to give away, until there are none.
-    pub left: flume::Sender<usize>,
+    /// Told how far that is, whenever it has changed.
+    pub handover: flume::Sender<Handover>,
 }
 
 impl Joining {
@@ -277,7 +278,7 @@ impl ClusterNode {
         let events = self.task.events.clone();
         let questions = self.task.questions.clone();
         let mut leaving = self.task.leaving.clone();
-        let (mut is_leaving, mut told_left) = (false, None);
+        let (mut is_leaving, mut told) = (false, None);
         loop {
             while let Some((ticket, request)) = self.agent.poll_request(boot_time()) {
                 if let EtcdRequest::Watch { prefix, from_revision } = request {
@@ -308,10 +309,10 @@ impl ClusterNode {
                 self.take(news).await;
             }
             let all_told = self.tell_cores();
-            let left = is_leaving.then(|| self.agent.vnodes_to_give());
+            let handover = is_leaving.then(|| self.handover());
             // Where there is no room, or nobody listens any more, it is told with the next event.
-            if left != told_left && left.is_some_and(|left| self.task.left.try_send(left).is_ok()) {
-                told_left = left;
+            if handover != told && handover.clone().is_some_and(|it| self.task.handover.try_send(it).is_ok()) {
+                told = handover;
             }
 
             let now = boot_time();
@@ -360,6 +361,14 @@ impl ClusterNode {
             // The others need not wait for it to run out.
             let leave = self.etcd.clone().carry_out(EtcdRequest::LeaseRevoke { lease });
             let _ = timeout(LEAVE_TIME_MAX, leave).await;
+        }
+    }
+
+    fn handover(&self) -> Handover {
+        Handover {
+            vnodes_left: self.agent.vnodes_to_give(),
+            has_taker: self.agent.has_taker(),
+            trouble: self.agent.trouble().cloned(),
         }
     }
 

@@ -7,6 +7,7 @@ mod admin;
 pub mod cluster;
 mod cores;
 pub mod etcd;
+mod handover;
 pub mod json;
 mod loads;
 pub mod logs;
@@ -30,15 +31,13 @@ use tokio::sync::watch;
 use self::admin::{Admin, Operators};
 use self::cluster::{ClusterTask, Joining};
 use self::cores::Cores;
+use self::handover::Handover;
 use self::operate::QUESTIONS_MAX;
 use self::ring_log::RingCounters;
 use crate::runtime::{CoreEvent, CoreHandle, boot_time};
 
 /// Time between two looks whether every core still lives. A core that has failed is noticed after at most this.
 const CORE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Between two lines that tell how much a node that is told to stop still has to hand over.
-const HANDOVER_TOLD_EVERY: Duration = Duration::from_secs(2);
 
 /// Time between two looks whether a node that waits for its place in its cluster is to stop.
 const JOIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -82,8 +81,8 @@ pub struct Control {
     joined: flume::Receiver<()>,
     /// Says that the node is to leave its cluster, and when it has.
     leave: watch::Sender<bool>,
-    /// How many vnodes are left to hand over.
-    left: flume::Receiver<usize>,
+    /// How far that is.
+    handover: flume::Receiver<Handover>,
     /// Of a node of a cluster.
     drain_timeout: Option<Duration>,
     stop: watch::Sender<bool>,
@@ -135,7 +134,7 @@ impl Control {
         let (started_sender, started) = flume::bounded(1);
         let (joined_sender, joined) = flume::bounded(1);
         let (leave, leaving) = watch::channel(false);
-        let (left_sender, left) = flume::bounded(1);
+        let (handover_sender, handover) = flume::bounded(1);
         let drain_timeout = options.cluster.as_ref().map(|cluster| cluster.joining.drain_timeout());
 
         let thread_phase = Arc::clone(&phase);
@@ -169,7 +168,7 @@ impl Control {
                     counters,
                     joined: joined_sender,
                     leaving,
-                    left: left_sender,
+                    handover: handover_sender,
                 });
                 let admin = Arc::new(Admin::new(Cores::new(options.cores), shown_topology, thread_phase, operators));
                 // The receiver waits below until this is sent.
@@ -193,7 +192,7 @@ impl Control {
                 return Err(io::Error::other("the control thread ended at its start"));
             }
         }
-        Ok(Self { address, phase, cores, stop_requests, joined, leave, left, drain_timeout, stop, thread })
+        Ok(Self { address, phase, cores, stop_requests, joined, leave, handover, drain_timeout, stop, thread })
     }
 
     /// Where the admin HTTP listens.
@@ -242,32 +241,13 @@ impl Control {
         reason
     }
 
-    /// Hands over what the node has to others of its cluster, as far as that goes in `--drain-timeout`.
+    /// Hands over what the node has to others of its cluster, as far as that goes within `--drain-timeout`.
     pub fn leave_cluster(&self) {
         let Some(timeout) = self.drain_timeout else { return };
         self.leave.send_replace(true);
         let began = boot_time();
         let passed = || Duration::from_millis(boot_time().since(began).as_millis());
-        let (mut vnodes_left, mut told) = (None, None);
-        loop {
-            match self.left.recv_timeout(timeout.saturating_sub(passed())) {
-                Ok(0) => return tracing::info!("the cluster goes on without this node"),
-                Ok(left) => vnodes_left = Some(left),
-                // The control thread has ended, which it does not by itself.
-                Err(flume::RecvTimeoutError::Disconnected) => return,
-                Err(flume::RecvTimeoutError::Timeout) => break,
-            }
-            if told.is_none_or(|told: Duration| passed() >= told + HANDOVER_TOLD_EVERY) {
-                told = Some(passed());
-                let seconds_left = timeout.saturating_sub(passed()).as_secs();
-                tracing::info!(vnodes_left, seconds_left, "handing over");
-            }
-        }
-        tracing::warn!(
-            vnodes_left,
-            "not everything could be handed over within --drain-timeout: what has copies on other nodes goes on there \
-             (`quoit cluster drain` before a node is stopped takes as long as it takes)"
-        );
+        handover::wait(&self.handover, timeout, passed);
     }
 
     /// Ends the control thread: the last thing a node does.

@@ -1,5 +1,7 @@
-//! An etcd that is gone for a while: nobody's role changes.
+//! An etcd that is gone for a while: nobody's role changes, and nobody waits for it in vain.
 
+use super::etcd::Etcd;
+use super::found;
 use crate::world::{World, assert_in_time};
 
 #[test]
@@ -34,4 +36,20 @@ fn an_etcd_that_is_away_for_longer_than_the_lease_costs_answers_their_freshness_
     let report = world.end("etcd away for longer than the lease, --replicas 1 --write async", load);
     assert_in_time(&report, report.number("errors") == 0, "no request failed");
     println!("{stale} answers were marked stale");
+}
+
+#[test]
+fn a_node_that_is_told_to_stop_while_etcd_is_away_says_so_and_does_not_wait_for_it() {
+    let mut etcd = Etcd::start();
+    // It may hand over for far longer than this test waits for its end.
+    let options = ["--replicas", "1", "--write", "one", "--drain-timeout", "1h"];
+    let mut nodes = found(&etcd, &["a", "b"], &options);
+    etcd.kill();
+    let mut leaving = nodes.remove("a").expect("it is there");
+    leaving.signal(libc::SIGTERM);
+    let (code, log) = leaving.wait();
+    assert_eq!(code, Some(0), "{log}");
+    let told =
+        ["nothing can be handed over while this lasts", "etcd does not answer", "not everything could be handed over"];
+    assert!(told.iter().all(|told| log.contains(told)), "{log}");
 }

@@ -260,15 +260,21 @@ impl Agent {
         self.options.registration.leaving = true;
     }
 
-    /// Vnodes that are left to give away, as far as there is somebody to give them to.
+    /// Vnodes that are left to give away.
     pub fn vnodes_to_give(&self) -> usize {
         let own = self.options.registration.node;
         let Some((ring, slot)) = self.ring.as_ref().and_then(|ring| Some((ring, ring.slot_of(own)?))) else {
             return 0;
         };
-        let has_taker = ring.slots.iter().flatten().any(|member| member.node != own && !member.draining);
         let is_seated = |roles: &Roles| roles.primary.node == slot || roles.copies().any(|copy| copy.seat.node == slot);
-        if has_taker { ring.vnodes.iter().filter(|roles| is_seated(roles)).count() } else { 0 }
+        ring.vnodes.iter().filter(|roles| is_seated(roles)).count()
+    }
+
+    /// Whether there is another node that takes vnodes.
+    pub fn has_taker(&self) -> bool {
+        let own = self.options.registration.node;
+        let mut members = self.ring.iter().flat_map(|ring| ring.slots.iter().flatten());
+        members.any(|member| member.node != own && !member.draining)
     }
 
     /// A core's report, made under `election`.
