@@ -1,6 +1,6 @@
 //! A real etcd as a child process, its data on tmpfs; and a watch on what it deletes.
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
@@ -83,6 +83,11 @@ impl Etcd {
 
     pub(crate) fn url(&self) -> String {
         self.place.client_url()
+    }
+
+    /// Where clients reach it.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.place.address, self.place.ports[0])
     }
 
     /// What it has under a key; waits until it answers.

@@ -10,6 +10,7 @@ mod etcd;
 mod etcd_loss;
 #[path = "../generator/mod.rs"]
 mod generator;
+mod jumping_clock;
 mod kills;
 mod moves;
 mod namespaces;
@@ -20,6 +21,8 @@ mod replicas;
 mod secured;
 mod several;
 mod silence;
+mod slow_etcd;
+mod slow_link;
 #[path = "../watchdog/mod.rs"]
 mod watchdog;
 mod world;

@@ -15,8 +15,10 @@ use serde_json::Value;
 
 use crate::etcd::{Deletions, Etcd};
 use crate::generator::{Generator, Report};
+use crate::jumping_clock::JumpingClock;
 use crate::namespaces::Namespaces;
 use crate::node_process::{self, NodeProcess, metric_of};
+use crate::slow_link::SlowLink;
 
 /// The lease of the nodes, which is the default.
 pub(crate) const LEASE_MS: u64 = 2_000;
@@ -45,9 +47,20 @@ pub(crate) struct World {
     logs: Vec<(String, Arc<Mutex<String>>)>,
     deletions: Deletions,
     pub(crate) etcd: Etcd,
-    network: Option<Namespaces>,
+    around: Around,
     options: Vec<String>,
     load: &'static str,
+}
+
+/// What is not as usual around the nodes.
+#[derive(Default)]
+struct Around {
+    /// Each node is in a namespace.
+    network: Option<Namespaces>,
+    /// By way of which they reach etcd.
+    link: Option<SlowLink>,
+    /// Their wall clock.
+    clock: Option<JumpingClock>,
 }
 
 /// What the nodes say of their cluster: the answer to `/cluster`.
@@ -56,27 +69,38 @@ pub(crate) struct Status(Value);
 impl World {
     /// Nodes that found a cluster together, with `options` beside those of every node.
     pub(crate) fn found(names: &[&str], options: &str) -> Self {
-        Self::found_in(None, names, options, ROOMY)
+        Self::found_in(Etcd::start(), Around::default(), names, options, ROOMY)
     }
 
     /// The same with nodes that have to evict.
     pub(crate) fn found_narrow(names: &[&str], options: &str) -> Self {
-        Self::found_in(None, names, options, NARROW)
+        Self::found_in(Etcd::start(), Around::default(), names, options, NARROW)
     }
 
     /// The same, each node in a network namespace of its own.
     pub(crate) fn found_in_namespaces(names: &[&str], options: &str) -> Self {
-        Self::found_in(Some(Namespaces::new(names)), names, options, ROOMY)
+        let network = Namespaces::new(names);
+        let etcd = Etcd::start_in(&network);
+        Self::found_in(etcd, Around { network: Some(network), ..Around::default() }, names, options, ROOMY)
     }
 
-    fn found_in(network: Option<Namespaces>, names: &[&str], options: &str, [memory, load]: [&'static str; 2]) -> Self {
-        let etcd = match &network {
-            Some(network) => Etcd::start_in(network),
-            None => Etcd::start(),
-        };
-        let deletions = Deletions::watch(&etcd.url(), network.as_ref());
+    /// The same with an etcd whose answers to the nodes can be made late.
+    pub(crate) fn found_over_a_slow_link(names: &[&str], options: &str) -> Self {
+        let etcd = Etcd::start();
+        let link = SlowLink::to(etcd.address());
+        Self::found_in(etcd, Around { link: Some(link), ..Around::default() }, names, options, ROOMY)
+    }
+
+    /// The same with nodes whose wall clock jumps.
+    pub(crate) fn found_with_jumping_clocks(names: &[&str], options: &str) -> Self {
+        let around = Around { clock: Some(JumpingClock::build()), ..Around::default() };
+        Self::found_in(Etcd::start(), around, names, options, ROOMY)
+    }
+
+    fn found_in(etcd: Etcd, around: Around, names: &[&str], options: &str, [memory, load]: [&'static str; 2]) -> Self {
+        let deletions = Deletions::watch(&etcd.url(), around.network.as_ref());
         let options = [memory, options].iter().flat_map(|part| part.split_whitespace()).map(str::to_owned).collect();
-        let mut world = Self { nodes: BTreeMap::new(), logs: Vec::new(), deletions, etcd, network, options, load };
+        let mut world = Self { nodes: BTreeMap::new(), logs: Vec::new(), deletions, etcd, around, options, load };
         let started: Vec<(String, NodeProcess)> = thread::scope(|scope| {
             let world = &world;
             let starts: Vec<_> = names.iter().map(|name| (*name, world.command(name))).collect();
@@ -115,13 +139,15 @@ impl World {
     }
 
     fn command(&self, name: &str) -> Command {
-        let (url, listen) = (self.etcd.url(), self.network.as_ref().map(|network| network.address_of(name)));
+        let url = self.around.link.as_ref().map_or_else(|| self.etcd.url(), SlowLink::url);
+        let listen = self.around.network.as_ref().map(|network| network.address_of(name));
         let listen = listen.map_or("127.0.0.1".to_owned(), |address| address.to_string());
         let addresses = [format!("{listen}:0"), format!("{listen}:0")];
         let mut command = node_process::quoit(&NODE.split_whitespace().collect::<Vec<_>>());
         command.args(["--etcd", &url, "--node-id", name, "--listen", &addresses[0], "--admin", &addresses[1]]);
         command.args(&self.options);
-        match &self.network {
+        self.around.clock.iter().for_each(|clock| clock.give_to(&mut command));
+        match &self.around.network {
             Some(network) => network.command_in(name, &command),
             None => command,
         }
@@ -147,7 +173,12 @@ impl World {
 
     /// Cuts a node off from everybody else, or connects it again.
     pub(crate) fn cut(&self, name: &str, is_cut: bool) {
-        self.network.as_ref().expect("the nodes have namespaces").cut(name, is_cut);
+        self.around.network.as_ref().expect("the nodes have namespaces").cut(name, is_cut);
+    }
+
+    /// Has etcd's answers to the nodes come so much later from now on.
+    pub(crate) fn delay_etcd(&self, delay: Duration) {
+        self.around.link.as_ref().expect("the nodes reach etcd over a slow link").delay(delay);
     }
 
     /// Waits until etcd has deleted the node's registration; when.
@@ -159,7 +190,7 @@ impl World {
     pub(crate) fn ask(&self, name: &str, method: &str, path: &str) -> Option<String> {
         let admin = self.nodes.get(name)?.admin;
         let ask = || node_process::http(admin, method, path).ok();
-        match &self.network {
+        match &self.around.network {
             Some(network) => network.within(ask),
             None => ask(),
         }
@@ -203,7 +234,7 @@ impl World {
         let servers = self.servers();
         let options = format!("{LOAD} {} {more}", self.load);
         let options: Vec<&str> = options.split_whitespace().collect();
-        let wrap = |command: Command| match &self.network {
+        let wrap = |command: Command| match &self.around.network {
             Some(network) => network.command_within(&command),
             None => command,
         };
@@ -265,7 +296,8 @@ impl World {
         }
     }
 
-    fn stale_replies(&self) -> u64 {
+    /// Answers that the nodes have marked as stale.
+    pub(crate) fn stale_replies(&self) -> u64 {
         self.nodes.keys().filter_map(|name| self.metric(name, "quoit_stale_replies_total")).sum()
     }
 
@@ -286,7 +318,8 @@ impl World {
         self.nodes.keys().filter_map(of).sum()
     }
 
-    fn metric(&self, name: &str, metric: &str) -> Option<u64> {
+    /// A metric of a node that answers.
+    pub(crate) fn metric(&self, name: &str, metric: &str) -> Option<u64> {
         metric_of(&self.ask(name, "GET", "/metrics")?, metric)
     }
 
@@ -368,7 +401,7 @@ pub(crate) fn unix_ms() -> u64 {
 
 /// Looks until it is so, and fails the test when that takes too long.
 #[expect(clippy::disallowed_methods, reason = "other processes are looked at: nothing tells when to look")]
-fn await_true(mut is_so: impl FnMut() -> bool, what: impl FnOnce() -> String) {
+pub(crate) fn await_true(mut is_so: impl FnMut() -> bool, what: impl FnOnce() -> String) {
     let started = std::time::Instant::now();
     while !is_so() {
         assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} until {}", what());
