@@ -1,6 +1,7 @@
 //! Nodes that are killed under load: nothing acknowledged is lost, nothing stale is read, and the cluster goes on soon.
 
 use crate::generator::Report;
+use crate::several::Several;
 use crate::world::{LEASE_MS, World, assert_in_time};
 
 /// etcd's deletion of a lease to the first success in every vnode that was led there; the test allows twice as much.
@@ -21,6 +22,19 @@ fn a_killed_node_takes_nothing_acknowledged_with_it() {
         "writes of a vnode refused for {} ms, until its copy is restored",
         report.fraction("client/vnode_write_gap_ms") as u64
     );
+}
+
+#[test]
+fn a_killed_node_takes_no_part_of_several_keys_and_no_large_value_with_it() {
+    let mut world = World::found(&["a", "b", "c"], "--replicas 1 --write one");
+    let (load, several) = (world.load("--write one"), Several::begin(&world.servers()));
+    several.await_rounds(5);
+    world.kill("b");
+    world.await_deletion("b");
+    world.await_whole(&["a", "c"]);
+    several.await_rounds(5);
+    several.end();
+    world.end("one of three killed, large values and requests for several keys beside, --replicas 1 --write one", load);
 }
 
 #[test]
