@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::clock;
+use crate::speed::figure;
 use crate::verdict;
 use crate::workload::{self, SEED};
 
@@ -126,7 +127,12 @@ pub(crate) fn pauses(items: u64, memory_bytes: usize, secs: u64) {
         work(&mut store, &mut calls, number, at);
         idle(&mut calls);
     }
-    println!("churned for {secs} s: {} items live", store.items());
+    println!(
+        "churned for {secs} s: {} items live, {} evicted, {} MiB copied by compaction",
+        store.items(),
+        figure(&store, "evictions_total"),
+        figure(&store, "copied_bytes_total") >> 20
+    );
     calls.print();
 }
 

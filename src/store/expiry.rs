@@ -2,8 +2,9 @@
 //!
 //! Every segment knows the earliest and the latest expiry within it. It is due when all of it has ended, or, where ends
 //! lie far apart, in steps, so that ended items are found within a second (within a sixteenth of the span, at most a minute, where that is longer).
-//! A table of due times, one small number each, is scanned a few times a second in bounded pieces. Reads don't depend
-//! on any of this: they check the item's own expiry.
+//! A table of due times, one small number each, is scanned a few times a second in bounded pieces. The soonest of each piece
+//! is kept beside it, so what is due first is found at once. Reads don't depend on any of this: they check the item's own
+//! expiry.
 
 use super::segments::SegmentId;
 
@@ -17,12 +18,14 @@ const STEP_PART: u64 = 16;
 const STEP_MS_MAX: u64 = 1 << 16;
 const NOT_DUE: u32 = u32::MAX;
 
-/// Segments looked at in one step of a scan: 1 KiB of due times, well under a microsecond.
-const SCAN_STEP_SEGMENTS: usize = 256;
+/// Segments of one piece, which is looked at in one step of a scan: 1 KiB of due times, well under a microsecond.
+const PIECE_SEGMENTS: usize = 256;
 
 /// The due times of all segments.
 pub(super) struct Expiry {
     due_ticks: Vec<u32>,
+    /// The least of each piece of them.
+    soonest_ticks: Vec<u32>,
     /// Where the current scan goes on; past the end when it is complete.
     cursor: usize,
     scanned_tick: u32,
@@ -42,7 +45,13 @@ pub(super) enum Scan {
 impl Expiry {
     /// Nothing is due in `segments` segments.
     pub(super) fn new(segments: usize) -> Self {
-        Self { due_ticks: vec![NOT_DUE; segments + 1], cursor: usize::MAX, scanned_tick: 0 }
+        let pieces = (segments + 1).div_ceil(PIECE_SEGMENTS);
+        Self {
+            due_ticks: vec![NOT_DUE; segments + 1],
+            soonest_ticks: vec![NOT_DUE; pieces],
+            cursor: usize::MAX,
+            scanned_tick: 0,
+        }
     }
 
     /// What is in the segment ends between `earliest_ms` and `latest_ms`.
@@ -50,21 +59,34 @@ impl Expiry {
     pub(super) fn schedule(&mut self, id: SegmentId, earliest_ms: u64, latest_ms: u64) {
         let step_ms = ((latest_ms - earliest_ms) / STEP_PART).clamp(STEP_MS_MIN, STEP_MS_MAX);
         let due_ms = latest_ms.min(earliest_ms.saturating_add(step_ms));
-        self.due_ticks[id as usize] = tick_after(due_ms);
+        self.put(id, tick_after(due_ms));
     }
 
     /// Nothing in the segment ends.
     pub(super) fn cancel(&mut self, id: SegmentId) {
-        self.due_ticks[id as usize] = NOT_DUE;
+        self.put(id, NOT_DUE);
     }
 
-    /// The segment that is due first among `window` segments from `start` on.
-    pub(super) fn soonest(&self, start: SegmentId, window: usize, fresh: SegmentId) -> Option<SegmentId> {
-        let start = if start < fresh { start as usize } else { 0 };
-        let end = (start + window).min(fresh as usize);
-        let wrapped = (start + window - end).min(start);
-        let soonest = (start..end).chain(0..wrapped).min_by_key(|id| self.due_ticks[*id])?;
-        (self.due_ticks[soonest] != NOT_DUE).then_some(soonest as SegmentId)
+    /// The segment that is due first.
+    pub(super) fn soonest(&self) -> Option<SegmentId> {
+        let (piece, tick) = self.soonest_ticks.iter().enumerate().min_by_key(|(_, tick)| **tick)?;
+        let start = piece * PIECE_SEGMENTS;
+        let place = self.due_ticks[start..].iter().position(|due| due == tick)?;
+        (*tick != NOT_DUE).then_some((start + place) as SegmentId)
+    }
+
+    #[inline]
+    fn put(&mut self, id: SegmentId, tick: u32) {
+        let before = std::mem::replace(&mut self.due_ticks[id as usize], tick);
+        let piece = id as usize / PIECE_SEGMENTS;
+        let soonest = &mut self.soonest_ticks[piece];
+        if tick <= *soonest {
+            *soonest = tick;
+        } else if before == *soonest {
+            let end = ((piece + 1) * PIECE_SEGMENTS).min(self.due_ticks.len());
+            let ticks = self.due_ticks[piece * PIECE_SEGMENTS..end].iter();
+            *soonest = ticks.min().copied().unwrap_or(NOT_DUE);
+        }
     }
 
     /// Goes on with the scan, over segments below `fresh`, or begins the next one when a tick has passed.
@@ -76,8 +98,10 @@ impl Expiry {
             }
             (self.cursor, self.scanned_tick) = (0, tick);
         }
-        let end = (self.cursor + SCAN_STEP_SEGMENTS).min(fresh as usize);
-        match self.due_ticks[self.cursor..end].iter().position(|due| *due <= tick) {
+        let piece = self.cursor / PIECE_SEGMENTS;
+        let end = ((piece + 1) * PIECE_SEGMENTS).min(fresh as usize);
+        let is_due = self.soonest_ticks[piece] <= tick;
+        match is_due.then(|| self.due_ticks[self.cursor..end].iter().position(|due| *due <= tick)).flatten() {
             Some(place) => {
                 let id = self.cursor + place;
                 self.cursor = id + 1;
@@ -103,6 +127,26 @@ fn tick_after(ms: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Against a search from end to end, with more segments than one piece.
+        #[test]
+        fn the_soonest_is_found_wherever_it_is(
+            changes in prop::collection::vec((1..=5000u32, prop::option::weighted(0.7, 0..1_000_000u64)), 1..100),
+        ) {
+            let mut expiry = Expiry::new(5000);
+            for (id, due_ms) in changes {
+                let id = id / 64 * 64 + 1;
+                match due_ms {
+                    Some(due_ms) => expiry.schedule(id, due_ms, due_ms),
+                    None => expiry.cancel(id),
+                }
+                let soonest = expiry.due_ticks.iter().min().filter(|tick| **tick != NOT_DUE);
+                prop_assert_eq!(expiry.soonest().map(|id| &expiry.due_ticks[id as usize]), soonest);
+            }
+        }
+    }
 
     #[test]
     fn a_segment_is_found_due_within_two_ticks_of_its_end_and_not_before() {

@@ -25,6 +25,7 @@ mod options;
 mod policy;
 mod reclaim;
 mod segments;
+mod sparse;
 pub mod state;
 #[cfg(test)]
 mod time_to_live_test;
@@ -98,7 +99,6 @@ pub struct Store {
     debt_bytes: usize,
     second_chance_bytes: usize,
     walked_bytes: u64,
-    candidates_start: SegmentId,
     /// Bytes that walks have copied in vain since something was last evicted: they belong to copies that follow.
     fruitless_bytes: usize,
     counters: Counters,
@@ -164,7 +164,6 @@ impl Store {
             debt_bytes: 0,
             second_chance_bytes: 0,
             walked_bytes: 0,
-            candidates_start: 0,
             fruitless_bytes: 0,
             counters: Counters::default(),
             evictions: Vec::new(),
@@ -191,6 +190,11 @@ impl Store {
     #[inline]
     pub fn owns(&self, hash: u64) -> bool {
         self.versions.owns(hash)
+    }
+
+    /// Whether memory that is full is made free by evicting.
+    pub fn evicts(&self) -> bool {
+        self.policy.evicts()
     }
 
     /// The hash of `key`.

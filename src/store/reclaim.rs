@@ -54,8 +54,6 @@ const VACANT_BLOCKS_PART: usize = 32;
 const DEAD_PART_AHEAD: usize = 8;
 const DEAD_PART_AHEAD_LARGE: usize = 16;
 const DEAD_PART_NOW: usize = 64;
-/// Segments among which the sparsest is looked for.
-const CANDIDATES_WINDOW: usize = 4096;
 /// Pinned or open segments that are passed over at the old end of a chain.
 const PASS_OVER_MAX: usize = 32;
 /// Flushed index pages that one step of work gives back.
@@ -279,9 +277,8 @@ impl Store {
     }
 
     fn segment_ending_first(&mut self) -> Option<SegmentId> {
-        let fresh = self.memory.segments.fresh();
         for _ in 0..PASS_OVER_MAX {
-            let id = self.expiry.soonest(self.candidates_start, CANDIDATES_WINDOW, fresh)?;
+            let id = self.expiry.soonest()?;
             let segment = self.memory.segments.get(id);
             let is_current = segment.role == Role::Items && segment.flush_epoch == self.flush_epoch;
             if is_current && self.can_be_victim(id) {
@@ -305,17 +302,14 @@ impl Store {
         self.memory.segments.get(id).role == Role::Items
     }
 
-    /// A segment with at least `dead_bytes_min` dead bytes to compact.
+    /// A segment with at least `dead_bytes_min` dead bytes to compact, of all that there are about the one with most.
     fn sparsest_segment(&mut self, dead_bytes_min: usize) -> Option<Walk> {
         loop {
-            let (id, dead_bytes) = self.memory.segments.sparsest(self.candidates_start, CANDIDATES_WINDOW)?;
-            if self.memory.segments.get(id).flush_epoch != self.flush_epoch {
-                self.memory.segments.forget_candidate(id);
-                continue;
+            let id = self.memory.segments.sparsest(dead_bytes_min)?;
+            if self.memory.segments.get(id).flush_epoch == self.flush_epoch {
+                return Some(Walk::new(id, Purpose::Compact));
             }
-            self.candidates_start =
-                (self.candidates_start + CANDIDATES_WINDOW as SegmentId) % self.memory.segments.fresh();
-            return (dead_bytes >= dead_bytes_min).then(|| Walk::new(id, Purpose::Compact));
+            self.memory.segments.forget_candidate(id);
         }
     }
 

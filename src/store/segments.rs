@@ -6,6 +6,7 @@
 use std::cell::Cell;
 
 use super::arena::{Arena, LINE_BYTES};
+use super::sparse::Sparse;
 
 /// Bytes of a segment. The longest key (64 KiB) and its record must fit into one; larger ones would make a reclaim step
 /// coarse in small arenas (32 MiB is 256 of these), smaller ones waste more at their ends.
@@ -107,9 +108,8 @@ pub(super) struct Memory {
 /// The table of segments and the free ones.
 pub(super) struct Segments {
     table: Vec<Segment>,
-    /// Dead bytes of each sealed segment of items, zero for all others: what the search for the sparsest segment reads,
-    /// dense so that it costs little.
-    candidates: Vec<u32>,
+    /// Sealed segments of items by their dead bytes.
+    sparse: Sparse,
     role_counts: [usize; 5],
     /// Given back, most recently used last: their pages are resident, so they are handed out first.
     free: Vec<SegmentId>,
@@ -124,8 +124,8 @@ impl Segments {
         let table = (0..=count).map(|_| Segment::new(Role::Free, 0)).collect();
         let mut role_counts = [0; 5];
         role_counts[Role::Free as usize] = count;
-        let candidates = vec![0; count + 1];
-        Self { table, candidates, role_counts, free: Vec::with_capacity(count), fresh: 1, pinned: Cell::new(0) }
+        let sparse = Sparse::new(count);
+        Self { table, sparse, role_counts, free: Vec::with_capacity(count), fresh: 1, pinned: Cell::new(0) }
     }
 
     /// Segments that can be handed out at most.
@@ -187,7 +187,7 @@ impl Segments {
         let role = std::mem::replace(&mut segment.role, Role::Free);
         self.role_counts[role as usize] -= 1;
         self.role_counts[Role::Free as usize] += 1;
-        self.candidates[id as usize] = 0;
+        self.sparse.forget(id);
         self.free.push(id);
     }
 
@@ -195,7 +195,8 @@ impl Segments {
     pub(super) fn seal(&mut self, id: SegmentId) {
         let segment = self.get_mut(id);
         segment.is_open = false;
-        self.candidates[id as usize] = segment.written - segment.live;
+        let dead_bytes = segment.written - segment.live;
+        self.sparse.set(id, dead_bytes as usize);
     }
 
     /// An item of `bytes` bytes was appended to an open segment.
@@ -213,32 +214,19 @@ impl Segments {
         segment.live -= bytes as u32;
         let Segment { live, written, is_open, .. } = *segment;
         if !is_open {
-            self.candidates[id as usize] = written - live;
+            self.sparse.set(id, (written - live) as usize);
         }
         live
     }
 
-    /// The sealed, unpinned segment of items with the most dead bytes among `window` segments from `start` on, and
-    /// those bytes.
-    pub(super) fn sparsest(&self, start: SegmentId, window: usize) -> Option<(SegmentId, usize)> {
-        let used = self.fresh as usize;
-        let start = if (start as usize) < used { start as usize } else { 0 };
-        let end = (start + window).min(used);
-        let wrapped = (start + window - end).min(start);
-        let mut best = (0, 0);
-        for range in [start..end, 0..wrapped] {
-            for id in range {
-                if self.candidates[id] > best.1 && !self.is_pinned(id as SegmentId) {
-                    best = (id as SegmentId, self.candidates[id]);
-                }
-            }
-        }
-        (best.1 > 0).then_some((best.0, best.1 as usize))
+    /// A sealed, unpinned segment of items with about the most dead bytes of all, and at least `dead_bytes_min`.
+    pub(super) fn sparsest(&self, dead_bytes_min: usize) -> Option<SegmentId> {
+        self.sparse.sparsest(dead_bytes_min, |id| self.is_pinned(id))
     }
 
     /// A segment is no candidate any more: it was flushed.
     pub(super) fn forget_candidate(&mut self, id: SegmentId) {
-        self.candidates[id as usize] = 0;
+        self.sparse.forget(id);
     }
 
     /// Whether anything reads from the segment outside the store.
