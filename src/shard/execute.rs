@@ -140,7 +140,7 @@ impl Shard {
                 match self.store.touch(now, hash, key, Duration::from_millis(ttl_ms)) {
                     TouchOutcome::Touched(_) => self.get(now, hash, key, id, limits, output),
                     TouchOutcome::Missing => answer(id, Status::Miss, Version::NONE, output),
-                    TouchOutcome::NoSpace => answer(id, Status::NoSpace, Version::NONE, output),
+                    TouchOutcome::NoSpace => answer_write(id, Ok(self.full()), limits, output),
                 }
             }
             RequestBody::Set { .. }
@@ -234,7 +234,8 @@ impl Shard {
                     expiry: expiry_of(&parameters),
                     condition: condition_of(condition, &parameters),
                 };
-                set_result(self.store.set(now, hash, key, write))
+                let outcome = self.store.set(now, hash, key, write);
+                self.set_result(outcome)
             }
             RequestBody::Delete { key } => match self.store.delete(now, hash, key) {
                 Some(version) => done(version),
@@ -244,7 +245,7 @@ impl Shard {
                 match self.store.touch(now, hash, key, Duration::from_millis(ttl_ms)) {
                     TouchOutcome::Touched(version) => done(version),
                     TouchOutcome::Missing => ended(Status::Miss),
-                    TouchOutcome::NoSpace => ended(Status::NoSpace),
+                    TouchOutcome::NoSpace => self.full(),
                 }
             }
             RequestBody::Increment { key, parameters } => self.increment(now, hash, key, &parameters),
@@ -272,7 +273,7 @@ impl Shard {
             IncrementOutcome::Missing => ended(Status::Miss),
             IncrementOutcome::NotANumber => ended(Status::NotANumber),
             IncrementOutcome::Overflow => ended(Status::CounterOverflow),
-            IncrementOutcome::NoSpace => ended(Status::NoSpace),
+            IncrementOutcome::NoSpace => self.full(),
         }
     }
 
@@ -281,8 +282,27 @@ impl Shard {
             ExtendOutcome::Stored(version) => done(version),
             ExtendOutcome::Missing => ended(Status::Miss),
             ExtendOutcome::TooLarge => ended(Status::TooLarge),
-            ExtendOutcome::NoSpace => ended(Status::NoSpace),
+            ExtendOutcome::NoSpace => self.full(),
         }
+    }
+
+    /// A set's outcome as it is answered.
+    pub(super) fn set_result(&self, outcome: SetOutcome) -> WriteResult {
+        match outcome {
+            SetOutcome::Stored(version) => done(version),
+            SetOutcome::ConditionFailed(version) => {
+                let version = version.unwrap_or(Version::NONE);
+                WriteResult { status: Status::ConditionFailed, version, counter: None }
+            }
+            SetOutcome::TooLarge => ended(Status::TooLarge),
+            SetOutcome::NoSpace => self.full(),
+        }
+    }
+
+    /// How a write ends that has found no memory. Where the policy evicts, that passes: what could go is being sent, or its
+    /// memory is promised to values that are arriving.
+    fn full(&self) -> WriteResult {
+        ended(if self.store.evicts() { Status::Overloaded } else { Status::NoSpace })
     }
 
     fn multi_get(
@@ -387,7 +407,8 @@ impl Shard {
                             condition: Condition::Always,
                         };
                         let before = self.last_write(hash);
-                        let result = set_result(self.store.set(now, hash, item.key, write));
+                        let outcome = self.store.set(now, hash, item.key, write);
+                        let result = self.set_result(outcome);
                         let Item { key, value, client_flags, ttl_ms } = item;
                         let put = Put { key, value, client_flags, ttl_ms, idle_ms: 0 };
                         self.settle_key(now, hash, key, before, None, Some(put));
@@ -425,18 +446,6 @@ pub(super) const fn condition_of(condition: SetCondition, parameters: &SetParame
     }
 }
 
-/// A set's outcome as it is answered.
-pub(super) fn set_result(outcome: SetOutcome) -> WriteResult {
-    match outcome {
-        SetOutcome::Stored(version) => done(version),
-        SetOutcome::ConditionFailed(version) => {
-            WriteResult { status: Status::ConditionFailed, version: version.unwrap_or(Version::NONE), counter: None }
-        }
-        SetOutcome::TooLarge => ended(Status::TooLarge),
-        SetOutcome::NoSpace => ended(Status::NoSpace),
-    }
-}
-
 /// Appends the reply to a write of one key and returns its status.
 pub(super) fn answer_write(
     id: u32,
@@ -449,11 +458,11 @@ pub(super) fn answer_write(
             output.reply(&Reply { version, value: &counter.to_le_bytes(), ..Reply::status(id, status) });
             status
         }
-        Ok(WriteResult { status, version, counter: None }) => answer(id, status, version, output),
-        Err(Status::Overloaded) => {
+        Ok(WriteResult { status: Status::Overloaded, .. }) | Err(Status::Overloaded) => {
             output.overloaded(id, limits.retry_after_ms);
             Status::Overloaded
         }
+        Ok(WriteResult { status, version, counter: None }) => answer(id, status, version, output),
         Err(status) => answer(id, status, Version::NONE, output),
     }
 }

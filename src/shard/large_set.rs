@@ -5,7 +5,7 @@
 
 use quoit_wire::{Operation, Refusal, Request, RequestBody, RequestFlags, RequestHead, Status};
 
-use super::execute::{answer_write, condition_of, expiry_of, set_result};
+use super::execute::{answer_write, condition_of, expiry_of};
 use super::output::{Output, ReplyLimits};
 use super::{Outcome, Route, Shard, WriteResult};
 use crate::store::{Reservation, ReserveRefusal};
@@ -105,7 +105,8 @@ impl Shard {
                     let reservation = reservation.take().expect("published once");
                     let condition = condition_of(condition, &parameters);
                     let expiry = expiry_of(&parameters);
-                    set_result(shard.store.publish(now, reservation, parameters.client_flags, expiry, condition))
+                    let outcome = shard.store.publish(now, reservation, parameters.client_flags, expiry, condition);
+                    shard.set_result(outcome)
                 };
                 let result = match retry {
                     Some(token) => self.once(now, token, hash, head.flags.has(RequestFlags::REPEAT), &mut publish),
@@ -125,5 +126,74 @@ impl Shard {
     /// Gives up a large set whose connection went away.
     pub fn abandon_large_set(&mut self, set: LargeSet) {
         self.store.abandon(set.reservation);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use quoit_wire::topology::{Node, Topology};
+    use quoit_wire::{Reply, RequestOptions, SetCondition, SetParameters, request_head};
+
+    use super::*;
+    use crate::store::{PolicyKind, StoreOptions};
+
+    const VALUE_BYTES_MAX: usize = 2 << 20;
+
+    fn shard(policy: PolicyKind) -> Shard {
+        let (name, address, zone) = (String::new(), String::new(), String::new());
+        let node = Node { id: 1, incarnation: 1, name, address, zone, cores: 1, weight: 1 };
+        let memory_bytes = 16 << 20;
+        let options =
+            StoreOptions { memory_bytes, value_bytes_max: VALUE_BYTES_MAX, policy, vnode_bits: 0, hash_seed: 1 };
+        Shard::new(0, 0, Arc::new(Topology::standalone(node, 0, 1, 1)), options).unwrap()
+    }
+
+    fn frame(key: &[u8], value: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let parameters = SetParameters::default();
+        let body = RequestBody::Set { key, parameters, condition: SetCondition::Always, value };
+        body.encode(1, RequestOptions { epoch: 1, ..RequestOptions::default() }, &mut frame);
+        frame
+    }
+
+    /// How a set ends while as much as may be promised is promised to values that arrive slowly.
+    fn set_while_others_arrive(policy: PolicyKind) -> (Status, u16) {
+        let mut shard = shard(policy);
+        let now = Instant::from_millis(1000);
+        let limits = ReplyLimits { pin_bytes_min: usize::MAX, copy_bytes_max: usize::MAX, retry_after_ms: 7 };
+        let mut arriving = Vec::new();
+        let refusal = (0..).find_map(|number: u64| {
+            let frame = frame(&number.to_le_bytes(), &[1; 512 << 10]);
+            let head = request_head(&frame, VALUE_BYTES_MAX).unwrap().unwrap();
+            let front = &frame[..head.frame_bytes - head.payload_bytes()];
+            match shard.open_large_set(now, head, front, shard.hash(head.key(front))) {
+                Ok(set) => arriving.push(set),
+                Err(status) => return Some(status),
+            }
+            None
+        });
+        assert_eq!(refusal, Some(Status::Overloaded));
+        let frame = frame(b"key", &[2; 512 << 10]);
+        let head = request_head(&frame, VALUE_BYTES_MAX).unwrap().unwrap();
+        let mut output = Output::default();
+        let outcome = shard.execute_frame(now, head, &frame, shard.hash(b"key"), limits, &mut output);
+        assert_eq!(outcome, Outcome::Done);
+        let (reply, _) = Reply::decode(&output.bytes).unwrap().unwrap();
+        let answer = (reply.status, reply.retry_after_ms);
+        arriving.into_iter().for_each(|set| shard.abandon_large_set(set));
+        // What was promised is free again.
+        output.bytes.clear();
+        let outcome = shard.execute_frame(now, head, &frame, shard.hash(b"key"), limits, &mut output);
+        assert_eq!(outcome, Outcome::Done);
+        assert_eq!(Reply::decode(&output.bytes).unwrap().unwrap().0.status, Status::Ok);
+        answer
+    }
+
+    #[test]
+    fn a_policy_that_evicts_refuses_no_write_for_good() {
+        assert_eq!(set_while_others_arrive(PolicyKind::S3Fifo), (Status::Overloaded, 7));
+        assert_eq!(set_while_others_arrive(PolicyKind::None).0, Status::NoSpace);
     }
 }
