@@ -209,6 +209,7 @@ pub(crate) fn density() {
         {
             let mut random = StdRng::seed_from_u64(SEED);
             let mut store = workload::store(PolicyKind::S3Fifo, items as usize * (longest + 60) + 64 * MIB);
+            store.populate();
             let before = resident_bytes();
             let mut payload = 0;
             let value = [6; 512];

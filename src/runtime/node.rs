@@ -450,6 +450,7 @@ fn make_core(
     let ring = Ring::new(eventfd, options.connections_max).map_err(refused)?;
     let shard = Shard::new(core, 0, topology, store_options);
     let mut shard = shard.map_err(|source| StartError::Store { core, source })?;
+    shard.populate();
     copies.into_iter().for_each(|copies| shard.join_cluster(copies));
     Ok(Core::new(options, ring, mesh, shard, peers, listener))
 }

@@ -103,6 +103,11 @@ impl Shard {
         })
     }
 
+    /// Makes the memory resident that the first items will lie in.
+    pub fn populate(&mut self) {
+        self.store.populate();
+    }
+
     /// The key's place in the hash space.
     #[inline]
     pub fn hash(&self, key: &[u8]) -> u64 {

@@ -64,6 +64,13 @@ impl Arena {
         Ok(arena)
     }
 
+    /// Gives the first huge page its memory. Where the kernel does not, the first write that touches it will.
+    pub(super) fn populate_first_page(&mut self) {
+        let bytes = self.bytes.min(ALIGN_BYTES);
+        // SAFETY: the mapping is ours and at least that long; what is there stays, and what is not there becomes zeros.
+        let _ = unsafe { libc::madvise(self.base.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
+    }
+
     /// `length` bytes from `at` on.
     #[inline]
     pub(super) fn bytes(&self, at: usize, length: usize) -> &[u8] {

@@ -1,19 +1,19 @@
 //! The bytes of one item.
 //!
 //! ```text
-//! 0       1                1+v         1+v+k     +s          +5          +5          +f      +key
-//! ┌───────┬────────────────┬───────────┬─────────┬───────────┬───────────┬───────────┬───────┬───────┐
-//! │ shape │ value_bytes    │ key_bytes │ sequence│ expires   │ idle ttl  │ client    │ key   │ value │
-//! │ 1     │ 1, 2 or 4      │ 1 or 2    │ 2..=5   │ ms, 5     │ ms, 5     │ flags     │       │       │
-//! │       │                │           │         │ if expiry │ if idle   │ 0, 1, 2, 4│       │       │
-//! └───────┴────────────────┴───────────┴─────────┴───────────┴───────────┴───────────┴───────┴───────┘
+//! 0       1                        1+l       +s          +5          +5          +f      +key
+//! ┌───────┬────────────────────────┬─────────┬───────────┬───────────┬───────────┬───────┬───────┐
+//! │ shape │ value_bytes, key_bytes │ sequence│ expires   │ idle ttl  │ client    │ key   │ value │
+//! │ 1     │ 2, 3, 4 or 6           │ 2..=5   │ ms, 5     │ ms, 5     │ flags     │       │       │
+//! │       │                        │         │ if expiry │ if idle   │ 0, 1, 2, 4│       │       │
+//! └───────┴────────────────────────┴─────────┴───────────┴───────────┴───────────┴───────┴───────┘
 //!
 //! shape  7      6        5      4     3              2    1          0
 //!       ┌──────┬────────┬────────────┬───────────────────┬───────────────┐
-//!       │ idle │ expiry │ client     │ widths of lengths │ sequence:     │
+//!       │ idle │ expiry │ client     │ bits of lengths   │ sequence:     │
 //!       │      │        │ flags: 0,  │ (value, key):     │ 2 bytes + n   │
-//!       │      │        │ 1, 2, 4    │ (1,1) (2,1)       │               │
-//!       │      │        │ bytes      │ (2,2) (4,2) large │               │
+//!       │      │        │ 1, 2, 4    │ (10,6) (14,10)    │               │
+//!       │      │        │ bytes      │ (14,18) (32,16)   │               │
 //!       └──────┴────────┴────────────┴───────────────────┴───────────────┘
 //!
 //! value of a large item:  ┌──────────────────────────────┬─────────────────────────────┐
@@ -34,13 +34,15 @@ pub(super) const INLINE_BYTES_MAX: usize = BLOCK_BYTES;
 const SEQUENCE_WIDTH_MIN: usize = 2;
 const SHAPE_LENGTHS_SHIFT: u32 = 2;
 const SHAPE_LENGTHS_MASK: u8 = 3 << SHAPE_LENGTHS_SHIFT;
-/// Widths of the value's and the key's length, by the shape's two bits. The common ones come first: a short key.
-const LENGTH_WIDTHS: [(u8, u8); 4] = [(1, 1), (2, 1), (2, 2), (4, 2)];
-const SHAPE_TWO: u8 = 1 << SHAPE_LENGTHS_SHIFT;
+/// Bits of the value's length and, above them, of the key's, by the shape's two bits. The first takes what most items are in
+/// two bytes: a key under 64 bytes, a value under 1 KiB. The last is for large values.
+const LENGTH_BITS: [(u8, u8); 4] = [(10, 6), (14, 10), (14, 18), (32, 16)];
+/// The bit of the second kind, beside the bit of those that are not common.
+const SHAPE_MEDIUM: u8 = 1 << SHAPE_LENGTHS_SHIFT;
 /// The bit of both kinds that are not common.
 const SHAPE_LONG: u8 = 2 << SHAPE_LENGTHS_SHIFT;
-/// What the shape of a plain item of the common kind may say: a value of two kinds of length, a sequence of any.
-const SHAPE_COMMON: u8 = SHAPE_TWO | 3;
+/// What the shape of a plain item of the common kinds may say: lengths of either, a sequence of any.
+const SHAPE_COMMON: u8 = SHAPE_MEDIUM | 3;
 const SHAPE_FLAGS_SHIFT: u32 = 4;
 const SHAPE_FLAGS_MASK: u8 = 3 << SHAPE_FLAGS_SHIFT;
 /// Width of the client flags, by the shape's two bits.
@@ -67,11 +69,12 @@ const HEADER_BYTES: [u8; 256] = {
     let mut shape = 0;
     while shape < 256 {
         let bits = shape as u8;
-        let (value, key) = LENGTH_WIDTHS[((bits & SHAPE_LENGTHS_MASK) >> SHAPE_LENGTHS_SHIFT) as usize];
+        let (value_bits, key_bits) = LENGTH_BITS[((bits & SHAPE_LENGTHS_MASK) >> SHAPE_LENGTHS_SHIFT) as usize];
+        let lengths = (value_bits + key_bits) / 8;
         let sequence = SEQUENCE_WIDTH_MIN as u8 + (bits & 3);
         let expiry = if bits & SHAPE_EXPIRY != 0 { MILLIS_BYTES as u8 } else { 0 };
         let idle = if bits & SHAPE_IDLE != 0 { MILLIS_BYTES as u8 } else { 0 };
-        table[shape] = 1 + value + key + sequence + expiry + idle + flags_width(bits) as u8;
+        table[shape] = 1 + lengths + sequence + expiry + idle + flags_width(bits) as u8;
         shape += 1;
     }
     table
@@ -118,9 +121,9 @@ impl Header {
         let shape = self.shape();
         out[0] = shape;
         let mut at = 1;
-        let (value_width, key_width) = length_widths(shape);
-        write_uint(out, &mut at, value_width, self.value_bytes as u64);
-        write_uint(out, &mut at, key_width, self.key_bytes as u64);
+        let (value_bits, key_bits) = length_bits(shape);
+        let lengths = self.value_bytes as u64 | (self.key_bytes as u64) << value_bits;
+        write_uint(out, &mut at, (value_bits + key_bits) as usize / 8, lengths);
         write_uint(out, &mut at, SEQUENCE_WIDTH_MIN + usize::from(shape & 3), self.sequence);
         if let Some(expires_ms) = self.expires_ms {
             write_uint(out, &mut at, MILLIS_BYTES, expires_ms.min(MILLIS_MAX));
@@ -184,8 +187,8 @@ impl Header {
             _ => 3,
         };
         let lengths = match (self.value_bytes, self.key_bytes) {
-            (0..=0xFF, 0..=0xFF) => 0,
-            (0..=INLINE_BYTES_MAX, 0..=0xFF) => 1,
+            (0..=0x3FF, 0..=0x3F) => 0,
+            (0..=INLINE_BYTES_MAX, 0..=0x3FF) => 1,
             (0..=INLINE_BYTES_MAX, _) => 2,
             _ => 3,
         };
@@ -234,11 +237,14 @@ impl Head {
     #[inline(always)]
     fn read_common(bytes: &[u8; HEAD_BYTES_MAX]) -> Self {
         let shape = bytes[0];
-        let is_two = usize::from((shape & SHAPE_TWO) >> SHAPE_LENGTHS_SHIFT);
-        let value_bytes = usize::from(u16::from_le_bytes([bytes[1], bytes[2]]) & (0xFF | (0xFF00 * is_two as u16)));
-        let key_bytes = usize::from(bytes[2 + is_two]);
-        let sequence = word_at(bytes, 3 + is_two) & SEQUENCE_MASKS[usize::from(shape & 3)];
-        let fields_at = 3 + is_two + SEQUENCE_WIDTH_MIN + usize::from(shape & 3);
+        let is_medium = u32::from((shape & SHAPE_MEDIUM) >> SHAPE_LENGTHS_SHIFT);
+        let lengths = u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
+        let value_bits = 10 + 4 * is_medium;
+        let value_bytes = (lengths & !(u32::MAX << value_bits)) as usize;
+        let key_bytes = (lengths >> value_bits & (0x3F | (0x3C0 * is_medium))) as usize;
+        let sequence_at = 3 + is_medium as usize;
+        let sequence = word_at(bytes, sequence_at) & SEQUENCE_MASKS[usize::from(shape & 3)];
+        let fields_at = sequence_at + SEQUENCE_WIDTH_MIN + usize::from(shape & 3);
         Self { shape, key_bytes, value_bytes, sequence, fields_at }
     }
 
@@ -247,10 +253,10 @@ impl Head {
     fn read_any(bytes: &[u8; HEAD_BYTES_MAX]) -> Self {
         let word = word_at(bytes, 0);
         let shape = word as u8;
-        let (value_width, key_width) = length_widths(shape);
-        let value_bytes = (word >> 8 & low_bytes(value_width)) as usize;
-        let key_bytes = (word >> (8 + 8 * value_width) & low_bytes(key_width)) as usize;
-        let mut fields_at = 1 + value_width + key_width;
+        let (value_bits, key_bits) = length_bits(shape);
+        let value_bytes = (word >> 8 & low_bits(value_bits)) as usize;
+        let key_bytes = (word >> (8 + value_bits) & low_bits(key_bits)) as usize;
+        let mut fields_at = 1 + (value_bits + key_bits) as usize / 8;
         let sequence = read_uint(bytes, &mut fields_at, SEQUENCE_WIDTH_MIN + usize::from(shape & 3));
         Self { shape, key_bytes, value_bytes, sequence, fields_at }
     }
@@ -294,18 +300,18 @@ fn word_at(bytes: &[u8; HEAD_BYTES_MAX], at: usize) -> u64 {
 }
 
 /// The sequence's bits among eight bytes, by its width.
-const SEQUENCE_MASKS: [u64; 4] = [low_bytes(2), low_bytes(3), low_bytes(4), low_bytes(5)];
+const SEQUENCE_MASKS: [u64; 4] = [low_bits(16), low_bits(24), low_bits(32), low_bits(40)];
 
 #[inline(always)]
-const fn low_bytes(width: usize) -> u64 {
-    u64::MAX >> (64 - 8 * width)
+const fn low_bits(count: u32) -> u64 {
+    u64::MAX >> (64 - count)
 }
 
-/// Widths of the value's length and of the key's.
+/// Bits of the value's length and of the key's.
 #[inline]
-fn length_widths(shape: u8) -> (usize, usize) {
-    let (value_width, key_width) = LENGTH_WIDTHS[usize::from((shape & SHAPE_LENGTHS_MASK) >> SHAPE_LENGTHS_SHIFT)];
-    (usize::from(value_width), usize::from(key_width))
+fn length_bits(shape: u8) -> (u32, u32) {
+    let (value_bits, key_bits) = LENGTH_BITS[usize::from((shape & SHAPE_LENGTHS_MASK) >> SHAPE_LENGTHS_SHIFT)];
+    (u32::from(value_bits), u32::from(key_bits))
 }
 
 /// Width of the client flags.
@@ -320,7 +326,7 @@ const fn flags_width(shape: u8) -> usize {
 fn read_uint(bytes: &[u8; HEAD_BYTES_MAX], at: &mut usize, width: usize) -> u64 {
     let word = word_at(bytes, *at);
     *at += width;
-    word & low_bytes(width)
+    word & low_bits(8 * width as u32)
 }
 
 #[inline]
@@ -339,8 +345,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_header_reads_back_as_it_was_written(
-            key_bytes in prop_oneof![1usize..=255, 256usize..=65_535],
-            value_bytes in prop_oneof![0usize..=255, 256usize..=8192, 8193usize..=16 << 20],
+            key_bytes in prop_oneof![1usize..=63, 64usize..=1023, 1024usize..=65_535],
+            value_bytes in prop_oneof![0usize..=1023, 1024usize..=8192, 8193usize..=16 << 20],
             sequence in (0u32..40).prop_flat_map(|bits| 0u64..(2 << bits).min((1 << 40) - 1)),
             client_flags in prop_oneof![Just(0), 1u32..=255, 256u32..=65_535, any::<u32>()],
             expires_ms in proptest::option::of(0u64..=MILLIS_MAX),

@@ -171,6 +171,12 @@ impl Store {
         })
     }
 
+    /// Makes the first huge page of the arena resident, so that no write waits for it, and what part of one is not used is a
+    /// core's cost, not its items'. It takes milliseconds where the host has to find the memory.
+    pub fn populate(&mut self) {
+        self.memory.arena.populate_first_page();
+    }
+
     /// From now on this store owns `vnode`, empty, and numbers its writes under `term`.
     pub fn add_vnode(&mut self, vnode: usize, term: u32) {
         self.versions.own(vnode, term);
