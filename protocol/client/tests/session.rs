@@ -450,7 +450,12 @@ fn multi_operations_answer_every_key_with_its_own_in_any_weather() {
             world.submit(Request::multi_set(items));
             world.run_until_all_ended();
             let (_, outcome) = world.ended.pop_front().unwrap();
-            let set: Vec<bool> = outcome.into_many().unwrap().iter().map(Result::is_ok).collect();
+            let results = outcome.into_many().unwrap();
+            for (key, result) in keys.iter().zip(&results) {
+                let is_none = result.as_ref().is_err_and(|error| !error.maybe_applied());
+                assert!(!is_none || !world.cluster.items.contains_key(key.as_bytes()), "{key} is there: {result:?}");
+            }
+            let set: Vec<bool> = results.iter().map(Result::is_ok).collect();
             assert_eq!(set.len(), keys.len());
 
             world.submit(Request::multi_get(&keys));
@@ -473,12 +478,14 @@ fn multi_operations_answer_every_key_with_its_own_in_any_weather() {
 #[test]
 fn a_flush_covers_what_changes_hands_meanwhile() {
     for_each_seed(40, |seed| {
-        let mut world = World::new(seed, Weather { moves: 100, ..FAIR });
+        // Where a connection is lost, its part is asked again, and not by another topology than the other parts.
+        let loses = if seed % 2 == 0 { 0 } else { 10 };
+        let mut world = World::new(seed, Weather { moves: 100, loses, ..FAIR });
         let mut done = 0;
         for round in 0..20 {
             for key in 0..16 {
                 let set = Request::set(format!("key-{key}"), format!("{round}"), SetOptions::default());
-                world.call(set).expect("nothing but moves is in its way");
+                world.call(set).expect("little is in its way");
             }
             world.submit(Request::flush());
             world.run_until_all_ended();
@@ -491,7 +498,7 @@ fn a_flush_covers_what_changes_hands_meanwhile() {
             );
             done += u32::from(is_done);
         }
-        assert!(done > 10, "only {done} flushes of 20 were done in time");
+        assert!(done > 5, "only {done} flushes of 20 were done in time");
     });
 }
 

@@ -28,6 +28,7 @@ impl<T> Session<T> {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.in_flight = false;
         let operation = entry.work.operation();
+        let may_be_applied = entry.maybe_applied();
         if matches!(entry.origin, Origin::Topology) {
             self.release(key);
             return match replied.status {
@@ -64,6 +65,8 @@ impl<T> Session<T> {
             Status::TopologyChanged => {
                 Err(ProtocolError::Status { operation: operation.name(), status: replied.status }.into())
             }
+            // This attempt has changed nothing; an earlier one, which was not answered, may have.
+            _ if may_be_applied => Err(Error::OutcomeUnknown),
             status => Err(Error::from_status(status, 0, &replied.value)),
         };
         self.conclude(key, result, now);
@@ -103,6 +106,7 @@ impl<T> Session<T> {
     pub(super) fn conclude(&mut self, key: Key, result: Result<Answer, Error>, now: Instant) {
         self.pass_probe_on(key, now);
         let Some(entry) = self.release(key) else { return };
+        let may_be_applied = entry.maybe_applied();
         match entry.origin {
             Origin::Caller(tag) => self.completions.push_back((tag, Outcome::One(result))),
             Origin::Part { gather, indexes } => match (&entry.work, result) {
@@ -110,8 +114,10 @@ impl<T> Session<T> {
                     let results = read_results(entries.operation, &indexes, &answer.value);
                     match results.filter(|_| answer.status == Status::Ok) {
                         Some(results) => {
-                            let part = Part { entries, gather, indexes: &indexes, deadline: entry.deadline };
-                            self.take_results(&part, results, entry.sequence, entry.setbacks, now);
+                            let Entry { deadline, sequence, setbacks, .. } = entry;
+                            let indexes = &indexes;
+                            let part = Part { entries, gather, indexes, deadline, sequence, setbacks, may_be_applied };
+                            self.take_results(&part, results, now);
                         }
                         None => {
                             let error = ProtocolError::Body { operation: entries.operation.name() };
@@ -155,7 +161,7 @@ impl<T> Session<T> {
     /// request's time is up.
     fn on_moved(&mut self, told_by: Option<Key>, key: Key, epoch: u64, now: Instant) {
         self.counters.redirects += 1;
-        if self.entries.get(key).is_some_and(|entry| matches!(entry.work, Work::Node(..))) {
+        if self.entries.get(key).is_some_and(|entry| matches!(entry.work, Work::Node { .. })) {
             // It answers by another topology than it was asked by: then all nodes are asked again.
             self.want_epoch(told_by, epoch, now);
             self.conclude(key, Err(Error::from_status(Status::Moved, 0, &[])), now);
@@ -191,23 +197,24 @@ impl<T> Session<T> {
     }
 
     /// Gives the results of a part to its gather; those that are no answers yet are asked for again.
-    fn take_results(&mut self, part: &Part<'_>, mut results: PartResults, sequence: u64, setbacks: u8, now: Instant) {
+    fn take_results(&mut self, part: &Part<'_>, mut results: PartResults, now: Instant) {
         for (index, result) in results.ended.drain(..) {
+            let result = result.map_err(|error| if part.may_be_applied { Error::OutcomeUnknown } else { error });
             self.put(part.gather, index, result, now);
         }
-        let again = |positions: &[usize]| {
+        let again = |positions: &[usize], is_unknown: bool| {
             let (entries, indexes) = pick(part.entries, part.indexes, positions);
             let origin = Origin::Part { gather: part.gather, indexes };
-            let mut entry = Entry::new(Work::Entries(entries), origin, part.deadline, sequence);
-            entry.setbacks = setbacks;
+            let mut entry = Entry::new(Work::Entries(entries), origin, part.deadline, part.sequence);
+            (entry.setbacks, entry.uncertain) = (part.setbacks, part.may_be_applied || is_unknown);
             entry
         };
         if !results.moved.is_empty() {
-            let key = self.hold(again(&results.moved));
+            let key = self.hold(again(&results.moved, false));
             self.on_moved(None, key, results.moved_epoch, now);
         }
         if let Some(refusal) = results.refusal {
-            let key = self.hold(again(&results.refused));
+            let key = self.hold(again(&results.refused, results.is_unknown));
             if self.may_pass(refusal.status) {
                 self.refuse(key, refusal, now);
             } else {
@@ -218,7 +225,7 @@ impl<T> Session<T> {
             let Some(key) = part.entries.keys().iter().nth(position) else { continue };
             let work = Work::Owner(Frame::new(&RequestBody::Get { key }).with_flags(part.entries.flags));
             let origin = Origin::Part { gather: part.gather, indexes: vec![part.indexes[position]] };
-            let entry = self.hold(Entry::new(work, origin, part.deadline, sequence));
+            let entry = self.hold(Entry::new(work, origin, part.deadline, part.sequence));
             self.route(entry, now);
         }
     }
@@ -238,6 +245,8 @@ impl<T> Session<T> {
         let Spread { frame, deadline, sequence, setbacks } = spread;
         let mut entry = Entry::new(Work::EachNode(frame), Origin::Caller(tag), deadline, sequence);
         entry.setbacks = setbacks.saturating_add(1);
+        // Some nodes have done their part.
+        entry.uncertain = true;
         entry.refusal = Some(Refusal { status: Status::Moved, retry_after_ms: 0 });
         let wait = backoff(REDIRECT_WAIT_FIRST, REDIRECT_WAIT_MAX, entry.setbacks.into(), &mut self.rng);
         let key = self.hold(entry);
@@ -251,6 +260,10 @@ struct Part<'a> {
     gather: Key,
     indexes: &'a [u32],
     deadline: Instant,
+    sequence: u64,
+    setbacks: u8,
+    /// An attempt that was not answered may have carried out its writes.
+    may_be_applied: bool,
 }
 
 impl<T> Entry<T> {

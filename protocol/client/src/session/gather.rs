@@ -148,6 +148,8 @@ pub(super) struct PartResults {
     pub(super) refused: Vec<usize>,
     /// One of those refusals, with the longest wait that any of them asked for.
     pub(super) refusal: Option<Refusal>,
+    /// How one of the refused has ended is not known.
+    pub(super) is_unknown: bool,
     /// Values that did not fit the reply; positions within the part, to be asked for alone.
     pub(super) too_large: Vec<usize>,
 }
@@ -166,6 +168,7 @@ pub(super) fn read_results(operation: Operation, indexes: &[u32], mut body: &[u8
             // Entries are idempotent: one whose outcome is unknown is tried again like one that was refused.
             Status::Overloaded | Status::NotEnoughCopies | Status::OutcomeUnknown => {
                 results.refused.push(position);
+                results.is_unknown |= result.status == Status::OutcomeUnknown;
                 let longest_ms = results.refusal.map_or(0, |refusal| refusal.retry_after_ms).max(result.retry_after_ms);
                 results.refusal = Some(Refusal { status: result.status, retry_after_ms: longest_ms });
             }

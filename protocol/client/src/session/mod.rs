@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use quoit_wire::topology::Topology;
-use quoit_wire::{HelloParameters, RequestFlags, RetryToken};
+use quoit_wire::{HelloParameters, RequestFlags, RetryToken, Status};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -189,7 +189,12 @@ enum Work {
     Owner(Frame),
     Anyone(Frame),
     EachNode(Frame),
-    Node(Frame, u64),
+    /// One node's part of what is asked of each, which are the nodes of this epoch.
+    Node {
+        frame: Frame,
+        node: u64,
+        epoch: u32,
+    },
     Entries(Entries),
 }
 
@@ -480,6 +485,11 @@ impl<T> Session<T> {
             let bytes_max = connection.hello().map_or(usize::MAX, |hello| hello.frame_bytes_max as usize);
             let Some(key) = link.queue.pop_front() else { return };
             let Some(entry) = self.entries.get_mut(key) else { continue };
+            let epoch = self.map.topology.as_ref().map_or(0, |topology| topology.epoch);
+            if entry.work.is_overtaken(epoch) {
+                self.conclude(key, Err(Error::from_status(Status::Moved, 0, &[])), now);
+                continue;
+            }
             let bytes = entry.work.bytes();
             if bytes > bytes_max {
                 self.conclude(key, Err(Error::TooLarge { bytes, bytes_max }), now);
@@ -490,7 +500,6 @@ impl<T> Session<T> {
             }
             entry.in_flight = true;
             entry.refusal = None;
-            let epoch = self.map.topology.as_ref().map_or(0, |topology| topology.epoch);
             if let Some(connection) = link.connection() {
                 let takes_trace = connection.has_feature(HelloParameters::FEATURE_TRACE);
                 connection.send(key, now, |id, out| {
@@ -529,7 +538,9 @@ impl<T> Entry<T> {
 impl Work {
     fn operation(&self) -> quoit_wire::Operation {
         match self {
-            Self::Owner(frame) | Self::Anyone(frame) | Self::EachNode(frame) | Self::Node(frame, _) => frame.operation,
+            Self::Owner(frame) | Self::Anyone(frame) | Self::EachNode(frame) | Self::Node { frame, .. } => {
+                frame.operation
+            }
             Self::Entries(entries) => entries.operation,
         }
     }
@@ -539,34 +550,42 @@ impl Work {
         match self {
             Self::Owner(frame) => frame.takes_any_copy(),
             Self::Entries(entries) => entries.flags.has(RequestFlags::ANY_COPY),
-            Self::Anyone(_) | Self::EachNode(_) | Self::Node(..) => false,
+            Self::Anyone(_) | Self::EachNode(_) | Self::Node { .. } => false,
         }
+    }
+
+    /// Whether it must not be sent any more now that the topology is of `epoch`: a part of a flush, when another part may have
+    /// been carried out by an older one, and a vnode may have gone from this node to that one since.
+    fn is_overtaken(&self, epoch: u32) -> bool {
+        matches!(self, Self::Node { frame, epoch: asked, .. } if frame.operation.is_write() && *asked != epoch)
     }
 
     const fn wants_token(&self) -> bool {
         match self {
             Self::Owner(frame) => frame.wants_token,
-            Self::Anyone(_) | Self::EachNode(_) | Self::Node(..) | Self::Entries(_) => false,
+            Self::Anyone(_) | Self::EachNode(_) | Self::Node { .. } | Self::Entries(_) => false,
         }
     }
 
     const fn keys(&self) -> usize {
         match self {
-            Self::Owner(_) | Self::Anyone(_) | Self::EachNode(_) | Self::Node(..) => 1,
+            Self::Owner(_) | Self::Anyone(_) | Self::EachNode(_) | Self::Node { .. } => 1,
             Self::Entries(entries) => entries.count,
         }
     }
 
     fn bytes(&self) -> usize {
         match self {
-            Self::Owner(frame) | Self::Anyone(frame) | Self::EachNode(frame) | Self::Node(frame, _) => frame.bytes(),
+            Self::Owner(frame) | Self::Anyone(frame) | Self::EachNode(frame) | Self::Node { frame, .. } => {
+                frame.bytes()
+            }
             Self::Entries(entries) => entries.bytes.len(),
         }
     }
 
     fn put(&self, head: Head, out: &mut Vec<u8>) {
         match self {
-            Self::Owner(frame) | Self::Anyone(frame) | Self::EachNode(frame) | Self::Node(frame, _) => {
+            Self::Owner(frame) | Self::Anyone(frame) | Self::EachNode(frame) | Self::Node { frame, .. } => {
                 frame.put(head, out);
             }
             Self::Entries(entries) => entries.put(head, out),

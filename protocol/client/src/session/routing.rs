@@ -55,7 +55,7 @@ impl<T> Session<T> {
                 Some(self.link_of(seat, now))
             }
             Work::Anyone(_) => Some(self.any_link(None, now)),
-            Work::Node(_, node) => {
+            Work::Node { node, .. } => {
                 let node = *node;
                 let index = topology.nodes.iter().position(|known| known.id == node);
                 // What a node had that has left is another node's now.
@@ -97,7 +97,7 @@ impl<T> Session<T> {
             };
             let origin = Origin::Part { gather, indexes: part.indexes };
             let mut part_entry = Entry::new(work, origin, whole.deadline, whole.sequence);
-            part_entry.setbacks = whole.setbacks;
+            (part_entry.setbacks, part_entry.uncertain) = (whole.setbacks, whole.uncertain);
             let part_key = self.hold(part_entry);
             let link = self.link_of(part.seat, now);
             self.enqueue(link, part_key, now);
@@ -108,6 +108,7 @@ impl<T> Session<T> {
     fn spread(&mut self, key: Key, now: Instant) {
         let Some(topology) = &self.map.topology else { return };
         let nodes: Vec<u64> = topology.nodes.iter().map(|node| node.id).collect();
+        let epoch = topology.epoch;
         let Some(whole) = self.release(key) else { return };
         let (Work::EachNode(frame), Origin::Caller(tag)) = (whole.work, whole.origin) else { return };
         let Entry { deadline, sequence, setbacks, .. } = whole;
@@ -115,7 +116,8 @@ impl<T> Session<T> {
         let gather = self.gathers.insert(Gather::of_nodes(tag, nodes.len(), spread));
         for (index, node) in nodes.into_iter().enumerate() {
             let origin = Origin::Part { gather, indexes: vec![index as u32] };
-            let part = Entry::new(Work::Node(frame.clone(), node), origin, deadline, sequence);
+            let work = Work::Node { frame: frame.clone(), node, epoch };
+            let part = Entry::new(work, origin, deadline, sequence);
             let part = self.hold(part);
             self.route(part, now);
         }
