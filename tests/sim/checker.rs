@@ -12,8 +12,10 @@ use quoit_wire::{Status, Version};
 
 use crate::store::DepartureCause;
 
+use super::client::DEADLINE;
 use super::history::{
-    Ask, COUNTER_BASE, Cause, Execution, FILLING, FILLING_WORDS, Flushed, History, Operation, Outcome, Subject,
+    Ask, COUNTER_BASE, Cause, EVERY_KEY, Execution, FILLING, FILLING_WORDS, Flushed, History, Operation, Outcome,
+    Subject,
 };
 
 /// Clocks run by up to a twentieth faster: a time to live ends that much earlier.
@@ -24,12 +26,36 @@ const TTL_LATE_US_MAX: u64 = 6_000_000;
 /// late: a slow etcd and a freeze are what may keep it, and its node's lease, which ends meanwhile.
 const COPY_LATE_US_MAX: u64 = 10_000_000;
 
+/// A session is woken at the microsecond after its deadline.
+const DEADLINE_LATE_US_MAX: u64 = 1;
+
 /// Everything in the history that can't be; with the key.
 pub(super) fn check(history: &History) -> Vec<(Subject, String)> {
     let keys = 0..history.executions.len();
     let found =
         keys.flat_map(|key| Key::new(history, key).check().into_iter().map(move |text| (Subject::Key(key), text)));
-    found.chain(missed_by_flushes(history)).collect()
+    found.chain(missed_by_flushes(history)).chain(broken_words(history)).collect()
+}
+
+/// What a client is told ends in time, and what it was told had not been carried out never is.
+fn broken_words(history: &History) -> Vec<(Subject, String)> {
+    let mut found = Vec::new();
+    for (number, operation) in history.operations.iter().enumerate() {
+        let Operation { client, key, ask, mode, invoked_us, finished_us, outcome } = operation;
+        let text = || format!("operation {number} ({ask:?}, {mode:?}, client {client})");
+        let subject = if *key == EVERY_KEY { Subject::Vnode(0) } else { Subject::Key(*key) };
+        let time_us = finished_us.saturating_sub(*invoked_us);
+        if *outcome != Outcome::Pending && time_us > DEADLINE.as_micros() as u64 + DEADLINE_LATE_US_MAX {
+            found.push((subject, format!("{} ended after {} ms", text(), time_us / 1000)));
+        }
+        let executed = || history.executions.iter().flatten().find(|it| it.operation == number);
+        if let Outcome::Refused(why) = outcome
+            && let Some(execution) = executed()
+        {
+            found.push((subject, format!("{} was refused ({why}), and carried out: {execution:?}", text())));
+        }
+    }
+    found
 }
 
 /// A flush that was carried out has emptied every vnode.

@@ -213,8 +213,8 @@ impl World {
                 self.work_on_keys_of(node);
                 if self.chance(75) {
                     self.trap = Some(Trap::CutOffAfterSeal { node });
-                    // What was written there last would hold up the reads.
-                    self.reached_by_readers = Some(node);
+                    // What was written there last would hold up the reads, and who hears of the next primary asks that one.
+                    (self.reached_by_readers, self.are_readers_apart) = (Some(node), true);
                 } else {
                     self.trap = Some(Trap::LateRingAfterSeal { node });
                 }
@@ -240,6 +240,7 @@ impl World {
         let cuts: Vec<_> = self.network.cuts().collect();
         self.network.heal();
         (self.trap, self.cut_off_when_lost, self.reached_by_readers) = (None, None, None);
+        self.are_readers_apart = false;
         self.disk_stalled_until_us = 0;
         let now_us = self.now_us;
         let frozen: Vec<u64> =

@@ -1,6 +1,6 @@
 //! What clients asked and were told, and what cores carried out: all that the checker judges by.
 
-use quoit_wire::{Status, Version, WriteMode};
+use quoit_wire::{Reply, Status, Version, WriteMode};
 
 use crate::cluster::NodeRef;
 use crate::cluster::copies::Peer;
@@ -67,8 +67,8 @@ pub(super) enum Outcome {
         /// It says that it may be stale.
         is_stale: bool,
     },
-    /// It was not carried out, and will not be.
-    Refused,
+    /// It was not carried out, and will not be: its client was told why.
+    Refused(String),
     /// It may have been carried out, or may yet be.
     Unknown,
 }
@@ -136,8 +136,8 @@ pub(super) struct History {
     /// Nodes without etcd answer what may be stale, and say so (C15).
     pub(super) serves_stale: bool,
     pub(super) operations: Vec<Operation>,
-    /// The operation of each request, by the request's id.
-    pub(super) attempts: Vec<usize>,
+    /// The operation of each request.
+    attempts: Vec<usize>,
     /// Writes that were carried out, by key.
     pub(super) executions: Vec<Vec<Execution>>,
     pub(super) causes: Vec<Vec<(Version, Cause)>>,
@@ -206,8 +206,18 @@ impl History {
         u32::try_from(self.attempts.len()).expect("few attempts")
     }
 
-    /// The client of a flush is told that this attempt at a part of it has been carried out.
-    pub(super) fn note_flushed(&mut self, operation: usize, attempt: u32, told_us: u64) {
+    /// The operation of a request, by its number.
+    pub(super) fn operation_of(&self, attempt: u32) -> usize {
+        self.attempts[attempt as usize - 1]
+    }
+
+    /// A client is told of a request: of a flush, that this attempt at a part of it has been carried out.
+    pub(super) fn note_told(&mut self, attempt: u32, reply: &[u8], told_us: u64) {
+        let operation = self.operation_of(attempt);
+        let (reply, _) = Reply::decode(reply).expect("a reply").expect("a whole reply");
+        if self.operations[operation].ask != Ask::Flush || reply.status != Status::Ok {
+            return;
+        }
         let own = self.emptied.iter().filter(|it| it.attempt == attempt);
         let flushed = own.map(|it| Flushed { operation, told_us, vnode: it.vnode, version: it.version });
         self.flushed.extend(flushed);

@@ -9,13 +9,13 @@ use quoit_wire::{
     Operation as WireOperation, Reply, Request, RequestFlags, RequestHead, Status, Version, WriteMode, request_head,
 };
 
+use super::client::ConnectionId;
 use super::clock::Clock;
-use super::world::CLIENTS;
 use crate::cluster::agent::{Agent, AgentOptions};
 use crate::cluster::copies::{Copies, OnEtcdLoss, Peer, Release, Ticket};
 use crate::cluster::records::Identity;
 use crate::cluster::{Election, NodeRef, Order, Registration, Report, Ring};
-use crate::shard::{LargeSet, Outcome, Output, ReplyLimits, Route, Shard};
+use crate::shard::{LargeSet, Outcome, Output, ReplyLimits, Route, Shard, TopologyOutcome};
 use crate::store::{Departure, PolicyKind, StoreOptions};
 use crate::time::Instant;
 
@@ -29,6 +29,16 @@ const BACKLOG_BYTES_MAX_EVICTING: usize = 4 << 20;
 /// The least that a store can be made with.
 const MEMORY_BYTES: usize = 9 << 20;
 const CLUSTER: &str = "simulated";
+
+/// Where clients reach a node, and back.
+pub(super) fn address_of(id: u64) -> String {
+    format!("10.0.0.{id}:7400")
+}
+
+pub(super) fn id_of_address(address: &str) -> u64 {
+    let id = address.strip_prefix("10.0.0.").and_then(|rest| rest.strip_suffix(":7400"));
+    id.and_then(|id| id.parse().ok()).expect("an address of this world")
+}
 
 /// What all nodes of a world have in common.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +63,8 @@ pub(super) struct Node {
     pub(super) clock: Clock,
     pub(super) agent: Agent,
     pub(super) cores: Vec<Core>,
+    /// Flushes whose cores have not all answered, by the numbers of their attempts.
+    flushes: BTreeMap<u32, Flush>,
     pub(super) watch: Option<Watch>,
     pub(super) watches: u64,
     /// It does nothing until then.
@@ -65,7 +77,7 @@ pub(super) struct Core {
     pub(super) shard: Shard,
     pub(super) peer: Peer,
     held: BTreeMap<Ticket, Held>,
-    /// Large sets whose values are still arriving, by the numbers of their requests.
+    /// Large sets whose values are still arriving, by the numbers of their attempts.
     arriving: BTreeMap<u32, Arriving>,
     pub(super) turn_us: u64,
     /// What the node itself tells a core comes in order.
@@ -74,12 +86,26 @@ pub(super) struct Core {
     pub(super) stalled: Option<Instant>,
 }
 
+/// Who asked, and what its request is in the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asker {
+    pub(super) connection: ConnectionId,
+    /// The number of the attempt; none of what no operation needs.
+    pub(super) attempt: Option<u32>,
+}
+
 /// A large set whose value is still arriving, and where in its frame that has come to.
 struct Arriving {
-    client: usize,
+    asker: Asker,
     set: Box<LargeSet>,
     frame: Vec<u8>,
     place: usize,
+}
+
+/// A flush of which each core has a part.
+struct Flush {
+    missing: usize,
+    refusal: Option<Vec<u8>>,
 }
 
 /// Of the value of a large set so much arrives at once.
@@ -89,7 +115,7 @@ const REPLY_LIMITS: ReplyLimits =
 
 /// A reply that waits for a commit.
 struct Held {
-    client: usize,
+    asker: Option<Asker>,
     id: u32,
     is_write: bool,
     bytes: Vec<u8>,
@@ -110,7 +136,7 @@ pub(super) enum Served {
     Replied { bytes: Vec<u8>, is_held: bool, emptied: Vec<(usize, Version)> },
     /// Another core of the node has to.
     Forward(u16),
-    /// It is a large set whose value comes in pieces: the request of this number.
+    /// It is a large set whose value comes in pieces: the attempt of this number.
     Begun(u32),
 }
 
@@ -119,7 +145,7 @@ pub(super) enum Served {
 pub(super) struct Turned {
     pub(super) messages: Vec<(Peer, Vec<u8>)>,
     pub(super) reports: Vec<(Election, Report)>,
-    pub(super) replies: Vec<(usize, Vec<u8>)>,
+    pub(super) replies: Vec<(Asker, Vec<u8>)>,
 }
 
 impl Node {
@@ -128,7 +154,7 @@ impl Node {
         let registration = Registration {
             node: me,
             name: format!("node-{}", me.id),
-            address: format!("10.0.0.{}:7400", me.id),
+            address: address_of(me.id),
             zone: String::new(),
             cores: CORES,
             weight: 1,
@@ -148,11 +174,35 @@ impl Node {
             clock,
             agent: Agent::new(clock.now(now_us), options),
             cores: (0..CORES).map(|core| Core::new(plan, Peer { node: me, core })).collect(),
+            flushes: BTreeMap::new(),
             watch: None,
             watches: 0,
             frozen_until_us: 0,
             agent_turn_us: u64::MAX,
         }
+    }
+
+    /// Every core has its part of this flush.
+    pub(super) fn begin_flush(&mut self, attempt: u32) {
+        self.flushes.insert(attempt, Flush { missing: usize::from(CORES), refusal: None });
+    }
+
+    /// A core's reply: what the client is to be told, which of a flush is nothing until its last part, and then the first
+    /// refusal, if there is one.
+    pub(super) fn gather(&mut self, attempt: Option<u32>, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        let attempt = attempt.filter(|attempt| self.flushes.contains_key(attempt));
+        let Some((attempt, flush)) = attempt.and_then(|it| Some((it, self.flushes.get_mut(&it)?))) else {
+            return Some(bytes);
+        };
+        flush.missing -= 1;
+        let (reply, _) = Reply::decode(&bytes).expect("a reply").expect("a whole reply");
+        if reply.status != Status::Ok && flush.refusal.is_none() {
+            flush.refusal = Some(bytes.clone());
+        }
+        if flush.missing > 0 {
+            return None;
+        }
+        self.flushes.remove(&attempt).and_then(|flush| flush.refusal).or(Some(bytes))
     }
 }
 
@@ -162,7 +212,7 @@ impl Core {
             id: peer.node.id,
             incarnation: peer.node.incarnation,
             name: String::new(),
-            address: String::new(),
+            address: address_of(peer.node.id),
             zone: String::new(),
             cores: CORES,
             weight: 1,
@@ -207,11 +257,10 @@ impl Core {
         self.shard.copies().expect("it has joined a cluster")
     }
 
-    pub(super) fn take_told(&mut self, now: Instant, told: ToCore) {
+    /// Takes what the node tells it; whether that is a newer topology.
+    pub(super) fn take_told(&mut self, now: Instant, told: ToCore) -> bool {
         match told {
-            ToCore::Ring(ring) => {
-                let _ = self.shard.handle_ring(now, &ring);
-            }
+            ToCore::Ring(ring) => return self.shard.handle_ring(now, &ring) == TopologyOutcome::Taken,
             ToCore::Lease(until) => self.copies().0.handle_lease(until),
             ToCore::Election(election) => self.copies().0.handle_election(election),
             ToCore::Order(election, order) => {
@@ -219,6 +268,7 @@ impl Core {
                 copies.handle_order(now, &mut state, election, &order);
             }
         }
+        false
     }
 
     pub(super) fn take_messages(&mut self, now: Instant, from: Peer, mut bytes: &[u8]) {
@@ -229,7 +279,7 @@ impl Core {
         }
     }
 
-    pub(super) fn serve(&mut self, now: Instant, client: usize, frame: &[u8], is_forwarded: bool) -> Served {
+    pub(super) fn serve(&mut self, now: Instant, asker: Option<Asker>, frame: &[u8], is_forwarded: bool) -> Served {
         let head = request_head(frame, VALUE_BYTES_MAX).expect("a request").expect("a whole head");
         let request = Request::decode(head, frame).expect("a request");
         let hash = request.body.key().map_or(0, |key| self.shard.hash(key));
@@ -246,14 +296,17 @@ impl Core {
                 }
             }
         }
-        if head.operation == WireOperation::Set && head.payload_bytes() > PIECE_BYTES && client < CLIENTS {
-            return self.begin_large(now, client, head, hash, frame);
+        if let Some(asker @ Asker { attempt: Some(_), .. }) = asker
+            && head.operation == WireOperation::Set
+            && head.payload_bytes() > PIECE_BYTES
+        {
+            return self.begin_large(now, asker, head, hash, frame);
         }
         let before = self.positions(&head);
         let outcome = self.shard.execute_frame(now, head, frame, hash, REPLY_LIMITS, &mut output);
         let after = self.positions(&head).into_iter().enumerate();
         let emptied = after.zip(before).filter(|((_, after), before)| after != before).map(|(it, _)| it).collect();
-        match self.replied(client, &head, outcome, output) {
+        match self.replied(asker, &head, outcome, output) {
             Served::Replied { bytes, is_held, .. } => Served::Replied { bytes, is_held, emptied },
             served => served,
         }
@@ -266,47 +319,49 @@ impl Core {
         (0..vnodes).map(|vnode| state.store.position(vnode)).collect()
     }
 
-    fn begin_large(&mut self, now: Instant, client: usize, head: RequestHead, hash: u64, frame: &[u8]) -> Served {
-        let place = head.payload_offset();
+    fn begin_large(&mut self, now: Instant, asker: Asker, head: RequestHead, hash: u64, frame: &[u8]) -> Served {
+        let (place, attempt) = (head.payload_offset(), asker.attempt.unwrap_or_default());
         match self.shard.open_large_set(now, head, &frame[..place], hash) {
             Ok(set) => {
-                let arriving = Arriving { client, set: Box::new(set), frame: frame.to_vec(), place };
-                assert!(self.arriving.insert(head.id, arriving).is_none(), "an attempt has a number of its own");
-                Served::Begun(head.id)
+                let arriving = Arriving { asker, set: Box::new(set), frame: frame.to_vec(), place };
+                assert!(self.arriving.insert(attempt, arriving).is_none(), "an attempt has a number of its own");
+                Served::Begun(attempt)
             }
             Err(status) => answered(refusal(head.id, status, Version::NONE)),
         }
     }
 
     /// The next piece of a large set's value arrives; with the last one it is carried out, and this is the frame, too.
-    pub(super) fn take_piece(&mut self, now: Instant, id: u32) -> Option<(usize, Vec<u8>, Served)> {
-        let arriving = self.arriving.get_mut(&id)?;
+    pub(super) fn take_piece(&mut self, now: Instant, attempt: u32) -> Option<(Asker, Vec<u8>, Served)> {
+        let arriving = self.arriving.get_mut(&attempt)?;
         let rest = &arriving.frame[arriving.place..];
         arriving.place += self.shard.fill_large_set(&mut arriving.set, &rest[..rest.len().min(PIECE_BYTES)]);
         if arriving.set.missing_bytes() > 0 {
-            return Some((arriving.client, Vec::new(), Served::Begun(id)));
+            return Some((arriving.asker, Vec::new(), Served::Begun(attempt)));
         }
-        let Arriving { client, set, frame, place } = self.arriving.remove(&id)?;
+        let Arriving { asker, set, frame, place } = self.arriving.remove(&attempt)?;
         let (head, mut output) = (set.head(), Output::default());
         match self.shard.publish_large_set(now, set, REPLY_LIMITS, &mut output) {
-            Ok(outcome) => Some((client, frame, self.replied(client, &head, outcome, output))),
+            Ok(outcome) => Some((asker, frame, self.replied(Some(asker), &head, outcome, output))),
             // It is too early for its vnode.
             Err(set) => {
-                self.arriving.insert(id, Arriving { client, set, frame, place });
-                Some((client, Vec::new(), Served::Begun(id)))
+                self.arriving.insert(attempt, Arriving { asker, set, frame, place });
+                Some((asker, Vec::new(), Served::Begun(attempt)))
             }
         }
     }
 
-    /// The connection ends over which a large set's value was arriving.
-    pub(super) fn lose_pieces(&mut self, id: u32) {
-        self.arriving.remove(&id).into_iter().for_each(|arriving| self.shard.abandon_large_set(*arriving.set));
+    /// The connection ends over which a large set's value was arriving; which one that is.
+    pub(super) fn lose_pieces(&mut self, attempt: u32) -> Option<ConnectionId> {
+        let Arriving { asker, set, .. } = self.arriving.remove(&attempt)?;
+        self.shard.abandon_large_set(*set);
+        Some(asker.connection)
     }
 
-    fn replied(&mut self, client: usize, head: &RequestHead, outcome: Outcome, output: Output) -> Served {
+    fn replied(&mut self, asker: Option<Asker>, head: &RequestHead, outcome: Outcome, output: Output) -> Served {
         let bytes = output.bytes;
         if let Outcome::Pending(ticket) = outcome {
-            let held = Held { client, id: head.id, is_write: head.operation.is_write(), bytes: bytes.clone() };
+            let held = Held { asker, id: head.id, is_write: head.operation.is_write(), bytes: bytes.clone() };
             assert!(self.held.insert(ticket, held).is_none(), "a ticket is issued once");
         }
         Served::Replied { bytes, is_held: outcome != Outcome::Done, emptied: Vec::new() }
@@ -332,7 +387,7 @@ impl Core {
                 (Release::Abandoned, true) => refusal(held.id, Status::OutcomeUnknown, Version::NONE),
                 (Release::Abandoned, false) => refusal(held.id, Status::Moved, Version::from_u64(epoch)),
             };
-            turned.replies.push((held.client, bytes));
+            turned.replies.extend(held.asker.map(|asker| (asker, bytes)));
         }
         turned
     }

@@ -56,9 +56,9 @@ pub(super) fn run(seed: u64, traced: Option<Subject>, mistake: Option<Mistake>) 
         Some(Mistake::Core(fault)) => Some(fault),
         _ => None,
     });
-    let mut world = World::new(seed, traced);
-    world.is_role_kept = mistake == Some(Mistake::RoleKept);
     let nodes = 3 + seed % 3;
+    let mut world = World::new(seed, nodes, traced);
+    world.is_role_kept = mistake == Some(Mistake::RoleKept);
     let mut table = Table::default();
     let mut faults = 0;
     (1..=nodes).for_each(|id| world.start(id));

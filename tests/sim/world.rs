@@ -3,6 +3,7 @@
 //! Everything random comes from one seeded source and nothing else reads a clock, so a seed is a run. The hash of all that
 //! happened says whether two runs were the same.
 
+mod connections;
 mod etcd;
 mod nodes;
 mod pressure;
@@ -14,16 +15,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
+use self::connections::Connection;
 use self::nodes::TURN_US;
 use self::pressure::Ballast;
 pub(super) use self::traps::Trap;
-use super::client::{Client, KEYS, vnode_of_key};
+use super::client::{Client, ConnectionId, KEYS, vnode_of_key};
 use super::etcd::Etcd;
 use super::history::{History, Subject};
 use super::network::{Network, Place};
-use super::node::{Node, Plan, ToCore};
+use super::node::{Asker, Node, Plan, ToCore, address_of};
 use crate::cluster::copies::{OnEtcdLoss, Peer};
 use crate::cluster::etcd::{EtcdRequest, EtcdResponse, WatchEvent};
 use crate::cluster::{ControlMessage, Election, NodeRef, Report, Ring};
@@ -70,17 +73,23 @@ pub(super) enum Event {
     EtcdTick,
     /// More memory is taken.
     Fill,
-    Asked {
-        client: usize,
+    /// A client connects to a node; that is heard of; the connection is gone.
+    Accepted {
+        connection: ConnectionId,
         node: u64,
-        core: u16,
+    },
+    Connected(ConnectionId),
+    Lost(ConnectionId),
+    Asked {
+        asker: Asker,
+        peer: Peer,
         frame: Vec<u8>,
         is_forwarded: bool,
     },
-    /// More of the value of a large set, the request of this number.
+    /// More of the value of a large set, the attempt of this number.
     Piece(Peer, u32),
     Answered {
-        client: usize,
+        asker: Asker,
         bytes: Vec<u8>,
     },
     Wake(usize),
@@ -103,6 +112,7 @@ pub(super) struct World {
     registered: BTreeMap<String, NodeRef>,
     ballast: Ballast,
     pub(super) clients: Vec<Client>,
+    connections: BTreeMap<ConnectionId, Connection>,
     /// Clients begin nothing new.
     pub(super) is_quiet: bool,
     /// So many clients only read: they notice late that they ask a primary that is one no longer.
@@ -116,6 +126,8 @@ pub(super) struct World {
     pub(super) trap: Option<Trap>,
     /// Of the clients only those that read alone reach this node.
     pub(super) reached_by_readers: Option<u64>,
+    /// ... and they reach no other, and hear nothing from the others.
+    pub(super) are_readers_apart: bool,
     /// What etcd has to put on its disk waits until then.
     pub(super) disk_stalled_until_us: u64,
     /// This node loses the others, too, as soon as its lease has ended.
@@ -134,7 +146,8 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, traced: Option<Subject>) -> Self {
+    /// A world that is to have so many nodes.
+    pub(super) fn new(seed: u64, nodes: u64, traced: Option<Subject>) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let plan = Plan {
             vnode_bits: random.random_range(2..=4),
@@ -143,11 +156,18 @@ impl World {
             policy: if seed.is_multiple_of(2) { PolicyKind::None } else { PolicyKind::S3Fifo },
             on_etcd_loss: if seed % 7 < 3 { OnEtcdLoss::Serve } else { OnEtcdLoss::Fence },
         };
-        let clients = (0..CLIENTS).map(|number| Client::new(number, random.random_range(1..u64::MAX))).collect();
         let vnodes = (0..KEYS).map(|key| vnode_of_key(plan.hash_seed, plan.vnode_bits, key)).collect();
+        let now_us = 1_000_000;
+        let client = |number| {
+            let mut servers: Vec<String> = (1..=nodes).map(address_of).collect();
+            servers.shuffle(&mut random);
+            servers.truncate(random.random_range(1..=servers.len()));
+            Client::new(number, servers, random.random_range(1..u64::MAX), now_us)
+        };
+        let clients = (0..CLIENTS).map(client).collect();
         let mut world = Self {
             random,
-            now_us: 1_000_000,
+            now_us,
             events: BTreeMap::new(),
             scheduled: 0,
             plan,
@@ -156,6 +176,7 @@ impl World {
             etcd: Etcd::default(),
             etcd_events: 0,
             clients,
+            connections: BTreeMap::new(),
             is_quiet: true,
             readers: 0,
             hot: None,
@@ -165,6 +186,7 @@ impl World {
             ring_since_us: 0,
             trap: None,
             reached_by_readers: None,
+            are_readers_apart: false,
             registered: BTreeMap::new(),
             ballast: Ballast::default(),
             disk_stalled_until_us: 0,
@@ -180,7 +202,7 @@ impl World {
         };
         world.at(world.now_us, Event::EtcdTick);
         for client in 0..CLIENTS {
-            world.at(world.now_us, Event::Wake(client));
+            world.carry_out(client);
         }
         world
     }
@@ -301,15 +323,12 @@ impl World {
                 self.after_etcd();
                 self.at(self.now_us + ETCD_TICK_US, Event::EtcdTick);
             }
-            Event::Asked { client, node, core, frame, is_forwarded } => {
-                self.serve(client, node, core, frame, is_forwarded);
-            }
+            Event::Accepted { connection, node } => self.accept(connection, node),
+            Event::Connected(connection) => self.connected(connection),
+            Event::Lost(connection) => self.lost(connection),
+            Event::Asked { asker, peer, frame, is_forwarded } => self.serve(asker, peer, frame, is_forwarded),
             Event::Piece(peer, id) => self.take_piece(peer, id),
-            Event::Answered { client, bytes } => {
-                let (client_state, random, history) = (&mut self.clients[client], &mut self.random, &mut self.history);
-                client_state.handle_reply(random, history, self.now_us, &bytes);
-                self.at(self.clients[client].wake_us, Event::Wake(client));
-            }
+            Event::Answered { asker, bytes } => self.answered(asker, &bytes),
             Event::Fill => self.fill(),
             Event::Wake(client) => self.wake(client),
             Event::Start(id) => self.start(id),
@@ -333,10 +352,13 @@ impl World {
             | Event::EtcdAnswered { to, .. }
             | Event::Watched { to, .. }
             | Event::WatchBroken { to, .. } => to.id,
-            Event::Asked { node, .. } => *node,
+            Event::Asked { peer, .. } => peer.node.id,
             Event::EtcdAsked { .. }
             | Event::EtcdTick
             | Event::Fill
+            | Event::Accepted { .. }
+            | Event::Connected(_)
+            | Event::Lost(_)
             | Event::Answered { .. }
             | Event::Wake(_)
             | Event::Start(_)

@@ -55,6 +55,10 @@ impl World {
         if let Some(node) = self.nodes.remove(&id) {
             self.history.losses.push(Loss { at_us: self.now_us, node: node.me, vnode: None });
             self.note(|| format!("node {id} crashes"));
+            // Its machine goes on, and tells who is connected.
+            if self.chance(50) {
+                self.reset_all(node.me);
+            }
         }
     }
 
@@ -98,8 +102,8 @@ impl World {
             let wait_us = self.random.random_range(0..LOCAL_US_MAX);
             self.at(now_us + wait_us, Event::Report(peer, election, report));
         }
-        for (client, bytes) in turned.replies {
-            self.answer(peer.node, client, bytes);
+        for (asker, bytes) in turned.replies {
+            self.reply(peer.node, asker, bytes);
         }
         self.turn_soon(peer, wait_us.min(TURN_US_MAX));
     }
@@ -193,13 +197,12 @@ impl World {
         }
         if let ToCore::Ring(ring) = &told {
             let epoch = ring.epoch;
-            if peer.core == 0 {
-                self.tell_clients();
-            }
             self.note(|| format!("{}/{} gets ring {epoch}", peer.node.id, peer.core));
         }
         if let Some((now, core)) = self.core(peer) {
-            core.take_told(now, told);
+            if core.take_told(now, told) {
+                self.tell_news(peer);
+            }
             self.turn_soon(peer, TURN_US);
         }
     }

@@ -6,7 +6,7 @@ use rand::RngExt;
 
 use super::super::client::{KEYS, key_name};
 use super::super::history::{Gone, Subject};
-use super::{CLIENTS, Event, World};
+use super::{Event, World};
 use crate::cluster::copies::Peer;
 use crate::store::{DepartureCause, PolicyKind};
 
@@ -86,7 +86,7 @@ impl World {
         let mut frame = Vec::new();
         body.encode(u32::MAX - 1, RequestOptions { epoch: ring.epoch, flags, trace: None, retry: None }, &mut frame);
         if let Some((now, core)) = self.core(peer) {
-            let _ = core.serve(now, CLIENTS, &frame, true);
+            let _ = core.serve(now, None, &frame, true);
             self.note_departures(peer);
             self.turn_soon(peer, super::nodes::TURN_US);
         }

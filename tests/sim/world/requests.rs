@@ -1,124 +1,99 @@
-//! What clients ask and are answered, and what becomes of it at the cores.
+//! What becomes of clients' requests at the cores, and what of it goes into the history.
 
 use quoit_wire::{Operation as WireOperation, Reply, Status, Version, request_head};
 use rand::RngExt;
 
-use super::super::client::{KEYS, Letter, Load};
+use super::super::client::KEYS;
 use super::super::history::{Ask, Emptied, Execution, Subject};
-use super::super::network::Place;
-use super::super::node::{CORES, Served, VALUE_BYTES_MAX};
+use super::super::node::{Asker, CORES, Served, VALUE_BYTES_MAX};
 use super::nodes::TURN_US;
-use super::{CLIENTS, Event, World};
+use super::{Event, World};
 use crate::cluster::NodeRef;
 use crate::cluster::copies::Peer;
 
 /// From one piece of a large value to the next, and how many of them are the last before their connection ends.
 const PIECE_US_MAX: u64 = 30_000;
 const PIECES_LOST_PERCENT: u32 = 2;
-/// Clients that a node can tell of a new epoch.
-const CONNECTED_PERCENT: u32 = 15;
+/// What one core of a node asks of another takes so long.
+const HOP_US: u64 = 10;
 
 impl World {
-    /// A node tells the clients that are connected to it of a new epoch; they ask anybody for it.
-    pub(super) fn tell_clients(&mut self) {
-        for client in &mut self.clients {
-            if self.random.random_range(0..100) < CONNECTED_PERCENT {
-                client.hear_news();
+    pub(super) fn serve(&mut self, asker: Asker, peer: Peer, frame: Vec<u8>, is_forwarded: bool) {
+        let head = request_head(&frame, VALUE_BYTES_MAX).expect("a request").expect("a whole head");
+        let Some((_, node)) = self.life(peer.node) else {
+            // The next life of a node knows nothing of the connections of this one.
+            if self.nodes.contains_key(&peer.node.id) {
+                self.reset(asker.connection, peer.node.id);
             }
-        }
-    }
-
-    pub(super) fn wake(&mut self, client: usize) {
-        let now_us = self.now_us;
-        if self.clients[client].wake_us > now_us {
             return;
-        }
-        if self.is_quiet && !self.clients[client].is_asking() {
-            self.clients[client].wake_us = now_us + 50_000;
-            return self.at(now_us + 50_000, Event::Wake(client));
-        }
-        let nodes: Vec<u64> = self.nodes.keys().copied().collect();
-        if nodes.is_empty() {
-            self.clients[client].wake_us = now_us + 50_000;
-            return self.at(now_us + 50_000, Event::Wake(client));
-        }
-        let load = Load { only_reads: client < self.readers, hot: self.hot, is_plain: self.is_plain };
-        let state = &mut self.clients[client];
-        let letters = state.wake(&mut self.random, &mut self.history, now_us, &nodes, load);
-        self.at(self.clients[client].wake_us, Event::Wake(client));
-        let is_reader = client < self.readers;
-        for Letter { node, core, frame } in letters {
-            if (is_reader || self.reached_by_readers != Some(node))
-                && let Some(at_us) =
-                    self.network.arrivals(&mut self.random, now_us, Place::Clients, Place::Node(node))[0]
-            {
-                self.at(at_us, Event::Asked { client, node, core, frame, is_forwarded: false });
+        };
+        match (head.operation, asker.attempt) {
+            (WireOperation::Hello, _) => self.greet(asker, peer, &frame),
+            (WireOperation::Flush, Some(attempt)) if !is_forwarded => {
+                node.begin_flush(attempt);
+                for core in 0..CORES {
+                    let wait_us = if core == peer.core { 0 } else { HOP_US };
+                    let (peer, frame) = (Peer { core, ..peer }, frame.clone());
+                    self.at(self.now_us + wait_us, Event::Asked { asker, peer, frame, is_forwarded: true });
+                }
+            }
+            _ => {
+                let Some((now, core)) = self.core(peer) else { return };
+                let served = core.serve(now, Some(asker), &frame, is_forwarded);
+                self.take_served(peer, asker, frame, served);
             }
         }
-    }
-
-    pub(super) fn serve(&mut self, client: usize, node: u64, core: u16, frame: Vec<u8>, is_forwarded: bool) {
-        let Some(me) = self.nodes.get(&node).map(|node| node.me) else { return };
-        let peer = Peer { node: me, core: core % CORES };
-        let Some((now, core)) = self.core(peer) else { return };
-        let served = core.serve(now, client, &frame, is_forwarded);
-        self.take_served(peer, client, frame, served);
     }
 
     /// More of a large set's value has come, unless its connection ends now.
-    pub(super) fn take_piece(&mut self, peer: Peer, id: u32) {
+    pub(super) fn take_piece(&mut self, peer: Peer, attempt: u32) {
         let is_lost = self.chance(PIECES_LOST_PERCENT);
         let Some((now, core)) = self.core(peer) else { return };
         if is_lost {
-            return core.lose_pieces(id);
-        }
-        if let Some((client, frame, served)) = core.take_piece(now, id) {
-            self.take_served(peer, client, frame, served);
+            let connection = core.lose_pieces(attempt);
+            connection.into_iter().for_each(|connection| self.reset(connection, peer.node.id));
+        } else if let Some((asker, frame, served)) = core.take_piece(now, attempt) {
+            self.take_served(peer, asker, frame, served);
         }
     }
 
-    fn take_served(&mut self, peer: Peer, client: usize, frame: Vec<u8>, served: Served) {
-        let me = peer.node;
+    fn take_served(&mut self, peer: Peer, asker: Asker, frame: Vec<u8>, served: Served) {
         match served {
             Served::Forward(core) => {
-                let node = me.id;
-                self.at(self.now_us + 10, Event::Asked { client, node, core, frame, is_forwarded: true });
+                let peer = Peer { core, ..peer };
+                self.at(self.now_us + HOP_US, Event::Asked { asker, peer, frame, is_forwarded: true });
             }
-            Served::Begun(id) => {
+            Served::Begun(attempt) => {
                 let wait_us = self.random.random_range(0..PIECE_US_MAX);
-                self.at(self.now_us + wait_us, Event::Piece(peer, id));
+                self.at(self.now_us + wait_us, Event::Piece(peer, attempt));
             }
             Served::Replied { bytes, is_held, emptied } => {
-                self.note_emptied(peer, &bytes, &emptied);
-                self.note_departures(peer);
-                self.note_execution(peer, &frame, &bytes);
+                if let Some(attempt) = asker.attempt {
+                    self.note_emptied(peer, attempt, &emptied);
+                    self.note_departures(peer);
+                    self.note_execution(peer, attempt, &bytes);
+                }
                 if !is_held {
-                    self.answer(me, client, bytes);
+                    self.reply(peer.node, asker, bytes);
                 }
                 self.turn_soon(peer, TURN_US);
             }
         }
     }
 
-    pub(super) fn answer(&mut self, by: NodeRef, client: usize, bytes: Vec<u8>) {
-        if client >= CLIENTS {
-            return;
-        }
-        let arrivals = self.network.arrivals(&mut self.random, self.now_us, Place::Node(by.id), Place::Clients);
-        if let Some(at_us) = arrivals[0] {
-            self.spring_on_answer(by, &bytes);
-            self.at(at_us, Event::Answered { client, bytes });
-        }
+    /// A core's reply may leave.
+    pub(super) fn reply(&mut self, by: NodeRef, asker: Asker, bytes: Vec<u8>) {
+        let whole = self.life(by).and_then(|(_, node)| node.gather(asker.attempt, bytes));
+        whole.into_iter().for_each(|bytes| self.answer(by, asker, bytes));
     }
 
     /// Vnodes that a flush has emptied: to each of their keys that is a write.
-    fn note_emptied(&mut self, by: Peer, reply: &[u8], emptied: &[(usize, Version)]) {
-        let (reply, _) = Reply::decode(reply).expect("a reply").expect("a whole reply");
+    fn note_emptied(&mut self, by: Peer, attempt: u32, emptied: &[(usize, Version)]) {
+        let operation = self.history.operation_of(attempt);
         for (vnode, version) in emptied.iter().copied() {
-            let operation = self.history.attempts[reply.id as usize - 1];
             self.mix(version.as_u64());
             self.note_vnode(vnode as u32, || format!("{}/{} flush {operation}: {version}", by.node.id, by.core));
-            self.history.emptied.push(Emptied { attempt: reply.id, vnode, version });
+            self.history.emptied.push(Emptied { attempt, vnode, version });
             let execution = Execution { operation, at_us: self.now_us, by, version };
             for key in (0..KEYS).filter(|key| self.history.vnodes[*key] == vnode) {
                 self.history.executions[key].push(execution);
@@ -127,13 +102,9 @@ impl World {
     }
 
     /// What a core carried out goes into the history, whether or not its client will learn of it.
-    fn note_execution(&mut self, by: Peer, frame: &[u8], reply: &[u8]) {
-        let head = request_head(frame, VALUE_BYTES_MAX).expect("a request").expect("a whole head");
-        if head.operation == WireOperation::Topology {
-            return;
-        }
+    fn note_execution(&mut self, by: Peer, attempt: u32, reply: &[u8]) {
         let (reply, _) = Reply::decode(reply).expect("a reply").expect("a whole reply");
-        let operation = self.history.attempts[reply.id as usize - 1];
+        let operation = self.history.operation_of(attempt);
         let (key, ask) = (self.history.operations[operation].key, self.history.operations[operation].ask);
         if ask == Ask::Flush {
             return;

@@ -5,9 +5,10 @@ use quoit_wire::{Reply, Status};
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 
-use super::super::client::{HOT_KEYS, KEYS};
+use super::super::client::KEYS;
 use super::super::history::Ask;
 use super::super::network::Place;
+use super::super::node::Asker;
 use super::{CLIENTS, World};
 use crate::cluster::{CopyState, NodeRef, Ring, Roles};
 
@@ -120,13 +121,11 @@ impl World {
         self.trap = Some(Trap::Acknowledged { by, vnode: self.vnode_of(key) });
     }
 
-    pub(super) fn spring_on_answer(&mut self, by: NodeRef, reply: &[u8]) {
+    pub(super) fn spring_on_answer(&mut self, by: NodeRef, asker: Asker, reply: &[u8]) {
         let Some(Trap::Acknowledged { by: victim, vnode }) = self.trap.filter(|_| self.is_trap_for(by)) else { return };
         let (reply, _) = Reply::decode(reply).expect("a reply").expect("a whole reply");
-        let Some(operation) = (reply.id as usize).checked_sub(1).and_then(|id| self.history.attempts.get(id)) else {
-            return;
-        };
-        let operation = &self.history.operations[*operation];
+        let Some(attempt) = asker.attempt else { return };
+        let operation = &self.history.operations[self.history.operation_of(attempt)];
         let is_write = operation.ask.is_write() && operation.ask != Ask::Flush;
         let is_acknowledged = reply.status == Status::Ok && is_write && operation.waits_for_copies();
         if is_acknowledged && self.vnode_of(operation.key) == vnode {
@@ -146,7 +145,7 @@ impl World {
 
     /// Clients work on this key and its neighbours, half of them as readers; every write is carried out, and nothing holds it up.
     fn work_on(&mut self, key: usize) {
-        self.hot = Some(key.min(KEYS - HOT_KEYS));
+        self.hot = Some(key);
         (self.is_quiet, self.readers, self.is_plain) = (false, CLIENTS / 2, true);
         self.note(|| format!("clients work on key {key}"));
     }
