@@ -123,8 +123,9 @@ pub struct ServeFlags {
     /// Who has to go when memory is full [default: s3-fifo]
     #[arg(long, value_name = "POLICY", value_parser = Suggested(&POLICY_NAMES))]
     eviction: Option<String>,
-    /// What a core without work does: park, spin, or spin for so many microseconds and then park [default: park]
-    #[arg(long, value_name = "park|spin|MICROSECONDS", value_parser = Suggested(&["park", "spin"]), hide_possible_values = true)]
+    /// What a core without work does: stay awake while that has paid lately, park, spin, or spin for so many microseconds and
+    /// then park [default: adaptive]
+    #[arg(long, value_name = "adaptive|park|spin|MICROSECONDS", value_parser = Suggested(&["adaptive", "park", "spin"]), hide_possible_values = true)]
     idle: Option<String>,
     /// Largest value taken [default: the smaller of 16MiB and 1/8 of a core's arena]
     #[arg(long, value_name = "SIZE")]

@@ -62,6 +62,36 @@ fn the_example_file_has_every_option_at_its_default() {
     assert_eq!(load_file(example).expect("the example is valid"), load(&[], &[]).expect("the defaults are valid"));
 }
 
+/// A default of `auto` or of nothing may be told in prose; any other is told as it stands in the table.
+#[test]
+fn the_help_tells_every_default_and_suggests_only_what_is_taken() {
+    let command = ServeFlags::augment_args(clap::Command::new("serve"));
+    // A switch that is off, and the file, which there is one of or none.
+    for key in Key::ALL.iter().copied().filter(|key| !matches!(key, Key::Insecure | Key::Config)) {
+        let flag =
+            command.get_arguments().find(|flag| flag.get_long() == Some(key.name())).expect("every option is a flag");
+        let help = flag.get_help().expect("every flag is explained").to_string();
+        let told = help.split_once("[default: ").and_then(|(_, rest)| rest.strip_suffix(']'));
+        let told = told.unwrap_or_else(|| panic!("--{key} does not end with its default: {help}"));
+        match key.default_text() {
+            "" => assert!(told == "none" || told.starts_with("none, "), "--{key}: {told}"),
+            "auto" => {
+                assert!(told == "auto" || told.contains(' '), "--{key}: {told} is a value, and auto is the default");
+            }
+            default => assert_eq!(told, default, "--{key}"),
+        }
+        let suggested = flag.get_possible_values();
+        for value in &suggested {
+            let argument = format!("--{key}={}", value.get_name());
+            assert!(load(&[&argument], &[]).is_ok(), "{argument} is suggested, and refused");
+        }
+        assert!(
+            suggested.is_empty() || suggested.iter().any(|value| value.matches(key.default_text(), false)),
+            "--{key}: the default is not among what shells complete"
+        );
+    }
+}
+
 #[test]
 fn flags_win_over_environment_over_file_over_defaults() {
     let directory = std::env::temp_dir().join(format!("quoit-config-{}", std::process::id()));

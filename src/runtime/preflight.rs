@@ -252,7 +252,7 @@ impl Shortcoming {
             }
             Problem::RingFiltered => {
                 "allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile (to try: \
-                 docker run --security-opt seccomp=unconfined); under systemd: SystemCallFilter=@io-event"
+                 docker run --security-opt seccomp=unconfined); under systemd: SystemCallFilter=@aio"
                     .to_owned()
             }
             Problem::RingMissing => "boot a kernel with CONFIG_IO_URING=y, as Debian's are".to_owned(),
@@ -378,6 +378,7 @@ mod tests {
             (Problem::KernelTooOld { release: "5.10.0".to_owned() }, "boot a newer kernel"),
             (Problem::RingDisabled { setting: "2".to_owned() }, "sysctl -w kernel.io_uring_disabled=0"),
             (Problem::RingFiltered, "seccomp=unconfined"),
+            (Problem::RingFiltered, "SystemCallFilter=@aio"),
             (Problem::RingMissing, "CONFIG_IO_URING"),
             (Problem::RingRefused(io::Error::from_raw_os_error(libc::EINVAL)), "6.1 or newer"),
             (
