@@ -116,6 +116,52 @@ fn exit_codes_tell_hit_from_miss() {
 }
 
 #[test]
+fn bytes_are_added_on_both_sides_of_what_is_there_and_to_nothing_else() {
+    let node = Running::new();
+    for command in ["append", "prepend"] {
+        let missed = node.run(&[command, "word", "x"]);
+        assert!(missed.code == 1 && missed.error.contains("word"), "{missed:?}");
+    }
+    assert_eq!(node.run(&["set", "word", "oi", "--flags", "42"]).code, 0);
+    assert_eq!(node.run(&["prepend", "word", "qu"]).code, 0);
+    assert_eq!(node.run_with_input(&["append", "word", "-"], b"t\0").code, 0);
+    assert_eq!(node.run(&["append", "word", "-1"]).code, 0);
+    let hit = node.json(&["get", "word"]);
+    assert_eq!((&hit["value"], &hit["flags"]), (&json!("quoit\0-1"), &json!(42)));
+    let added = node.json(&["append", "word", "!"]);
+    assert_eq!((&added["stored"], added["version"].is_string()), (&json!(true), true), "{added}");
+    assert_eq!(node.json(&["append", "nothing", "!"])["stored"], json!(false));
+}
+
+#[test]
+fn a_flush_takes_every_item() {
+    let node = Running::new();
+    // Keys of both cores.
+    let keys: Vec<String> = (0..16).map(|number| format!("key-{number}")).collect();
+    for key in &keys {
+        assert_eq!(node.run(&["set", key, "v"]).code, 0);
+    }
+    let flushed = node.run(&["flush"]);
+    assert_eq!((flushed.code, flushed.output.len(), flushed.error.as_str()), (0, 0, ""));
+    for key in &keys {
+        assert_eq!(node.run(&["get", key]).code, 1, "{key}");
+    }
+    assert_eq!(node.json(&["flush"])["flushed"], json!(true));
+}
+
+#[test]
+fn a_time_to_live_of_zero_is_for_ever() {
+    let node = Running::new();
+    // What lived for one millisecond would be gone when the next command asks.
+    assert_eq!(node.run(&["set", "k", "v", "--ttl", "0"]).code, 0);
+    assert_eq!(node.run(&["get", "k", "--touch", "0s"]).code, 0);
+    assert_eq!(node.run(&["touch", "k", "--ttl", "0"]).code, 0);
+    assert_eq!(node.run(&["get", "k"]).output, b"v");
+    assert_eq!(node.run(&["incr", "n", "--initial", "7", "--ttl", "0"]).code, 0);
+    assert_eq!(node.run(&["get", "n"]).output, b"7");
+}
+
+#[test]
 fn a_version_from_get_guards_a_set() {
     let node = Running::new();
     assert_eq!(node.run(&["set", "k", "old", "--flags", "42"]).code, 0);
@@ -183,7 +229,7 @@ fn an_error_says_what_to_do() {
 
 #[test]
 fn every_command_teaches_by_example() {
-    for command in ["get", "set", "del", "touch", "incr", "stats", "topology"] {
+    for command in ["get", "set", "append", "prepend", "del", "touch", "incr", "flush", "stats", "topology"] {
         let ended = run("127.0.0.1:1", &[command, "--help"], b"");
         let help = String::from_utf8(ended.output).expect("text");
         assert!(ended.code == 0 && help.contains(&format!("  quoit {command}")), "{help}");

@@ -3,13 +3,14 @@
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use quoit_client::blocking::Client;
 use quoit_client::{Condition, Error, IncrementOptions, Options, Request, SetOptions, SetOutcome};
 use quoit_wire::limits::VALUE_BYTES_MAX;
 use serde_json::json;
 
-use super::{ClientCommand, CommandError, Common, Del, Ending, Get, Incr, Set, Touch, cluster, output, say};
+use super::{ClientCommand, CommandError, Common, Del, Ending, Extend, Get, Incr, Set, Touch, cluster, output, say};
 use crate::control::json;
 
 /// Carries a command out.
@@ -17,9 +18,12 @@ pub(super) fn run(command: &ClientCommand) -> Result<Ending, CommandError> {
     match command {
         ClientCommand::Get(get) => run_get(get),
         ClientCommand::Set(set) => run_set(set),
+        ClientCommand::Append(extend) => run_extend(extend, |key, value| Request::append(key, value)),
+        ClientCommand::Prepend(extend) => run_extend(extend, |key, value| Request::prepend(key, value)),
         ClientCommand::Del(del) => run_del(del),
         ClientCommand::Touch(touch) => run_touch(touch),
         ClientCommand::Incr(incr) => run_incr(incr),
+        ClientCommand::Flush(flush) => run_flush(&flush.common),
         ClientCommand::Ping(ping) => run_ping(&ping.common),
         ClientCommand::Stats(stats) => run_stats(&stats.common),
         ClientCommand::Cluster(command) => cluster::run(command),
@@ -31,7 +35,7 @@ fn run_get(get: &Get) -> Result<Ending, CommandError> {
     let mut client = connect(&get.common)?;
     let key = get.key.as_bytes();
     let hit = match get.touch {
-        Some(ttl) => client.get_and_touch(key, Some(ttl))?,
+        Some(_) => client.get_and_touch(key, lifetime(get.touch))?,
         None => client.get(key)?,
     };
     match (&hit, get.common.json) {
@@ -43,17 +47,14 @@ fn run_get(get: &Get) -> Result<Ending, CommandError> {
 }
 
 fn run_set(set: &Set) -> Result<Ending, CommandError> {
-    let value = match set.value.as_deref() {
-        Some(value) if value != OsStr::new("-") => value.as_bytes().to_vec(),
-        given => read_value(given.is_some())?,
-    };
+    let value = value_of(set.value.as_deref())?;
     let condition = match set.if_version {
         Some(version) => Condition::IfVersion(version),
         None if set.if_absent => Condition::IfAbsent,
         None if set.if_present => Condition::IfPresent,
         None => Condition::Always,
     };
-    let options = SetOptions { ttl: set.ttl, client_flags: set.flags, condition, idle: set.idle };
+    let options = SetOptions { ttl: lifetime(set.ttl), client_flags: set.flags, condition, idle: set.idle };
     let key = set.key.as_bytes();
     let outcome = connect(&set.common)?.set(key, value, options)?;
     let (stored, version) = match outcome {
@@ -69,6 +70,20 @@ fn run_set(set: &Set) -> Result<Ending, CommandError> {
         say(&format!("not stored, the condition does not hold: {existing}"));
     }
     Ok(if stored { Ending::Done } else { Ending::NotDone })
+}
+
+/// Adds bytes to an item's value; `request` says on which side.
+fn run_extend(extend: &Extend, request: impl Fn(&[u8], Vec<u8>) -> Request) -> Result<Ending, CommandError> {
+    let value = value_of(extend.value.as_deref())?;
+    let key = extend.key.as_bytes();
+    let version = connect(&extend.common)?.call(request(key, value))?.into_version()?;
+    if extend.common.json {
+        let version = version.map(|version| version.to_string());
+        output::line(&json!({"key": output::text(key), "stored": version.is_some(), "version": version}))?;
+    } else if version.is_none() {
+        say(&format!("no item {}", output::shown(key)));
+    }
+    Ok(if version.is_some() { Ending::Done } else { Ending::NotDone })
 }
 
 fn run_del(del: &Del) -> Result<Ending, CommandError> {
@@ -99,7 +114,7 @@ fn run_del(del: &Del) -> Result<Ending, CommandError> {
 
 fn run_touch(touch: &Touch) -> Result<Ending, CommandError> {
     let key = touch.key.as_bytes();
-    let version = connect(&touch.common)?.touch(key, touch.ttl)?;
+    let version = connect(&touch.common)?.touch(key, lifetime(touch.ttl))?;
     if touch.common.json {
         let version = version.map(|version| version.to_string());
         output::line(&json!({"key": output::text(key), "touched": version.is_some(), "version": version}))?;
@@ -111,7 +126,7 @@ fn run_touch(touch: &Touch) -> Result<Ending, CommandError> {
 
 fn run_incr(incr: &Incr) -> Result<Ending, CommandError> {
     let key = incr.key.as_bytes();
-    let options = IncrementOptions { initial: incr.initial, ttl: incr.ttl };
+    let options = IncrementOptions { initial: incr.initial, ttl: lifetime(incr.ttl) };
     let counter = connect(&incr.common)?.increment(key, incr.delta, options)?;
     match (counter, incr.common.json) {
         (counter, true) => {
@@ -123,6 +138,14 @@ fn run_incr(incr: &Incr) -> Result<Ending, CommandError> {
         (None, false) => say(&format!("no counter {} (--initial makes one)", output::shown(key))),
     }
     Ok(if counter.is_some() { Ending::Done } else { Ending::NotDone })
+}
+
+fn run_flush(common: &Common) -> Result<Ending, CommandError> {
+    connect(common)?.flush()?;
+    if common.json {
+        output::line(&json!({"flushed": true}))?;
+    }
+    Ok(Ending::Done)
 }
 
 fn run_ping(common: &Common) -> Result<Ending, CommandError> {
@@ -167,6 +190,19 @@ fn connect(common: &Common) -> Result<Client, CommandError> {
     // An address without a port means the usual one; one of IPv6 stands in brackets and has colons of its own.
     let with_port = |server: &String| if server.contains(':') { server.clone() } else { format!("{server}:7400") };
     Ok(Client::connect(common.server.iter().map(with_port), options)?)
+}
+
+/// A time to live as the command line gives it: none, and 0, are for ever.
+fn lifetime(ttl: Option<Duration>) -> Option<Duration> {
+    ttl.filter(|ttl| !ttl.is_zero())
+}
+
+/// The value that an argument gives; `-`, or none at all, is standard input.
+fn value_of(argument: Option<&OsStr>) -> Result<Vec<u8>, CommandError> {
+    match argument {
+        Some(value) if value != OsStr::new("-") => Ok(value.as_bytes().to_vec()),
+        given => read_value(given.is_some()),
+    }
 }
 
 /// Reads a value from standard input, not more of it than any node takes.

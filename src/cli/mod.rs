@@ -47,6 +47,18 @@ pub enum ClientCommand {
         quoit set k new --if-version 815.7      only if nobody changed it since (see get --json)"
     )]
     Set(Set),
+    /// Add bytes behind an item's value.
+    #[command(after_help = "Exit code: 0 added, 1 no such item, 2 error.\n\n\
+        Examples:\n  \
+        quoit append log 'one more line'\n  \
+        quoit append log - < lines.txt          the bytes from standard input")]
+    Append(Extend),
+    /// Add bytes before an item's value.
+    #[command(after_help = "Exit code: 0 added, 1 no such item, 2 error.\n\n\
+        Examples:\n  \
+        quoit prepend path /usr/local/bin:\n  \
+        quoit prepend log - < lines.txt         the bytes from standard input")]
+    Prepend(Extend),
     /// Remove items.
     #[command(after_help = "Exit code: 0 all were there, 1 at least one was not, 2 error.\n\n\
         Example:\n  quoit del greeting session:7")]
@@ -64,6 +76,11 @@ pub enum ClientCommand {
         quoit incr visits 10\n  \
         quoit incr visits -3")]
     Incr(Incr),
+    /// Remove every item, on every node of the cluster.
+    #[command(after_help = "Exit code: 0 done, 2 error: then items may be left on some nodes.\n\n\
+        What is written meanwhile may stay, or go.\n\n\
+        Example:\n  quoit flush")]
+    Flush(Flush),
     /// Ask a node for a sign of life.
     #[command(after_help = "Exit code: 0 it answers, 2 it does not.")]
     Ping(Ping),
@@ -101,7 +118,7 @@ pub struct Common {
 pub struct Get {
     /// The item's key
     key: OsString,
-    /// Let the item live this long from now: 30s, 1h30m
+    /// Let the item live this long from now: 30s, 1h30m; 0 is for ever
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     touch: Option<Duration>,
     #[command(flatten)]
@@ -116,7 +133,7 @@ pub struct Set {
     /// The value; `-`, or none at all, reads it from standard input
     #[arg(allow_negative_numbers = true)]
     value: Option<OsString>,
-    /// How long the item shall live: 30s, 1h30m [default: for ever]
+    /// How long the item shall live: 30s, 1h30m; 0 is for ever, as without it
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     ttl: Option<Duration>,
     /// Start the time to live anew with every hit
@@ -138,6 +155,18 @@ pub struct Set {
     common: Common,
 }
 
+/// `quoit append` and `quoit prepend`.
+#[derive(Debug, Args)]
+pub struct Extend {
+    /// The item's key
+    key: OsString,
+    /// The bytes to add; `-`, or none at all, reads them from standard input
+    #[arg(allow_negative_numbers = true)]
+    value: Option<OsString>,
+    #[command(flatten)]
+    common: Common,
+}
+
 /// `quoit del`.
 #[derive(Debug, Args)]
 pub struct Del {
@@ -153,7 +182,7 @@ pub struct Del {
 pub struct Touch {
     /// The item's key
     key: OsString,
-    /// How long the item shall live from now: 30s, 1h30m [default: for ever]
+    /// How long the item shall live from now: 30s, 1h30m; 0 is for ever, as without it
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     ttl: Option<Duration>,
     #[command(flatten)]
@@ -171,9 +200,16 @@ pub struct Incr {
     /// Make a missing counter with this value, to which nothing is added
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     initial: Option<i64>,
-    /// How long a counter that is made shall live [default: for ever]
+    /// How long a counter that is made shall live; 0 is for ever, as without it
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "initial")]
     ttl: Option<Duration>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// `quoit flush`.
+#[derive(Debug, Args)]
+pub struct Flush {
     #[command(flatten)]
     common: Common,
 }

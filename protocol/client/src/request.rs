@@ -32,7 +32,8 @@ pub struct Request(pub(crate) Ask);
 /// How a set is carried out. The default keeps the item for ever, or until it is evicted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SetOptions {
-    /// Time to live; `None` is for ever. Rounded up to whole milliseconds, at least one.
+    /// Time to live; `None` is for ever. Rounded up to whole milliseconds, at least one: what is left of a time that has
+    /// run out, zero, never comes to mean for ever.
     pub ttl: Option<Duration>,
     /// Kept with the item and given back with every hit.
     pub client_flags: u32,
