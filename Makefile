@@ -1,7 +1,8 @@
 # The two commands: `make run` starts a node, `make test` proves the tree. Both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster simulate test everything bench bench-memory bench-hits bench-cluster plots bench-programs setup bench-setup format lint docs
+.PHONY: help setup run-setup cluster-setup bench-setup run cluster test everything format lint docs simulate soak \
+	bench bench-memory bench-hits bench-cluster plots bench-programs
 
 # Everything is built once, with the committed lock file.
 CARGO := cargo
@@ -20,16 +21,22 @@ help:
 	@echo "make bench-cluster  what copies cost, and vnodes that move, beside a cluster without"
 	@echo "make plots   draw latency against throughput: benches/latency.svg"
 	@echo "make soak    the end-to-end tests that take minutes, on release builds"
-	@echo "make setup   install what building and testing need (run and test do so too)"
+	@echo "make setup   install what building and testing need (test does so too; run installs what building needs)"
 	@echo "make bench-setup   install what the side-by-side benchmarks need as well"
 
 setup:
 	@bash .ci/setup
 
+run-setup:
+	@bash .ci/setup run
+
+cluster-setup:
+	@bash .ci/setup cluster
+
 bench-setup:
 	@bash .ci/setup bench
 
-run: setup
+run: run-setup
 	@echo "== building (the first time takes a few minutes)"
 	$(CARGO) build $(LOCKED) --release --bin quoit
 	@echo
@@ -63,11 +70,11 @@ bench-hits: bench-programs
 	target/release/quoit-loadgen hits --write benches/README.md $(ARGS)
 
 # About five minutes; nothing else should run meanwhile.
-bench-cluster: setup
+bench-cluster: cluster-setup
 	$(CARGO) build $(LOCKED) --release -p quoit -p quoit-loadgen --bins
 	$(FIRST) benches/cluster --write benches/README.md $(ARGS)
 
-cluster: setup
+cluster: cluster-setup
 	$(CARGO) build $(LOCKED) --release -p quoit -p quoit-loadgen --bins
 	@exec deploy/cluster $(ARGS)
 
