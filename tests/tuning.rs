@@ -31,6 +31,7 @@ const BARE_METAL: &[(&str, &str)] = &[
     ("/proc/irq/41/smp_affinity_list", "0-3\n"),
     ("/proc/irq/42/smp_affinity_list", "0-3\n"),
     ("/proc/self/limits", LIMITS),
+    ("/proc/self/status", "Cpus_allowed_list:\t0-3\nMems_allowed:\t3\nMems_allowed_list:\t0-1\n"),
     ("/proc/sys/kernel/osrelease", "6.12.9-amd64\n"),
     ("/proc/sys/kernel/io_uring_disabled", "0\n"),
     ("/proc/sys/kernel/numa_balancing", "1\n"),
@@ -51,7 +52,10 @@ const BARE_METAL: &[(&str, &str)] = &[
     ("/sys/devices/system/cpu/isolated", "\n"),
     ("/sys/devices/system/cpu/nohz_full", "(null)\n"),
     ("/sys/devices/system/node/node0/cpulist", "0-1\n"),
+    ("/sys/devices/system/node/node0/meminfo", "Node 0 MemTotal:       33554432 kB\nNode 0 MemFree: 9 kB\n"),
     ("/sys/devices/system/node/node1/cpulist", "2-3\n"),
+    ("/sys/devices/system/node/node1/meminfo", "Node 1 MemTotal:       16777216 kB\nNode 1 MemFree: 9 kB\n"),
+    ("/sys/kernel/mm/transparent_hugepage/defrag", "always [defer] defer+madvise madvise never\n"),
     ("/sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]\n"),
 ];
 
@@ -224,6 +228,36 @@ fn advice_follows_from_what_is_there() {
 }
 
 #[test]
+fn memory_is_judged_by_whether_a_cores_own_node_gives_it_any() {
+    let machine = Machine::server("memory-nodes");
+    let numa = |cores: &str| machine.finding("numa", &["--cores", cores]);
+    let value = numa("2-3")["value"].as_str().unwrap().to_owned();
+    assert!(value.contains("node 1 has 16.0 GiB"), "{value}");
+    machine.put("/proc/self/status", "Mems_allowed_list:\t0\n");
+    let barred = numa("2-3");
+    assert!(barred["advice"].as_str().unwrap().starts_with("memory of node 1 for Quoit"), "{barred}");
+    assert!(barred["by_hand"][0].as_str().unwrap().starts_with("AllowedMemoryNodes=1 "), "{barred}");
+    machine.put("/sys/devices/system/node/node1/meminfo", "Node 1 MemTotal:              0 kB\n");
+    let barren = numa("2-3");
+    assert_eq!(barren["advice"], "CPUs of a node with memory: node 1 has none", "{barren}");
+    assert_eq!(barren["by_hand"][0], "quoit serve --cores 0-1 (or some of them)");
+}
+
+#[test]
+fn huge_pages_are_asked_for_and_made_at_once() {
+    let machine = Machine::server("huge-pages");
+    let folder = "/sys/kernel/mm/transparent_hugepage";
+    let found = machine.finding("huge_pages", &[]);
+    assert_eq!((&found["value"], &found["advice"]), (&"never, defrag defer".into(), &"madvise, defrag madvise".into()));
+    machine.put(&format!("{folder}/enabled"), "[always] madvise never\n");
+    assert_eq!(machine.finding("huge_pages", &[])["advice"], "defrag madvise");
+    machine.run(&["apply", "--only", "huge_pages"]).expect(0);
+    assert_eq!(machine.text(&format!("{folder}/defrag")), "always defer defer+madvise [madvise] never");
+    assert_eq!(machine.text(&format!("{folder}/enabled")), "[always] madvise never");
+    assert_eq!(machine.finding("huge_pages", &[])["verdict"], "good");
+}
+
+#[test]
 fn what_quoit_cannot_run_with_is_unfit() {
     let machine = Machine::server("unfit");
     machine.put("/proc/sys/kernel/osrelease", "5.10.0-30-amd64\n");
@@ -258,6 +292,7 @@ fn apply_follows_the_advice_and_undo_restores_every_byte() {
         ("/proc/sys/net/core/somaxconn".to_owned(), "4096"),
         ("/proc/sys/kernel/numa_balancing".to_owned(), "0"),
         ("/sys/kernel/mm/transparent_hugepage/enabled".to_owned(), "always [madvise] never"),
+        ("/sys/kernel/mm/transparent_hugepage/defrag".to_owned(), "always defer defer+madvise [madvise] never"),
         // Changed only when named.
         ("/proc/sys/net/core/busy_poll".to_owned(), "50"),
     ] {
@@ -311,9 +346,13 @@ fn nothing_is_changed_when_the_changes_cannot_be_noted_first() {
     let machine = Machine::server("no-state");
     machine.put("/var/lib", "a file where a directory is to be");
     let before = machine.bytes();
+    // A file's own value, written back to it to see whether it takes it, leaves its bytes as they are: not its time.
+    let written_at = || fs::metadata(machine.place("/proc/sys/net/core/somaxconn")).unwrap().modified().unwrap();
+    let written_before = written_at();
     let refused = machine.run(&["apply"]).expect(3);
     assert!(refused.stderr().contains("can't note the changes"), "{}", refused.stderr());
     assert!(before == machine.bytes());
+    assert_eq!(written_at(), written_before, "it was written before its value was noted");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 """Applying and undoing: no file is written that could not be restored, and none before its old value is on disk.
 
 The state file lists every file with its value before and after. It is written, and synced, before the first change; undo
-removes it after the last. So after a crash at any point undo brings everything back. State from before a restart of
+removes it after the last. So after a crash at any point undo brings everything back. That a file can be restored is tried
+by writing its own value to it, which may not be without effect either: that comes after the state file, too. State from before a restart of
 the machine is void: the kernel's settings went with it, and interrupt numbers may mean something else now.
 """
 
@@ -18,11 +19,20 @@ FORMAT = 1
 def apply(machine, findings, dry_run):
     """Carries out the findings' changes; returns what was done, skipped and failed."""
     refuse_if_applied(machine)
-    planned, skipped = plan(machine, findings, dry_run)
+    if not dry_run and not machine.is_copy and os.geteuid() != 0:
+        raise Refused("changing the kernel's settings needs root")
+    planned, skipped = plan(machine, findings)
+    if planned and not dry_run:
+        save_state(machine, planned)
+        planned, not_restorable = restorable(machine, planned)
+        skipped += not_restorable
+        if planned:
+            save_state(machine, planned)
+        else:
+            os.remove(machine.state_path)
     outcome = {"dry_run": dry_run, "changed": planned, "skipped": skipped, "failed": None}
     if dry_run or not planned:
         return outcome
-    save_state(machine, planned)
     for index, entry in enumerate(planned):
         try:
             put(machine, entry, "after")
@@ -73,10 +83,8 @@ def refuse_if_applied(machine):
         raise Refused(f"already applied (it is noted in {machine.state_path}): run undo first")
 
 
-def plan(machine, findings, dry_run):
-    """The changes with their values before and after, without those that could not be taken back."""
-    if not dry_run and not machine.is_copy and os.geteuid() != 0:
-        raise Refused("changing the kernel's settings needs root")
+def plan(machine, findings):
+    """The changes with their values before and after, and those without a value that could be noted. Writes nothing."""
     planned, skipped = [], []
     for finding in findings:
         for change in finding.changes:
@@ -84,25 +92,23 @@ def plan(machine, findings, dry_run):
             before = None if raw is None else chosen(raw) or raw.strip()
             entry = {"setting": finding.name, "path": change.path, "kind": change.kind, "before": before,
                      "after": change.wanted}
-            problem = None if dry_run else why_not_restorable(machine, entry)
             if before is None:
-                problem = "can't be read"
-            if problem:
-                skipped.append({**entry, "problem": problem})
+                skipped.append({**entry, "problem": "can't be read"})
             else:
                 planned.append(entry)
     return planned, skipped
 
 
-def why_not_restorable(machine, entry):
-    """Writes a file's own value to it: where that fails, or reads back differently, it can't be restored."""
-    if entry["before"] is None:
-        return "can't be read"
-    try:
-        put(machine, entry, "before")
-    except OSError as error:
-        return f"can't be restored: {error.strerror or error}"
-    return None
+def restorable(machine, planned):
+    """Writes each file's own value to it: where that fails, or reads back differently, it can't be restored and is left out."""
+    kept, skipped = [], []
+    for entry in planned:
+        try:
+            put(machine, entry, "before")
+            kept.append(entry)
+        except OSError as error:
+            skipped.append({**entry, "problem": f"can't be restored: {error.strerror or error}"})
+    return kept, skipped
 
 
 def put(machine, entry, which):

@@ -166,8 +166,8 @@ def xps(machine, target):
 
 @setting(
     "busy_poll",
-    why="These make every poll and blocking read of the machine spin for packets. Quoit's rings don't look at them"
-    " unless they ask the kernel for busy polling, which they don't yet; --idle spin is the way to spin.",
+    why="These make every poll and blocking read of the machine spin for packets. Quoit's rings don't look at them,"
+    " and don't ask the kernel for busy polling; --idle spin is the way to spin.",
     cost="where they are on: CPU time of every process with a socket",
     effect=NEEDS_NIC,
     when_named=True,
