@@ -37,7 +37,7 @@ Examples:
     quoit-loadgen run --verify --no-evictions --keys 100000 --set-ratio 0.2 --delete-ratio 0.05 --incr-ratio 0.05 --ttl 2s
 
   A real trace, object by object:
-    quoit-loadgen replay --trace cloudphysics.oracleGeneral.bin --server 127.0.0.1:7400
+    quoit-loadgen replay --trace cloudPhysicsIO.oracleGeneral.bin --server 127.0.0.1:7400
 
   A cluster whose nodes come and go, through the client that programs use; every key is read once more at the end:
     quoit-loadgen run --client --verify --no-evictions --server 127.0.0.1:7410,127.0.0.1:7420 --write one --set-ratio 0.3

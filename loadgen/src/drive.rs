@@ -310,6 +310,7 @@ impl Sum {
             generator_busy_percent: (100.0 - recorder.idle_ns as f64 / thread_ns * 100.0).clamp(0.0, 100.0),
             turns_empty_percent: recorder.turns_empty as f64 / recorder.turns.max(1) as f64 * 100.0,
             server_busy_percent: usage.map(|usage| usage.busiest_percent),
+            server_spinning_percent: usage.map(|usage| usage.spinning_percent),
             server_cpu_s: usage.map(|usage| usage.cpu_s),
             server_user_s: usage.map(|usage| usage.user_s),
             server_system_s: usage.map(|usage| usage.system_s),

@@ -13,7 +13,7 @@ use crate::echo::open_files_limit;
 use crate::engine::{ClientOptions, EngineOptions, STALL_NS};
 use crate::interrupt;
 use crate::protocol::{Echo, Memcache, MemcacheMeta, Protocol, Quoit, Resp};
-use crate::report::{Report, ServerProbe};
+use crate::report::{ProcessProbe, Report, ServerProbe};
 use crate::work::{
     Beside, BesideOptions, CacheAside, Fill, FillOptions, KeyError, KeySpace, Mix, MixOptions, Replay, Route,
     STAMP_BYTES, TraceError, TraceReader, Verify, VerifyOptions, Work,
@@ -375,10 +375,15 @@ fn plan(
         return Err(RunError::TooDeep { depth: pipes.depth, inflight_max: hello.inflight_max });
     }
     let idle = connect_idle(&target.servers, target.protocol, pipes.idle_connections as usize).map_err(unreachable)?;
+    // Through the client nodes may be killed and frozen meanwhile: they are not asked.
+    let are_nodes = target.protocol == ProtocolName::Quoit && !target.client;
     let probe = match (&target.server_cpu, target.server_pid) {
         (Some(cores), _) => Some(ServerProbe::Cores(cores.clone())),
-        (None, Some(pid)) => Some(ServerProbe::Processes(vec![pid])),
-        (None, None) => ServerProbe::find(&target.servers),
+        (None, Some(pid)) => {
+            let node = target.servers.first().copied().filter(|_| are_nodes);
+            Some(ServerProbe::Processes(vec![ProcessProbe { pid, node }]))
+        }
+        (None, None) => ServerProbe::find(&target.servers, are_nodes),
     };
     let plan = Plan {
         command,

@@ -492,7 +492,9 @@ fn take_turns(core: &mut Core, inbox: &mut Inbox, idle: Idle) -> io::Result<()> 
     let mut patience = Patience::new(idle);
     loop {
         inbox.serve(core);
-        match core.turn()? {
+        let turn = core.turn()?;
+        core.counters.spinning_nanos += patience.spun_nanos(core.now);
+        match turn {
             Turn::Over => return Ok(()),
             Turn::Busy => patience.found_work(core.now),
             Turn::Background => {}

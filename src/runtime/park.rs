@@ -37,22 +37,31 @@ pub(super) struct Patience {
     spin_nanos: u64,
     /// When the core was first found without work; none while it has some.
     idle_since: Option<Reading>,
+    /// When the last turn began, if it found nothing and the core stayed awake.
+    spins_since: Option<Reading>,
 }
 
 impl Patience {
     pub(super) fn new(idle: Idle) -> Self {
-        Self { idle, spin_nanos: 0, idle_since: None }
+        Self { idle, spin_nanos: 0, idle_since: None, spins_since: None }
     }
 
     /// A turn that began at `now` found nothing; whether to sleep.
     pub(super) fn shall_park(&mut self, now: Reading) -> bool {
         let idle_since = *self.idle_since.get_or_insert(now);
-        match self.idle {
+        let shall_park = match self.idle {
             Idle::Park => true,
             Idle::Spin => false,
             Idle::SpinThenPark(time) => now.is_past(idle_since, time),
             Idle::Adaptive => now.nanos_since(idle_since) >= self.spin_nanos,
-        }
+        };
+        self.spins_since = (!shall_park).then_some(now);
+        shall_park
+    }
+
+    /// A turn has begun at `now`; how long the core was awake for nothing before it.
+    pub(super) fn spun_nanos(&mut self, now: Reading) -> u64 {
+        self.spins_since.take().map_or(0, |since| now.nanos_since(since))
     }
 
     /// A turn that began at `now` found work. Had it come within the time a core may spin, it pays to spin; had it come
@@ -85,9 +94,18 @@ mod tests {
 
     /// Lets a core wait `wait_nanos` for its next work; returns how long of it it was awake.
     fn wait(patience: &mut Patience, start: Reading, wait_nanos: u64) -> u64 {
-        let awake = (0..wait_nanos).step_by(1000).find(|nanos| patience.shall_park(start.plus_nanos(*nanos)));
-        patience.found_work(start.plus_nanos(wait_nanos));
-        awake.unwrap_or(wait_nanos)
+        let mut spun_nanos = 0;
+        let awake = (0..wait_nanos).step_by(1000).find(|nanos| {
+            let now = start.plus_nanos(*nanos);
+            spun_nanos += patience.spun_nanos(now);
+            patience.shall_park(now)
+        });
+        let end = start.plus_nanos(wait_nanos);
+        spun_nanos += patience.spun_nanos(end);
+        patience.found_work(end);
+        let awake_nanos = awake.unwrap_or(wait_nanos);
+        assert_eq!(spun_nanos, awake_nanos, "all of it was for nothing, and no sleep is counted");
+        awake_nanos
     }
 
     #[test]

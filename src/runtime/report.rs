@@ -36,6 +36,7 @@ pub(super) struct Counters {
     pub news: u64,
     pub turns: u64,
     pub parks: u64,
+    pub spinning_nanos: u64,
     pub background_ticks: u64,
     pub state_loaded_bytes: u64,
     pub state_loaded_items: u64,
@@ -73,6 +74,7 @@ impl Counters {
             news: 0,
             turns: 0,
             parks: 0,
+            spinning_nanos: 0,
             background_ticks: 0,
             state_loaded_bytes: 0,
             state_loaded_items: 0,
@@ -199,6 +201,12 @@ impl Core {
         counter("topology_news_total", "Times a connection was told of a new topology.", None, counters.news);
         counter("turns_total", "Turns taken.", None, counters.turns);
         counter("parks_total", "Times the core slept.", None, counters.parks);
+        counter(
+            "spinning_nanoseconds_total",
+            "Time that the core was awake and found nothing to do.",
+            None,
+            counters.spinning_nanos,
+        );
         counter(
             "background_ticks_total",
             "Times a core slept until it had to look for background work.",

@@ -41,12 +41,14 @@ struct Case {
     options: &'static str,
 }
 
-const CASES: [Case; 5] = [
+/// The last has flags that fill their 32 bits: smaller ones may be kept in fewer.
+const CASES: [Case; 6] = [
     Case { name: "32 B", options: "--value-size 32" },
     Case { name: "64 B", options: "--value-size 64" },
     Case { name: "512 B", options: "--value-size 512" },
     Case { name: "33 to 96 B", options: "--value-size 33-96" },
     Case { name: "64 B, TTL and flags", options: "--value-size 64 --ttl 1d --client-flags 1" },
+    Case { name: "64 B, TTL and flags of 32 bits", options: "--value-size 64 --ttl 1d --client-flags 4294967295" },
 ];
 
 /// Values of the last row.

@@ -21,7 +21,7 @@ use std::path::Path;
 use crate::cli::CompareArgs;
 use crate::connect::ConnectError;
 use crate::cores::CoreError;
-use crate::report::Report;
+use crate::report::{GENERATOR_BUSY_PERCENT_MAX, Report};
 use crate::run::RunError;
 use circumstances::Circumstances;
 use goals::Measured;
@@ -231,11 +231,12 @@ fn run_line(
 /// A measurement as it is told while it goes on.
 fn in_short(report: &Report) -> String {
     format!(
-        "{:.0} per second, p50 {:.1} µs, p99.9 {:.1} µs, server {:.1} % busy, generator {:.1} %",
+        "{:.0} per second, p50 {:.1} µs, p99.9 {:.1} µs, server {:.1} % busy and {:.1} % spinning, generator {:.1} %",
         report.ops_per_s,
         report.latency.p50_us,
         report.latency.p999_us,
         report.server_busy_percent.unwrap_or(f64::NAN),
+        report.server_spinning_percent.unwrap_or(f64::NAN),
         report.generator_busy_percent
     )
 }
@@ -288,7 +289,16 @@ impl Results {
 impl Row {
     /// Whether most of its rounds found the server with time to spare.
     fn is_generator_bound(&self) -> bool {
-        self.reports.iter().filter(|report| report.generator_bound == Some(true)).count() * 2 > self.reports.len()
+        self.is_mostly(|report| report.generator_bound == Some(true))
+    }
+
+    /// Whether most of its rounds found the generator without.
+    fn is_generator_full(&self) -> bool {
+        self.is_mostly(|report| report.generator_busy_percent >= GENERATOR_BUSY_PERCENT_MAX)
+    }
+
+    fn is_mostly(&self, what: impl Fn(&Report) -> bool) -> bool {
+        self.reports.iter().filter(|report| what(report)).count() * 2 > self.reports.len()
     }
 
     fn sorted(&self, figure: impl Fn(&Report) -> f64) -> Vec<f64> {

@@ -40,7 +40,8 @@ pub(super) fn page(circumstances: &Circumstances, args: &CompareArgs, results: &
     }
     page.push_str(
         "\n† most rounds found the server's core under 95 % busy: the generator, the depth or other programs set the pace, and\n\
-         the server carries more than that. Such a figure proves a miss of whoever is measured against it, and nothing else.\n",
+         the server carries more than that. Such a figure proves a miss of whoever is measured against it, and nothing else.\n\n\
+         ‡ most rounds found the generator's core at least 95 % busy: it may have set the pace, or shared in it.\n",
     );
     page
 }
@@ -52,7 +53,7 @@ fn goal_table(page: &mut String, title: &str, goals: &[Goal]) {
             Bound::AtLeast(bound) => format!("≥ {bound}"),
             Bound::AtMost(bound) => format!("≤ {bound}"),
         };
-        let actual_text = goal.actual.map_or_else(|| "–".to_owned(), |actual| actual_text(&actual));
+        let actual_text = goal.actual.map_or_else(|| "–".to_owned(), |actual| actual_text(&actual, goal.bound));
         let verdict = match goal.verdict() {
             Verdict::Kept => "kept",
             Verdict::Missed => "**missed**",
@@ -63,8 +64,11 @@ fn goal_table(page: &mut String, title: &str, goals: &[Goal]) {
     }
 }
 
-/// The figure, and on which side of it the truth lies.
-fn actual_text(actual: &Measured) -> String {
+/// Most digits behind the point; nearer to its bound a figure is as good as on it.
+const DECIMALS_MAX: usize = 6;
+
+/// The figure, and on which side of it the truth lies. It has as many digits as it takes not to read as kept when it is missed.
+fn actual_text(actual: &Measured, bound: Bound) -> String {
     let Measured { value, may_be_more, may_be_less } = *actual;
     let side = match (may_be_more, may_be_less) {
         (false, false) => "",
@@ -72,7 +76,15 @@ fn actual_text(actual: &Measured) -> String {
         (false, true) => "≤ ",
         (true, true) => "about ",
     };
-    if value >= 100.0 { format!("{side}{}", grouped(value)) } else { format!("{side}{value:.2}") }
+    let decimals_min = if value >= 100.0 { 0 } else { 2 };
+    let reads_true = |decimals: &usize| {
+        let shown: f64 = format!("{value:.decimals$}").parse().unwrap_or(value);
+        bound.holds(shown) == bound.holds(value)
+    };
+    match (decimals_min..=DECIMALS_MAX).find(reads_true).unwrap_or(DECIMALS_MAX) {
+        0 => format!("{side}{}", grouped(value)),
+        decimals => format!("{side}{value:.decimals$}"),
+    }
 }
 
 fn figure_table(page: &mut String, rows: &[Row]) {
@@ -80,21 +92,23 @@ fn figure_table(page: &mut String, rows: &[Row]) {
     let unit = if multi { "keys per second" } else { "requests per second" };
     let _ = write!(
         page,
-        "| | {unit} | p50 µs | p99 µs | p99.9 µs | server busy % | generator busy % | processor ns per request (user) |\n\
+        "| | {unit} | p50 µs | p99 µs | p99.9 µs | server busy % (and spinning) | generator busy % | processor ns per request (user) |\n\
          | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
     );
     for row in rows {
         let rate = |report: &Report| if multi { report.keys_per_s } else { report.ops_per_s };
-        let mark = if row.is_generator_bound() { " †" } else { "" };
+        let bound_mark = if row.is_generator_bound() { " †" } else { "" };
+        let full_mark = if row.is_generator_full() { " ‡" } else { "" };
         let _ = writeln!(
             page,
-            "| {}{mark} | {} | {} | {} | {} | {} | {} | {} ({}) |",
+            "| {}{bound_mark}{full_mark} | {} | {} | {} | {} | {}{} | {} | {} ({}) |",
             row_name(row),
             spread(row, rate, grouped),
             spread(row, |report| report.latency.p50_us, tenths),
             spread(row, |report| report.latency.p99_us, tenths),
             spread(row, |report| report.latency.p999_us, tenths),
             spread(row, |report| report.server_busy_percent.unwrap_or(f64::NAN), tenths),
+            spinning(row),
             median_text(row, |report| report.generator_busy_percent),
             median_text(row, |report| report.server_cpu_us_per_request.unwrap_or(f64::NAN) * 1e3),
             median_text(row, |report| user_ns(report).unwrap_or(f64::NAN)),
@@ -109,6 +123,12 @@ fn row_name(row: &Row) -> String {
         Some(mebibytes) => format!("{} ({mebibytes:.0} MiB per second)", row.name),
         None => row.name.to_owned(),
     }
+}
+
+/// What the server's core spun beside its work, where it did.
+fn spinning(row: &Row) -> String {
+    let percent = super::median(&row.sorted(|report| report.server_spinning_percent.unwrap_or(f64::NAN)));
+    percent.filter(|percent| *percent >= 0.05).map_or_else(String::new, |percent| format!(" + {percent:.1}"))
 }
 
 fn tenths(number: f64) -> String {
@@ -169,6 +189,18 @@ mod tests {
         {
             assert!(page.contains(line), "{page}");
         }
+    }
+
+    #[test]
+    fn a_figure_just_beside_its_bound_does_not_read_as_on_its_other_side() {
+        let text = |value, bound| actual_text(&Measured::exactly(value), bound);
+        assert_eq!(text(0.899, Bound::AtLeast(0.9)), "0.899");
+        assert_eq!(text(0.899_96, Bound::AtLeast(0.9)), "0.89996");
+        assert_eq!(text(0.901, Bound::AtLeast(0.9)), "0.90");
+        assert_eq!(text(1.003, Bound::AtMost(1.0)), "1.003");
+        assert_eq!(text(2.001, Bound::AtMost(1.0)), "2.00");
+        assert_eq!(text(100.2, Bound::AtMost(100.0)), "100.2");
+        assert_eq!(text(4097.0, Bound::AtMost(4096.0)), "4 097");
     }
 
     #[test]

@@ -10,10 +10,12 @@ use crate::engine::Recorder;
 use crate::work::ReplayTotals;
 
 pub(crate) use client::ClientReport;
-pub(crate) use server_usage::{ServerProbe, ServerUsage, UsageSample, resident_bytes_of};
+pub(crate) use server_usage::{ProcessProbe, ServerProbe, ServerUsage, UsageSample, resident_bytes_of};
 
 /// Below this the server's core had time to spare: the run shows the generator's limit, or the rate it was given.
 pub(crate) const SERVER_BUSY_PERCENT_MIN: f64 = 95.0;
+/// From this on the generator's core had none: it may have set the pace, or shared in it.
+pub(crate) const GENERATOR_BUSY_PERCENT_MAX: f64 = 95.0;
 
 /// A run's results. Field names are the JSON's.
 #[derive(Clone, Debug, Serialize)]
@@ -57,8 +59,11 @@ pub(crate) struct Report {
     pub(crate) generator_busy_percent: f64,
     /// Share of the generator's turns that found nothing to do.
     pub(crate) turns_empty_percent: f64,
-    /// Of the server, where it could be seen: its busiest core.
+    /// Of the server, where it could be seen: its busiest core at work.
     pub(crate) server_busy_percent: Option<f64>,
+    /// That core awake and without work, as a Quoit node tells it; others' spinning, and that of a server seen by its cores or
+    /// through the client, counts as work.
+    pub(crate) server_spinning_percent: Option<f64>,
     /// The server's processor seconds, user and system apart.
     pub(crate) server_cpu_s: Option<f64>,
     /// In user mode.
@@ -295,6 +300,9 @@ impl Report {
                 .into();
         };
         let mut line = format!("server    {busy:.1} % busy on its busiest core");
+        if let Some(spinning) = self.server_spinning_percent.filter(|percent| *percent >= 0.05) {
+            line += &format!(" and {spinning:.1} % spinning");
+        }
         if let (Some(cpu_s), Some(per_request)) = (self.server_cpu_s, self.server_cpu_us_per_request) {
             line += &format!(", {cpu_s:.2} s of processor, {per_request:.3} µs per request");
         }

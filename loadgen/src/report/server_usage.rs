@@ -3,23 +3,38 @@
 //! By process: `/proc/<pid>/task/*/schedstat` has nanoseconds on the processor per thread. Threads that ran on the same core
 //! add up: memcached pinned to one core fills it with several. By core: `/proc/stat`, in ticks, whoever ran there. A
 //! process that listens on the port is found by itself; a server on another machine is not seen.
+//!
+//! A Quoit node that waits awake counts as running to the kernel. What its cores have spun for nothing it tells itself, and that
+//! is taken off: a core that looked for work in vain had time to spare.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+
+use quoit_wire::stats::CoreStats;
 
 use crate::clock::now_ns;
 use crate::cores::CoreList;
+use crate::protocol::fetch_stats;
 
 /// Where the server's use of the processor is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ServerProbe {
     /// Processes and their threads.
-    Processes(Vec<u32>),
+    Processes(Vec<ProcessProbe>),
     /// Cores, whatever runs there.
     Cores(CoreList),
+}
+
+/// A process of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProcessProbe {
+    /// Its number.
+    pub(crate) pid: u32,
+    /// Of a Quoit node: where it is asked how long its cores have spun.
+    pub(crate) node: Option<SocketAddr>,
 }
 
 /// Counters at one moment.
@@ -41,13 +56,17 @@ struct Busy {
     /// The core it ran on last.
     core: u64,
     busy_ns: u64,
+    /// Of these, awake for nothing, by its own account.
+    spun_ns: u64,
 }
 
 /// What a server used between two samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct ServerUsage {
-    /// The busiest core, of 100.
+    /// The busiest core at work, of 100.
     pub(crate) busiest_percent: f64,
+    /// That core awake and without work, of 100.
+    pub(crate) spinning_percent: f64,
     /// Processor seconds over all threads or cores.
     pub(crate) cpu_s: f64,
     /// Of a process: seconds in user mode.
@@ -61,22 +80,32 @@ pub(crate) struct ServerUsage {
 /// Ticks per second of `/proc` (USER_HZ, fixed by Linux's ABI on every architecture we run on).
 const TICKS_PER_SEC: f64 = 100.0;
 const NS_PER_TICK: u64 = 10_000_000;
+/// What a Quoit node calls the time that a core was awake for nothing.
+const SPUN_NAME: &str = "spinning_nanoseconds_total";
 
 impl ServerProbe {
-    /// The processes of this machine that listen on `addresses`, if we may see them all.
-    pub(crate) fn find(addresses: &[SocketAddr]) -> Option<Self> {
-        let mut pids: Vec<u32> = addresses.iter().map(|address| process_at(*address)).collect::<Option<_>>()?;
-        pids.sort_unstable();
-        pids.dedup();
-        Some(Self::Processes(pids))
+    /// The processes of this machine that listen on `addresses`, if we may see them all; whether they are Quoit nodes, to be asked
+    /// as well.
+    pub(crate) fn find(addresses: &[SocketAddr], are_nodes: bool) -> Option<Self> {
+        let probe = |&address: &SocketAddr| {
+            Some(ProcessProbe { pid: process_at(address)?, node: are_nodes.then_some(address) })
+        };
+        let mut processes: Vec<ProcessProbe> = addresses.iter().map(probe).collect::<Option<_>>()?;
+        processes.sort_unstable_by_key(|process| process.pid);
+        processes.dedup_by_key(|process| process.pid);
+        Some(Self::Processes(processes))
     }
 
     /// Reads the counters.
     pub(crate) fn sample(&self) -> io::Result<UsageSample> {
         match self {
-            Self::Processes(pids) => {
+            Self::Processes(processes) => {
+                let spun: Vec<BTreeMap<u64, u64>> = processes.iter().map(|process| spun_ns(process.node)).collect();
                 let mut sum = UsageSample { at_ns: now_ns(), ..UsageSample::default() };
-                pids.iter().try_for_each(|pid| sample_process(*pid, &mut sum))?;
+                processes
+                    .iter()
+                    .zip(&spun)
+                    .try_for_each(|(process, spun)| sample_process(process.pid, spun, &mut sum))?;
                 Ok(sum)
             }
             Self::Cores(cores) => sample_cores(cores),
@@ -118,16 +147,22 @@ impl UsageSample {
             resident_bytes: later.resident_bytes,
             ..ServerUsage::default()
         };
-        let mut of_cores: BTreeMap<u64, u64> = BTreeMap::new();
+        // Of each core: at work, and awake for nothing.
+        let mut of_cores: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         for now in &later.busy {
-            let before = self.busy.iter().find(|known| known.number == now.number).map_or(0, |known| known.busy_ns);
-            let used_ns = now.busy_ns.saturating_sub(before);
+            let known = self.busy.iter().find(|known| known.number == now.number);
+            let (busy_before, spun_before) = known.map_or((0, 0), |known| (known.busy_ns, known.spun_ns));
+            let used_ns = now.busy_ns.saturating_sub(busy_before);
+            let spun_ns = now.spun_ns.saturating_sub(spun_before).min(used_ns);
             usage.cpu_s += used_ns as f64 / 1e9;
-            *of_cores.entry(now.core).or_default() += used_ns;
+            let core = of_cores.entry(now.core).or_default();
+            *core = (core.0 + used_ns - spun_ns, core.1 + spun_ns);
         }
-        let busiest_ns = of_cores.into_values().max().unwrap_or(0);
+        let (busiest_ns, spun_ns) = of_cores.into_values().max().unwrap_or((0, 0));
         // The two samples are not taken at one instant: a hundredth over full is full.
-        usage.busiest_percent = (busiest_ns as f64 / elapsed_ns as f64 * 100.0).min(100.0);
+        let percent = |ns: u64| (ns as f64 / elapsed_ns as f64 * 100.0).min(100.0);
+        usage.busiest_percent = percent(busiest_ns);
+        usage.spinning_percent = percent(spun_ns);
         usage
     }
 }
@@ -137,15 +172,25 @@ pub(crate) fn resident_bytes_of(pid: u32) -> io::Result<u64> {
     fs::read_to_string(format!("/proc/{pid}/status")).map(|status| resident_bytes(&status))
 }
 
-/// Adds what a process has used.
-fn sample_process(pid: u32, sum: &mut UsageSample) -> io::Result<()> {
+/// How long each core of a node has spun so far. One that does not tell is taken at the kernel's word.
+fn spun_ns(node: Option<SocketAddr>) -> BTreeMap<u64, u64> {
+    let stats = node.and_then(|node| fetch_stats(&mut TcpStream::connect(node).ok()?).ok());
+    let value = |core: &CoreStats| core.values.iter().find(|(name, _)| name == SPUN_NAME).map(|(_, value)| *value);
+    let of_cores = stats.iter().flat_map(|stats| &stats.cores);
+    of_cores.filter_map(|core| Some((u64::from(core.core), value(core)?))).collect()
+}
+
+/// Adds what a process has used, of which its cores have `spun` for nothing.
+fn sample_process(pid: u32, spun: &BTreeMap<u64, u64>, sum: &mut UsageSample) -> io::Result<()> {
     for entry in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
         let Some(thread) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         // A thread may end between the listing and the reading.
         let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         let busy_ns = text.split_whitespace().next().and_then(|ns| ns.parse().ok());
-        sum.busy.extend(busy_ns.map(|busy_ns| Busy { number: thread, core: last_core(&stat).unwrap_or(0), busy_ns }));
+        let spun_ns = node_core(&stat).and_then(|core| spun.get(&core).copied()).unwrap_or(0);
+        let core = last_core(&stat).unwrap_or(0);
+        sum.busy.extend(busy_ns.map(|busy_ns| Busy { number: thread, core, busy_ns, spun_ns }));
     }
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (user_ticks, system_ticks) = process_ticks(&stat).unwrap_or_default();
@@ -160,7 +205,7 @@ fn sample_cores(cores: &CoreList) -> io::Result<UsageSample> {
     let stat = fs::read_to_string("/proc/stat")?;
     let busy = |&core: &usize| {
         let busy_ns = core_busy_ticks(&stat, core)? * NS_PER_TICK;
-        Some(Busy { number: core as u64, core: core as u64, busy_ns })
+        Some(Busy { number: core as u64, core: core as u64, busy_ns, spun_ns: 0 })
     };
     let busy = cores.0.iter().filter_map(busy).collect();
     Ok(UsageSample { at_ns, busy, ..UsageSample::default() })
@@ -170,6 +215,12 @@ fn sample_cores(cores: &CoreList) -> io::Result<UsageSample> {
 fn process_ticks(stat: &str) -> Option<(u64, u64)> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// Which of a Quoit node's cores the thread is, by its name in `/proc/<pid>/task/<thread>/stat`.
+fn node_core(stat: &str) -> Option<u64> {
+    let (_, name) = stat.rsplit_once(')')?.0.split_once('(')?;
+    name.strip_prefix("quoit-core-")?.parse().ok()
 }
 
 /// Field 39 of `/proc/<pid>/task/<thread>/stat`: the core it ran on last.
@@ -226,7 +277,7 @@ mod tests {
 
     #[test]
     fn usage_is_the_difference_and_the_busiest_core_is_named() {
-        let busy = |number, core, busy_ns| Busy { number, core, busy_ns };
+        let busy = |number, core, busy_ns| Busy { number, core, busy_ns, spun_ns: 0 };
         let before = UsageSample {
             at_ns: 0,
             busy: vec![busy(1, 0, 100), busy(2, 0, 0), busy(3, 1, 0)],
@@ -242,6 +293,12 @@ mod tests {
         let usage = before.until(&after);
         assert!((usage.busiest_percent - 96.0).abs() < 1e-6 && (usage.cpu_s - 1.0).abs() < 1e-9, "{usage:?}");
         assert!((usage.user_s - 0.2).abs() < 1e-9);
+
+        let (mut before, mut after) = (before, after);
+        (before.busy[0].spun_ns, after.busy[0].spun_ns) = (500, 360_000_500);
+        let usage = before.until(&after);
+        assert!((usage.busiest_percent - 60.0).abs() < 1e-6, "what it spun is no work: {usage:?}");
+        assert!((usage.spinning_percent - 36.0).abs() < 1e-6 && (usage.cpu_s - 1.0).abs() < 1e-9, "{usage:?}");
     }
 
     #[test]
@@ -250,13 +307,16 @@ mod tests {
         assert!(last_core(&here).is_some(), "{here}");
         let fields: Vec<String> = (3..=52).map(|field: u32| (field * 10).to_string()).collect();
         assert_eq!(last_core(&format!("42 (a (odd) name) {}", fields.join(" "))), Some(390));
+        assert_eq!(node_core("42 (quoit-core-12) S 1"), Some(12));
+        assert_eq!(node_core("42 (quoit-core-x) S 1"), None);
+        assert_eq!(node_core("42 (a (odd) name) S 1"), None);
     }
 
     #[test]
     fn a_process_that_listens_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let found = ServerProbe::find(&[listener.local_addr().expect("bound")]);
-        assert_eq!(found, Some(ServerProbe::Processes(vec![std::process::id()])));
+        let found = ServerProbe::find(&[listener.local_addr().expect("bound")], false);
+        assert_eq!(found, Some(ServerProbe::Processes(vec![ProcessProbe { pid: std::process::id(), node: None }])));
         let sample = found.expect("found").sample().expect("our own counters");
         assert!(!sample.busy.is_empty() && sample.resident_bytes > 0);
     }
