@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use quoit::runtime::{Idle, Node, RuntimeOptions};
+use quoit::runtime::{Command, CoreHandle, Idle, Node, RuntimeOptions};
 use quoit::store::PolicyKind;
 use quoit_client::blocking::Client;
 use quoit_client::{
@@ -30,6 +30,18 @@ impl Running {
 
     fn node(&self) -> &Node {
         self.0.as_ref().expect("it runs until the test ends")
+    }
+
+    /// Requests that a core has handed to another, as `/metrics` tells them.
+    fn forwarded(&self) -> u64 {
+        let of_core = |handle: &CoreHandle| {
+            let (answer, answers) = flume::bounded(1);
+            handle.commands.send(Command::Snapshot(answer)).expect("the core runs");
+            let snapshot = watchdog::within("a core answers", || answers.recv()).expect("the core answers");
+            let sample = snapshot.samples.iter().find(|sample| sample.name == "requests_forwarded_total");
+            sample.expect("every core tells it").value
+        };
+        self.node().handles().iter().map(of_core).sum()
     }
 
     fn client(&self) -> Client {
@@ -119,6 +131,50 @@ fn every_operation_means_what_it_says() {
     assert!(client.delete("k").unwrap().is_some());
     assert_eq!(client.get("k").unwrap(), None);
     client.ping().unwrap();
+}
+
+/// Every operation that is about keys, over keys of every core and values of every kind of frame.
+fn requests_about_keys() -> Vec<Request> {
+    let keys: Vec<String> = (0..200).map(|number| format!("key-{number}")).collect();
+    let large = vec![b'v'; 300_000];
+    let item = |key| Item { key, value: b"v", ttl_ms: 0, client_flags: 0 };
+    let from_zero = IncrementOptions { initial: Some(0), ttl: None };
+    let of_key = |key: &String| {
+        let value = if key.ends_with('7') { large.as_slice() } else { b"value" };
+        [
+            Request::set(key, value, SetOptions::default()),
+            Request::append(key, "more"),
+            Request::prepend(key, "before"),
+            Request::get(key),
+            Request::get(key).from_any_copy(),
+            Request::touch(key, Some(Duration::from_secs(3600))),
+            Request::get_and_touch(key, None),
+            Request::increment(format!("{key}-counter"), 1, from_zero),
+            Request::delete(key),
+        ]
+    };
+    let of_many = [Request::multi_set(keys.iter().map(|key| item(key.as_bytes()))), Request::multi_get(&keys)];
+    keys.iter().flat_map(of_key).chain(of_many).collect()
+}
+
+fn assert_all_answered(outcomes: Vec<Outcome>) {
+    for outcome in outcomes {
+        assert!(
+            outcome.into_many().is_ok_and(|answers| answers.iter().all(Result::is_ok)),
+            "every request is answered"
+        );
+    }
+}
+
+#[test]
+fn no_request_of_the_client_is_handed_on_from_core_to_core() {
+    let running = Running::new();
+    let mut client = running.client();
+    assert_all_answered(client.run(requests_about_keys()));
+    assert_eq!(running.forwarded(), 0, "every request went to the core that owns its key");
+    // What concerns every core is handed on, and counted.
+    client.flush().unwrap();
+    assert!(running.forwarded() > 0, "the counter stands still: this proves nothing");
 }
 
 #[test]
@@ -405,6 +461,16 @@ mod with_tokio {
         assert_eq!(usize::from(client.topology().await.unwrap().nodes[0].cores), CORES);
         client.flush().await.unwrap();
         assert_eq!(client.get("key-1").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn no_request_of_the_client_is_handed_on_from_core_to_core() {
+        let running = Running::new();
+        let client = connect(running.node()).await;
+        assert_all_answered(client.run(requests_about_keys()).await);
+        assert_eq!(running.forwarded(), 0, "every request went to the core that owns its key");
+        client.flush().await.unwrap();
+        assert!(running.forwarded() > 0, "the counter stands still: this proves nothing");
     }
 
     #[tokio::test]
