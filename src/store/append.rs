@@ -6,7 +6,7 @@
 
 use super::Store;
 use super::index::Entry;
-use super::item::Header;
+use super::item::{Header, Shared};
 use super::segments::{NO_SEGMENT, Role, SEGMENT_BYTES, SegmentId, segment_of, segment_start};
 
 /// Open segments are at most one in this many of the arena's.
@@ -69,9 +69,27 @@ pub(super) enum Part<'a> {
 }
 
 impl Store {
-    /// Room for `bytes` bytes in an open segment of `kind`, or the nearest to it. A segment is taken only while more
-    /// than `kept` are free; `victim` is the segment before which one for compacted survivors is put.
-    pub(super) fn place(&mut self, kind: OpenKind, bytes: usize, kept: usize, victim: SegmentId) -> Option<usize> {
+    /// Room for an item in an open segment of `kind`, or the nearest to it; `header` leaves from now on to that segment what
+    /// it says. A segment is taken only while more than `kept` are free; `victim` is the segment before which one for
+    /// compacted survivors is put.
+    pub(super) fn place(
+        &mut self,
+        kind: OpenKind,
+        header: &mut Header,
+        kept: usize,
+        victim: SegmentId,
+    ) -> Option<usize> {
+        // As if nothing were shared, as it is not known yet in which segment: at most seven bytes more.
+        header.share(&Shared::NONE);
+        let location = self.room_for(kind, header.record_bytes(), kept, victim)?;
+        let shared = &mut self.memory.segments.get_mut(segment_of(location)).shared;
+        shared.learn(header);
+        header.share(shared);
+        Some(location)
+    }
+
+    /// See [`Self::place`].
+    fn room_for(&mut self, kind: OpenKind, bytes: usize, kept: usize, victim: SegmentId) -> Option<usize> {
         if let Some(open) = self.open.iter().position(|open| open.kind == kind) {
             if let Some(location) = self.room_in(open, bytes) {
                 return Some(location);
@@ -101,12 +119,19 @@ impl Store {
 
     /// Writes an item at `location`, where [`Self::place`] found room, and enters it in the books (not in the index).
     pub(super) fn write_item(&mut self, location: usize, header: &Header, key: &[u8], parts: &[Part<'_>]) {
+        let shared = self.shared_at(location);
         let record = self.memory.arena.bytes_mut(location, header.record_bytes());
-        let mut at = header.write(record);
+        let mut at = header.write(record, &shared);
         record[at..at + key.len()].copy_from_slice(key);
         at += key.len();
         self.write_parts(location + at, parts);
         self.enter(location, header);
+    }
+
+    /// What the segment at `location` says for its items.
+    #[inline]
+    pub(super) fn shared_at(&self, location: usize) -> Shared {
+        self.memory.segments.get(segment_of(location)).shared
     }
 
     /// Copies the pieces of a body to `at`.
@@ -136,14 +161,17 @@ impl Store {
         kept: usize,
     ) -> bool {
         let (slot, entry) = source;
-        let bytes = header.record_bytes();
         let victim = segment_of(entry.location());
-        let Some(location) = self.place(kind, bytes, kept, victim) else {
+        let mut moved = *header;
+        let Some(location) = self.place(kind, &mut moved, kept, victim) else {
             return false;
         };
         debug_assert!(segment_of(location) != victim);
-        self.memory.arena.copy(entry.location(), location, bytes);
-        self.enter(location, header);
+        let (header_bytes, bytes) = (header.bytes(), header.record_bytes());
+        let shared = self.shared_at(location);
+        let written = moved.write(self.memory.arena.bytes_mut(location, moved.bytes()), &shared);
+        self.memory.arena.copy(entry.location() + header_bytes, location + written, bytes - header_bytes);
+        self.enter(location, &moved);
         self.index.replace(&mut self.memory, slot, Entry::new(entry.tag(), bits, location));
         debug_assert!(self.index.find_location(&self.memory, hash, location).is_some());
         self.counters.copied_bytes += bytes as u64;

@@ -250,7 +250,8 @@ impl Store {
             let location = entry.location();
             let expires_ms = (now + Duration::from_millis(ttl_ms)).as_millis().min(super::item::MILLIS_MAX);
             header.expires_ms = Some(expires_ms);
-            header.write(self.memory.arena.bytes_mut(location, header.bytes()));
+            let shared = self.shared_at(location);
+            header.write(self.memory.arena.bytes_mut(location, header.bytes()), &shared);
             self.note_expiry(super::segments::segment_of(location), expires_ms);
         }
     }

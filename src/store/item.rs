@@ -1,20 +1,20 @@
 //! The bytes of one item.
 //!
 //! ```text
-//! 0       1                        1+l       +s          +5          +5          +f      +key
-//! ┌───────┬────────────────────────┬─────────┬───────────┬───────────┬───────────┬───────┬───────┐
-//! │ shape │ value_bytes, key_bytes │ sequence│ expires   │ idle ttl  │ client    │ key   │ value │
-//! │ 1     │ 2, 3, 4 or 6           │ 2..=5   │ ms, 5     │ ms, 5     │ flags     │       │       │
-//! │       │                        │         │ if expiry │ if idle   │ 0, 1, 2, 4│       │       │
-//! └───────┴────────────────────────┴─────────┴───────────┴───────────┴───────────┴───────┴───────┘
+//! 0       1                        1+l       +s           +e           +i          +f       +key
+//! ┌───────┬────────────────────────┬──────────┬────────────┬────────────┬───────────┬───────┬───────┐
+//! │ shape │ value_bytes, key_bytes │ sequence │ expires ms │ idle ttl   │ client    │ key   │ value │
+//! │ 1     │ 2, 3, 4 or 6           │ 2..=5    │ 0, 2 or 5  │ ms, 0 or 5 │ flags     │       │       │
+//! │       │                        │          │            │            │ 0, 1 or 4 │       │       │
+//! └───────┴────────────────────────┴──────────┴────────────┴────────────┴───────────┴───────┴───────┘
 //!
-//! shape  7      6        5      4     3              2    1          0
-//!       ┌──────┬────────┬────────────┬───────────────────┬───────────────┐
-//!       │ idle │ expiry │ client     │ bits of lengths   │ sequence:     │
-//!       │      │        │ flags: 0,  │ (value, key):     │ 2 bytes + n   │
-//!       │      │        │ 1, 2, 4    │ (10,6) (14,10)    │               │
-//!       │      │        │ bytes      │ (14,18) (32,16)   │               │
-//!       └──────┴────────┴────────────┴───────────────────┴───────────────┘
+//! shape  7           6   5            4   3              2   1          0
+//!       ┌───────────────┬────────────────┬──────────────────┬─────────────┐
+//!       │ expiry: none, │ client flags:  │ bits of lengths  │ sequence:   │
+//!       │ shared, own,  │ none, shared,  │ (value, key):    │ 2 bytes + n │
+//!       │ own and idle  │ 1 or 4 bytes   │ (10,6) (14,10)   │             │
+//!       │               │                │ (14,18) (32,16)  │             │
+//!       └───────────────┴────────────────┴──────────────────┴─────────────┘
 //!
 //! value of a large item:  ┌──────────────────────────────┬─────────────────────────────┐
 //!                         │ tail: value_bytes mod 8 KiB  │ value_bytes / 8 KiB blocks  │
@@ -23,9 +23,13 @@
 //! ```
 //! No padding: a small item costs 5 bytes beside key and value while its vnode has seen fewer than 65,536 writes. The
 //! term of its version is the vnode's. All integers are little-endian.
+//!
+//! What is shared the segment says for all of its items ([`Shared`]): an expiry is then two bytes, the milliseconds since
+//! the one that the segment says, and client flags that are the segment's are none. Most caches give most items the same
+//! time to live and the same flags, and items that are written one after the other lie together.
 
 use super::arena::HEAD_BYTES_MAX;
-use super::segments::BLOCK_BYTES;
+use super::segments::{BLOCK_BYTES, NEVER_MS};
 
 /// Values up to this length lie in their item, longer ones in blocks with the rest (their tail) in the item. A sixteenth
 /// of a segment, so that what is left at a segment's end is small.
@@ -45,12 +49,23 @@ const SHAPE_LONG: u8 = 2 << SHAPE_LENGTHS_SHIFT;
 const SHAPE_COMMON: u8 = SHAPE_MEDIUM | 3;
 const SHAPE_FLAGS_SHIFT: u32 = 4;
 const SHAPE_FLAGS_MASK: u8 = 3 << SHAPE_FLAGS_SHIFT;
+const FLAGS_SHARED: u8 = 1 << SHAPE_FLAGS_SHIFT;
+const FLAGS_SHORT: u8 = 2 << SHAPE_FLAGS_SHIFT;
+const FLAGS_LONG: u8 = 3 << SHAPE_FLAGS_SHIFT;
 /// Width of the client flags, by the shape's two bits.
-const FLAGS_WIDTHS: [u8; 4] = [0, 1, 2, 4];
-const SHAPE_EXPIRY: u8 = 1 << 6;
-const SHAPE_IDLE: u8 = 1 << 7;
+const FLAGS_WIDTHS: [u8; 4] = [0, 0, 1, 4];
+const SHAPE_EXPIRY_SHIFT: u32 = 6;
+const SHAPE_EXPIRY_MASK: u8 = 3 << SHAPE_EXPIRY_SHIFT;
+const EXPIRY_SHARED: u8 = 1 << SHAPE_EXPIRY_SHIFT;
+const EXPIRY_OWN: u8 = 2 << SHAPE_EXPIRY_SHIFT;
+const EXPIRY_IDLE: u8 = 3 << SHAPE_EXPIRY_SHIFT;
 
 const MILLIS_BYTES: usize = 5;
+/// Bytes of an expiry that counts from the segment's.
+const SHARED_MILLIS_BYTES: usize = 2;
+/// How long before the expiry of the first item that has one a segment's begins. Those that follow end later mostly, and
+/// have the other three quarters of the 65 s that two bytes reach.
+const SHARED_BEFORE_MS: u64 = (1 << (8 * SHARED_MILLIS_BYTES)) / 4;
 /// The latest expiry that fits; later ones end there, 34 years after the clock's origin.
 pub(super) const MILLIS_MAX: u64 = (1 << (8 * MILLIS_BYTES)) - 1;
 /// Longest header there is.
@@ -72,13 +87,56 @@ const HEADER_BYTES: [u8; 256] = {
         let (value_bits, key_bits) = LENGTH_BITS[((bits & SHAPE_LENGTHS_MASK) >> SHAPE_LENGTHS_SHIFT) as usize];
         let lengths = (value_bits + key_bits) / 8;
         let sequence = SEQUENCE_WIDTH_MIN as u8 + (bits & 3);
-        let expiry = if bits & SHAPE_EXPIRY != 0 { MILLIS_BYTES as u8 } else { 0 };
-        let idle = if bits & SHAPE_IDLE != 0 { MILLIS_BYTES as u8 } else { 0 };
-        table[shape] = 1 + lengths + sequence + expiry + idle + flags_width(bits) as u8;
+        let expiry = match bits & SHAPE_EXPIRY_MASK {
+            EXPIRY_SHARED => SHARED_MILLIS_BYTES as u8,
+            EXPIRY_OWN => MILLIS_BYTES as u8,
+            EXPIRY_IDLE => 2 * MILLIS_BYTES as u8,
+            _ => 0,
+        };
+        table[shape] = 1 + lengths + sequence + expiry + flags_width(bits) as u8;
         shape += 1;
     }
     table
 };
+
+/// What a segment says for its items. It is learned from the first that have it, and stays as long as the segment is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shared {
+    /// Expiries are counted from here; [`NEVER_MS`]: no item has one yet.
+    expires_from_ms: u64,
+    /// Zero: no item has any yet.
+    client_flags: u32,
+}
+
+impl Shared {
+    /// Nothing is shared yet.
+    pub(super) const NONE: Self = Self { expires_from_ms: NEVER_MS, client_flags: 0 };
+
+    /// Learns from an item that will lie in the segment what is not known yet.
+    pub(super) fn learn(&mut self, header: &Header) {
+        if let Some(expires_ms) = header.expires_ms
+            && self.expires_from_ms == NEVER_MS
+        {
+            self.expires_from_ms = expires_ms.min(MILLIS_MAX).saturating_sub(SHARED_BEFORE_MS);
+        }
+        if self.client_flags == 0 {
+            self.client_flags = header.client_flags;
+        }
+    }
+
+    /// What is left of an expiry when the segment has said its part; `None`: it can't be said in two bytes.
+    fn rest_of(&self, expires_ms: u64) -> Option<u64> {
+        let rest_ms = expires_ms.checked_sub(self.expires_from_ms)?;
+        (rest_ms >> (8 * SHARED_MILLIS_BYTES) == 0).then_some(rest_ms)
+    }
+}
+
+/// Which fields of an item its segment says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shares {
+    expiry: bool,
+    client_flags: bool,
+}
 
 /// What an item says beside key and value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,34 +148,52 @@ pub(super) struct Header {
     pub(super) client_flags: u32,
     /// `None`: never.
     pub(super) expires_ms: Option<u64>,
-    /// Zero: the expiry does not move with hits.
+    /// Zero: the expiry does not move with hits. Otherwise there is one.
     pub(super) idle_ms: u64,
+    /// As the item lies in its segment. None of them, until it has a place: [`Self::share`].
+    pub(super) shares: Shares,
 }
 
 impl Header {
-    /// Reads the header at the start of `bytes`, which the store wrote.
+    /// Reads the header at the start of `bytes`, which the store wrote into a segment that says `shared`.
     #[inline(always)]
-    pub(super) fn read(bytes: &[u8; HEAD_BYTES_MAX]) -> Self {
+    pub(super) fn read(bytes: &[u8; HEAD_BYTES_MAX], shared: &Shared) -> Self {
         let head = Head::read(bytes);
         let Head { shape, key_bytes, value_bytes, sequence, .. } = head;
-        let (mut expires_ms, mut idle_ms, mut client_flags) = (None, 0, 0);
-        if !head.is_plain() {
-            let mut at = head.fields_at;
-            if shape & SHAPE_EXPIRY != 0 {
-                expires_ms = Some(read_uint(bytes, &mut at, MILLIS_BYTES));
-            }
-            if shape & SHAPE_IDLE != 0 {
-                idle_ms = read_uint(bytes, &mut at, MILLIS_BYTES);
-            }
-            if shape & SHAPE_FLAGS_MASK != 0 {
-                client_flags = read_uint(bytes, &mut at, flags_width(shape)) as u32;
-            }
+        let mut header = Self { key_bytes, value_bytes, sequence, ..Self::default() };
+        if head.is_plain() {
+            return header;
         }
-        Self { key_bytes, value_bytes, sequence, client_flags, expires_ms, idle_ms }
+        let mut at = head.fields_at;
+        header.shares.expiry = shape & SHAPE_EXPIRY_MASK == EXPIRY_SHARED;
+        header.expires_ms = match shape & SHAPE_EXPIRY_MASK {
+            0 => None,
+            EXPIRY_SHARED => Some(shared.expires_from_ms + read_uint(bytes, &mut at, SHARED_MILLIS_BYTES)),
+            _ => Some(read_uint(bytes, &mut at, MILLIS_BYTES)),
+        };
+        if shape & SHAPE_EXPIRY_MASK == EXPIRY_IDLE {
+            header.idle_ms = read_uint(bytes, &mut at, MILLIS_BYTES);
+        }
+        header.shares.client_flags = shape & SHAPE_FLAGS_MASK == FLAGS_SHARED;
+        header.client_flags = match shape & SHAPE_FLAGS_MASK {
+            0 => 0,
+            FLAGS_SHARED => shared.client_flags,
+            _ => read_uint(bytes, &mut at, flags_width(shape)) as u32,
+        };
+        header
     }
 
-    /// Writes the header to the start of `out`; returns its length.
-    pub(super) fn write(&self, out: &mut [u8]) -> usize {
+    /// Leaves to the segment what it says; everything else the item says itself, whatever was so before.
+    pub(super) fn share(&mut self, shared: &Shared) {
+        self.shares = Shares {
+            // With idle expiry each hit writes a new one, which has to fit where the last one was.
+            expiry: self.idle_ms == 0 && self.expires_ms.is_some_and(|ms| shared.rest_of(ms).is_some()),
+            client_flags: self.client_flags != 0 && self.client_flags == shared.client_flags,
+        };
+    }
+
+    /// Writes the header to the start of `out`, in a segment that says `shared`; returns its length.
+    pub(super) fn write(&self, out: &mut [u8], shared: &Shared) -> usize {
         let shape = self.shape();
         out[0] = shape;
         let mut at = 1;
@@ -125,13 +201,18 @@ impl Header {
         let lengths = self.value_bytes as u64 | (self.key_bytes as u64) << value_bits;
         write_uint(out, &mut at, (value_bits + key_bits) as usize / 8, lengths);
         write_uint(out, &mut at, SEQUENCE_WIDTH_MIN + usize::from(shape & 3), self.sequence);
-        if let Some(expires_ms) = self.expires_ms {
-            write_uint(out, &mut at, MILLIS_BYTES, expires_ms.min(MILLIS_MAX));
+        if let Some(expires_ms) = self.expires_ms.map(|expires_ms| expires_ms.min(MILLIS_MAX)) {
+            match self.shares.expiry {
+                true => write_uint(out, &mut at, SHARED_MILLIS_BYTES, expires_ms - shared.expires_from_ms),
+                false => write_uint(out, &mut at, MILLIS_BYTES, expires_ms),
+            }
+            if self.idle_ms != 0 {
+                write_uint(out, &mut at, MILLIS_BYTES, self.idle_ms.min(MILLIS_MAX));
+            }
         }
-        if self.idle_ms != 0 {
-            write_uint(out, &mut at, MILLIS_BYTES, self.idle_ms.min(MILLIS_MAX));
+        if !self.shares.client_flags {
+            write_uint(out, &mut at, flags_width(shape), u64::from(self.client_flags));
         }
-        write_uint(out, &mut at, flags_width(shape), u64::from(self.client_flags));
         at
     }
 
@@ -194,15 +275,17 @@ impl Header {
         };
         let flags = match self.client_flags {
             0 => 0,
-            0x1..=0xFF => 1,
-            0x100..=0xFFFF => 2,
-            _ => 3,
+            _ if self.shares.client_flags => FLAGS_SHARED,
+            0x1..=0xFF => FLAGS_SHORT,
+            _ => FLAGS_LONG,
         };
-        sequence
-            | lengths << SHAPE_LENGTHS_SHIFT
-            | flags << SHAPE_FLAGS_SHIFT
-            | if self.expires_ms.is_some() { SHAPE_EXPIRY } else { 0 }
-            | if self.idle_ms != 0 { SHAPE_IDLE } else { 0 }
+        let expiry = match self.expires_ms {
+            None => 0,
+            Some(_) if self.idle_ms != 0 => EXPIRY_IDLE,
+            Some(_) if self.shares.expiry => EXPIRY_SHARED,
+            Some(_) => EXPIRY_OWN,
+        };
+        sequence | lengths << SHAPE_LENGTHS_SHIFT | flags | expiry
     }
 }
 
@@ -264,7 +347,7 @@ impl Head {
     /// Whether it has no expiry, no idle time and no client flags.
     #[inline(always)]
     pub(super) fn is_plain(&self) -> bool {
-        self.shape & (SHAPE_EXPIRY | SHAPE_IDLE | SHAPE_FLAGS_MASK) == 0
+        self.shape & (SHAPE_EXPIRY_MASK | SHAPE_FLAGS_MASK) == 0
     }
 
     /// Where key and value begin: the header's length.
@@ -351,11 +434,20 @@ mod tests {
             client_flags in prop_oneof![Just(0), 1u32..=255, 256u32..=65_535, any::<u32>()],
             expires_ms in proptest::option::of(0u64..=MILLIS_MAX),
             idle_ms in prop_oneof![Just(0), 1u64..=MILLIS_MAX],
+            first_expires_ms in proptest::option::of(-70_000i64..70_000),
+            has_same_flags in any::<bool>(),
         ) {
-            let header = Header { key_bytes, value_bytes, sequence, client_flags, expires_ms, idle_ms };
+            let idle_ms = if expires_ms.is_some() { idle_ms } else { 0 };
+            let mut header = Header { key_bytes, value_bytes, sequence, client_flags, expires_ms, idle_ms, ..Header::default() };
+            let mut shared = Shared::NONE;
+            // The first item of the segment, which ends some time before this one or after it.
+            let first_expires_ms = first_expires_ms.zip(expires_ms).map(|(after, own)| own.saturating_add_signed(after));
+            let first_flags = if has_same_flags { client_flags } else { 3 };
+            shared.learn(&Header { expires_ms: first_expires_ms, client_flags: first_flags, ..Header::default() });
+            header.share(&shared);
             let mut bytes = vec![0; HEAD_BYTES_MAX + key_bytes];
-            prop_assert_eq!(header.write(&mut bytes), header.bytes());
-            prop_assert_eq!(Header::read(bytes.first_chunk().unwrap()), header);
+            prop_assert_eq!(header.write(&mut bytes, &shared), header.bytes());
+            prop_assert_eq!(Header::read(bytes.first_chunk().unwrap(), &shared), header);
             let head = Head::read(bytes.first_chunk().unwrap());
             prop_assert_eq!((head.key_bytes, head.value_bytes, head.sequence), (key_bytes, value_bytes, sequence));
             prop_assert_eq!(head.key_at(), header.bytes());

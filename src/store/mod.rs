@@ -300,7 +300,8 @@ impl Store {
             // Only the expiry's own bytes change: a pin on the value notices nothing.
             let expires_ms = now.as_millis().saturating_add(header.idle_ms).min(item::MILLIS_MAX);
             header.expires_ms = Some(expires_ms);
-            header.write(self.memory.arena.bytes_mut(location, header.bytes()));
+            let shared = self.shared_at(location);
+            header.write(self.memory.arena.bytes_mut(location, header.bytes()), &shared);
             self.note_expiry(segment_of(location), expires_ms);
         }
         Some((header.client_flags, header.expires_ms.map(Instant::from_millis)))
@@ -479,10 +480,12 @@ impl Store {
     fn put(&mut self, now: Instant, draft: Draft<'_>, current: Option<Found>) -> Option<Version> {
         let Draft { hash, key, .. } = draft;
         let version = self.versions.next(hash);
-        let header = Header { sequence: version.sequence(), key_bytes: key.len(), ..draft.header };
-        if let Some(found) = current.filter(|found| self.can_overwrite(found, &header)) {
+        let mut header = Header { sequence: version.sequence(), key_bytes: key.len(), ..draft.header };
+        if let Some(found) = current.filter(|found| self.can_overwrite(found, &mut header)) {
             let location = found.entry.location();
-            let body_at = location + header.write(self.memory.arena.bytes_mut(location, header.bytes())) + key.len();
+            let shared = self.shared_at(location);
+            let header_bytes = header.write(self.memory.arena.bytes_mut(location, header.bytes()), &shared);
+            let body_at = location + header_bytes + key.len();
             if draft.parts.first().is_none_or(|part| !matches!(part, Part::Kept { at, .. } if *at == body_at)) {
                 self.write_parts(body_at, draft.parts);
             }
@@ -504,7 +507,7 @@ impl Store {
             }
         };
         let kind = OpenKind::new(queue, now.as_millis(), header.expires_ms);
-        let location = self.place(kind, header.record_bytes(), KEPT_FROM_WRITES, NO_SEGMENT)?;
+        let location = self.place(kind, &mut header, KEPT_FROM_WRITES, NO_SEGMENT)?;
         self.write_item(location, &header, key, draft.parts);
         match current {
             Some(found) => {
@@ -525,10 +528,11 @@ impl Store {
         Some(self.versions.advance(hash))
     }
 
-    /// Whether the new item fits exactly over the old one, and nobody reads it.
-    fn can_overwrite(&self, current: &Found, new: &Header) -> bool {
+    /// Whether the new item fits exactly over the old one, leaving to its segment what that says, and nobody reads it.
+    fn can_overwrite(&self, current: &Found, new: &mut Header) -> bool {
         let old = &current.header;
         let id = segment_of(current.entry.location());
+        new.share(&self.memory.segments.get(id).shared);
         old.shape() == new.shape()
             && old.value_bytes == new.value_bytes
             && !new.is_large()
@@ -588,7 +592,7 @@ impl Store {
 
     #[inline(always)]
     fn header_at(&self, location: usize) -> Header {
-        Header::read(self.memory.arena.head(location))
+        Header::read(self.memory.arena.head(location), &self.memory.segments.get(segment_of(location)).shared)
     }
 
     fn header_for(&self, now: Instant, client_flags: u32, expiry: Expiry) -> Header {

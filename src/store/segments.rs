@@ -1,11 +1,13 @@
 //! Segments: the arena cut into pieces of equal size, what each is used for, and the chains they form.
 //!
 //! Invariants: a segment has one role; a segment of items is in exactly one chain; a pinned segment is never free.
-//! Segment 0 is never handed out, so that offset 0 means "no item". This file knows nothing of items or policies.
+//! Segment 0 is never handed out, so that offset 0 means "no item". This file knows nothing of policies, nor of items:
+//! it keeps what they share, and does not look at it.
 
 use std::cell::Cell;
 
 use super::arena::{Arena, LINE_BYTES};
+use super::item::Shared;
 use super::sparse::Sparse;
 
 /// Bytes of a segment. The longest key (64 KiB) and its record must fit into one; larger ones would make a reclaim step
@@ -68,6 +70,8 @@ pub(super) struct Segment {
     /// Items: bounds on the expiries within, in milliseconds; [`NEVER_MS`] and 0 when nothing in it expires.
     pub(super) expires_min: u64,
     pub(super) expires_max: u64,
+    /// Items: what it says for all of them.
+    pub(super) shared: Shared,
     pins: Cell<u32>,
 }
 
@@ -86,6 +90,7 @@ impl Segment {
             next: NO_SEGMENT,
             expires_min: NEVER_MS,
             expires_max: 0,
+            shared: Shared::NONE,
             pins: Cell::new(0),
         }
     }

@@ -46,6 +46,33 @@ fn work(store: &mut Store, now: Instant) {
 }
 
 #[test]
+fn items_of_one_segment_share_end_and_flags_and_keep_their_own() {
+    const TTL_MS: i64 = 3_600_000;
+    let mut store = store(PolicyKind::Lru);
+    // Up to 65 s from the first they are told by two bytes: those are ends on both sides of either bound.
+    let items: [(i64, u32); 8] =
+        [(0, 700), (1, 700), (-16_384, 0), (-16_385, 9), (49_151, 700), (49_152, 70_000), (0, 0), (30_000, 700)];
+    let mut live_bytes = vec![0];
+    for (number, (later_ms, client_flags)) in items.iter().enumerate() {
+        let expiry = Expiry::after(Duration::from_millis((TTL_MS + later_ms) as u64));
+        let write = Write { value: b"value", client_flags: *client_flags, expiry, ..Write::default() };
+        let key = [number as u8];
+        assert!(matches!(store.set(START, key_hash(HASH_SEED, &key), &key, write), SetOutcome::Stored(_)));
+        live_bytes.push(store.live_bytes());
+    }
+    let costs: Vec<u64> = live_bytes.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(costs[1], 5 + 2 + 1 + 5, "two bytes for the end, none for the flags: {costs:?}");
+    for passed_ms in [0, TTL_MS - 20_000, TTL_MS - 1, TTL_MS, TTL_MS + 40_000, TTL_MS + 50_000] {
+        for (number, (later_ms, client_flags)) in items.iter().enumerate() {
+            let key = [number as u8];
+            let hit = store.get(after(passed_ms as u64), key_hash(HASH_SEED, &key), &key);
+            let expected = (passed_ms < TTL_MS + later_ms).then_some(*client_flags);
+            assert_eq!(hit.map(|hit| hit.client_flags), expected, "item {number} after {passed_ms} ms");
+        }
+    }
+}
+
+#[test]
 fn an_item_is_served_until_its_last_millisecond_and_not_one_later() {
     let longest_ms = 30 * YEAR_MS;
     for ttl_ms in [1, 2, 127, 128, 999, SECOND_MS, 60 * SECOND_MS, DAY_MS, YEAR_MS, 10 * YEAR_MS, longest_ms] {

@@ -65,6 +65,7 @@ impl Store {
             client_flags: record.client_flags,
             expires_ms: expires.map(|expires| expires.as_millis().min(MILLIS_MAX)),
             idle_ms: record.idle_ms.min(MILLIS_MAX),
+            ..Header::default()
         };
         // Bits of another policy say little more than that the item was hit.
         let (queue, policy_bits) = match loader.is_same_policy && usize::from(record.queue) < QUEUES {
@@ -136,12 +137,13 @@ impl Store {
             return false;
         }
         let kind = OpenKind::new(queue, now.as_millis(), header.expires_ms);
-        let Some(location) = self.place(kind, header.record_bytes(), KEPT_FROM_WRITES, NO_SEGMENT) else {
+        let mut header = *header;
+        let Some(location) = self.place(kind, &mut header, KEPT_FROM_WRITES, NO_SEGMENT) else {
             return false;
         };
-        self.write_item(location, header, key, parts);
+        self.write_item(location, &header, key, parts);
         if self.index.insert(&mut self.memory, hash, policy_bits, location).is_err() {
-            self.leave(location, header);
+            self.leave(location, &header);
             return false;
         }
         true
