@@ -96,7 +96,7 @@ pub(super) struct Sending {
     /// Bytes of the output that have left.
     pub sent: usize,
     pub is_active: bool,
-    pub vector: Option<Box<super::egress::Vectored>>,
+    pub vector: Option<Box<super::vectored::Vectored>>,
 }
 
 /// One client connection.
@@ -120,6 +120,10 @@ pub(super) struct Connection {
     pub ready: usize,
     /// A receive is under way in the kernel.
     pub is_receiving: bool,
+    /// Where it puts the bytes, if it is one of a large value's.
+    pub direct: Option<Box<super::vectored::Vectored>>,
+    /// So was the last one of the same value: the rest of it goes the same way.
+    pub was_direct: bool,
     /// Its cancellation has been asked for.
     pub is_cancelling: bool,
     /// The client has ended its side of the stream: nothing will ever arrive.
@@ -168,6 +172,8 @@ impl Connection {
             deferred: Vec::new(),
             ready: 0,
             is_receiving: false,
+            direct: None,
+            was_direct: false,
             is_cancelling: false,
             is_at_end: false,
             is_starved: false,

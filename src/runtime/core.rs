@@ -13,7 +13,6 @@ use slab::Slab;
 use super::budget::{Budget, Waiter, Want};
 use super::clock::Reading;
 use super::connection::{Connection, Stall};
-use super::egress::Vectored;
 use super::gather::Gather;
 use super::held::Held;
 use super::limits::{
@@ -28,6 +27,7 @@ use super::report::Counters;
 use super::ring::{Completion, Purpose, Ring};
 use super::scan::stall_on;
 use super::spare::Spare;
+use super::vectored::SpareVectors;
 use super::waiting::Waiting;
 use crate::shard::{ReplyLimits, Shard};
 use crate::store::Progress;
@@ -121,11 +121,7 @@ pub(super) struct Core {
     pub dirty: Vec<u32>,
     pub resume: Vec<u32>,
     pub rearm: Vec<u32>,
-    #[expect(
-        clippy::vec_box,
-        reason = "the kernel reads a vector where it lies, so it goes from hand to hand in its box"
-    )]
-    pub spare_vectors: Vec<Box<Vectored>>,
+    pub spare_vectors: SpareVectors,
     /// Connections that wait for a receive buffer, first come first served.
     pub starved: VecDeque<Waiter>,
     pub spare: Spare,
@@ -186,7 +182,7 @@ impl Core {
             dirty: Vec::new(),
             resume: Vec::new(),
             rearm: Vec::new(),
-            spare_vectors: Vec::new(),
+            spare_vectors: SpareVectors::default(),
             starved: VecDeque::new(),
             spare,
             scratch: Vec::new(),

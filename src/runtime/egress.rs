@@ -5,65 +5,7 @@
 
 use super::connection::{CloseCause, Connection, Phase, Stall};
 use super::core::Core;
-use super::limits::{CONNECTION_OUTPUT_BYTES_LOW, REPLY_ROOM_BYTES, SEND_BYTES_MAX, SEND_PIECES_MAX};
-use crate::shard::Output;
-
-/// The memory of a vectored send, which the kernel reads until its completion.
-pub(super) struct Vectored {
-    pieces: [libc::iovec; SEND_PIECES_MAX],
-    header: libc::msghdr,
-}
-
-/// Vectors kept for reuse, of a KiB each.
-const SPARE_VECTORS: usize = 32;
-
-impl std::fmt::Debug for Vectored {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Vectored").field("pieces", &self.header.msg_iovlen).finish_non_exhaustive()
-    }
-}
-
-impl Vectored {
-    fn new() -> Box<Self> {
-        let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        // SAFETY: a msghdr of zeroes is a valid message without name, pieces and control data.
-        Box::new(Self { pieces: [empty; SEND_PIECES_MAX], header: unsafe { std::mem::zeroed() } })
-    }
-
-    /// Points the vector at the output's bytes from `sent` on.
-    fn aim(&mut self, output: &Output, sent: usize) {
-        let mut skip = sent;
-        let mut room = SEND_BYTES_MAX;
-        let mut count = 0;
-        let mut add = |pointer: *const u8, length: usize| {
-            let skipped = skip.min(length);
-            skip -= skipped;
-            let length = (length - skipped).min(room);
-            if length > 0 && count < SEND_PIECES_MAX {
-                let start = pointer.wrapping_add(skipped).cast_mut().cast();
-                self.pieces[count] = libc::iovec { iov_base: start, iov_len: length };
-                room -= length;
-                count += 1;
-            }
-            room > 0 && count < SEND_PIECES_MAX
-        };
-        let mut at = 0;
-        let mut goes_on = true;
-        for piece in &output.pieces {
-            goes_on = goes_on && add(output.bytes[at..].as_ptr(), piece.at - at);
-            goes_on = goes_on && add(piece.pointer, piece.length);
-            at = piece.at;
-            if !goes_on {
-                break;
-            }
-        }
-        if goes_on {
-            add(output.bytes[at..].as_ptr(), output.bytes.len() - at);
-        }
-        self.header.msg_iov = self.pieces.as_mut_ptr();
-        self.header.msg_iovlen = count;
-    }
-}
+use super::limits::{CONNECTION_OUTPUT_BYTES_LOW, REPLY_ROOM_BYTES, SEND_BYTES_MAX};
 
 impl Core {
     /// Notes that a connection has output, so that the turn's end sends it.
@@ -116,10 +58,10 @@ impl Core {
             unsafe { self.ring.send(socket, slot, rest.as_ptr(), length) };
         } else {
             let spare = &mut self.spare_vectors;
-            let vectored = sending.vector.get_or_insert_with(|| spare.pop().unwrap_or_else(Vectored::new));
-            vectored.aim(&sending.output, sending.sent);
+            let vectored = sending.vector.get_or_insert_with(|| spare.take());
+            vectored.aim_at(&sending.output, sending.sent, SEND_BYTES_MAX);
             // SAFETY: as above for the copied bytes; the pieces are pinned until `sent_all`, and the vector is boxed.
-            unsafe { self.ring.send_message(socket, slot, &raw const vectored.header) };
+            unsafe { self.ring.send_message(socket, slot, vectored.message()) };
         }
     }
 
@@ -155,10 +97,8 @@ impl Core {
         self.shard.unpin(&mut sending.output.pins);
         sending.output.pieces.clear();
         sending.output.piece_bytes = 0;
-        if let Some(vector) = sending.vector.take()
-            && self.spare_vectors.len() < SPARE_VECTORS
-        {
-            self.spare_vectors.push(vector);
+        if let Some(vector) = sending.vector.take() {
+            self.spare_vectors.give(vector);
         }
         self.spare.give(std::mem::take(&mut sending.output.bytes));
         if !connection.output.is_empty() {

@@ -24,6 +24,7 @@ impl Core {
         self.held_buffers.extend(completion.buffer);
         let Some(mut connection) = self.take(slot) else { return };
         connection.is_receiving = completion.more;
+        let direct = connection.direct.take();
         connection.heard = self.now;
         if !completion.more {
             connection.is_cancelling = false;
@@ -40,6 +41,9 @@ impl Core {
                 self.put(slot, connection);
                 if let Some(buffer) = completion.buffer {
                     self.take_in(slot, buffer, self.received_bytes(&completion));
+                } else if let Some(vector) = direct {
+                    self.spare_vectors.give(vector);
+                    self.on_direct(slot, completion.result as usize);
                 }
                 self.touch(slot);
                 return;
@@ -217,7 +221,10 @@ impl Core {
         // The front is in the carry or in a buffer; either way the scan copied it to `scratch`.
         let front = std::mem::take(&mut self.scratch);
         match self.shard.open_large_set(self.now.instant(), head, &front, hash) {
-            Ok(set) => connection.intake = Intake::Large(Box::new(set)),
+            Ok(set) => {
+                connection.intake = Intake::Large(Box::new(set));
+                connection.was_direct = false;
+            }
             Err(status) => {
                 if status == Status::Overloaded {
                     connection.output.overloaded(head.id, OVERLOADED_RETRY_MS);
@@ -235,7 +242,7 @@ impl Core {
         After::Front(front_bytes)
     }
 
-    fn publish_large(&mut self, slot: u32) {
+    pub(super) fn publish_large(&mut self, slot: u32) {
         let Some(mut connection) = self.take(slot) else { return };
         if let Intake::Large(set) = std::mem::replace(&mut connection.intake, Intake::Frames) {
             let (limits, now) = (self.reply_limits(), self.now.instant());

@@ -36,8 +36,13 @@ pub(super) const CONNECTION_STALLED_BYTES_MAX: usize = 64 << 10;
 /// time to be seen making progress (3 KiB/s). Larger: what others ask meanwhile waits longer; smaller: more completions per
 /// large value. (Measured against 72 and 128 KiB: the least processor time for values of 1 MiB.)
 pub(super) const SEND_BYTES_MAX: usize = 96 << 10;
-/// Pieces of one vectored send (the kernel's own limit is 1024).
-pub(super) const SEND_PIECES_MAX: usize = 64;
+/// Pieces of one vectored send or receive (the kernel's own limit is 1024).
+pub(super) const VECTOR_PIECES_MAX: usize = 64;
+/// Large values of which at least so much is still to come are received where they will lie. Less: it is not worth the
+/// cancelling of the receive that is under way.
+pub(super) const DIRECT_BYTES_MIN: usize = 128 << 10;
+/// Bytes that one such receive may bring. Larger: what others ask meanwhile waits longer; smaller: more receives per value.
+pub(super) const DIRECT_RECEIVE_BYTES: usize = 128 << 10;
 
 /// Values of at least this many bytes are sent from where they lie; below it copying is as cheap as an extra piece, and holds
 /// no segment. (Measured: 4 KiB values cost 15 % less processor so, in or out of cache no more, 1 and 2 KiB the same.)

@@ -6,9 +6,10 @@
 //!                                              ├ intake.rs, scan.rs      bytes → frames → their way
 //!                                              ├ ready.rs                this core's requests → the shard
 //!                                              ├ receiving.rs            who is read, who waits
+//!                                              ├ direct.rs               large values, received into the arena
 //!                                              ├ budget.rs, spare.rs     the account of the buffers
 //!                                              ├ mesh.rs, mesh_serve.rs  other cores' requests and replies, gather.rs
-//!                                              ├ egress.rs               replies → sends
+//!                                              ├ egress.rs, vectored.rs  replies → sends
 //!                                              ├ lifecycle.rs            accept, hello, hand-over, close, drain
 //!                                              ├ news.rs                 a topology that changes
 //!                                              ├ cluster.rs              the turn of a cluster's core: copies, orders
@@ -29,6 +30,7 @@ mod cluster;
 mod commands;
 mod connection;
 mod core;
+mod direct;
 mod egress;
 mod gather;
 mod held;
@@ -54,6 +56,7 @@ mod stages;
 mod state;
 #[cfg(test)]
 mod stepped;
+mod vectored;
 mod waiting;
 
 pub use clock::boot_time;

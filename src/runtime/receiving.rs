@@ -134,6 +134,8 @@ impl Core {
         } else if !connection.is_receiving && !connection.is_starved && !self.is_full(connection) {
             connection.is_receiving = true;
             self.rearm.push(slot);
+        } else {
+            self.turn_direct(slot, connection);
         }
     }
 
@@ -169,6 +171,8 @@ impl Core {
             let Some(mut connection) = self.take(slot) else { continue };
             if connection.phase == Phase::Closing {
                 connection.is_receiving = false;
+            } else if Self::goes_direct(&connection) && self.receive_direct(slot, &mut connection) {
+                // Into the arena: no buffer is needed.
             } else if self.ring.buffers.with_kernel() > 0 {
                 self.ring.receive(connection.ring_socket(slot), slot);
             } else if let Some(bytes) = finishing_bytes(&connection) {

@@ -139,6 +139,19 @@ impl Ring {
         self.push(&entry.user_data(user_data(Purpose::Receive, slot)));
     }
 
+    /// Receives once into the pieces `message` points to.
+    ///
+    /// # Safety
+    /// The header, its vector and every piece stay in place, and nobody else touches the pieces, until the completion has been
+    /// reaped.
+    pub(super) unsafe fn receive_message(&mut self, socket: Socket, slot: u32, message: *mut libc::msghdr) {
+        let receive = match socket {
+            Socket::Descriptor(descriptor) => opcode::RecvMsg::new(Fd(descriptor), message.cast()),
+            Socket::File(file) => opcode::RecvMsg::new(Fixed(file), message.cast()),
+        };
+        self.push(&receive.build().user_data(user_data(Purpose::Receive, slot)));
+    }
+
     /// Receives into provided buffers until cancelled or out of buffers.
     pub(super) fn receive(&mut self, socket: Socket, slot: u32) {
         let receive = match socket {

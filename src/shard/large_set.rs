@@ -1,4 +1,4 @@
-//! Sets whose value is still arriving: received straight into the arena, visible when complete.
+//! Sets whose value is still arriving: collected in the arena, visible when complete.
 //!
 //! The frame's front (header, parameters, key) is kept; the value goes to the store's reserved space piece by piece as the
 //! socket gives it. Only the publishing is the write: conditions, version and retry token are looked at then.
@@ -66,6 +66,17 @@ impl Shard {
             Err(ReserveRefusal::NoSpace) => Err(Status::NoSpace),
             Err(ReserveRefusal::Busy) => Err(Status::Overloaded),
         }
+    }
+
+    /// Space in the arena for the next `bytes` bytes of the value, piece by piece; none where memory has run out, and then
+    /// [`Self::fill_large_set`] still takes them. It is the set's until that is published or abandoned.
+    pub fn unfilled_pieces(&mut self, set: &mut LargeSet, bytes: usize, take_piece: impl FnMut(&mut [u8])) {
+        self.store.unfilled_pieces(&mut set.reservation, bytes, take_piece);
+    }
+
+    /// The next `bytes` bytes of the value are in the space that [`Self::unfilled_pieces`] gave.
+    pub fn advance_large_set(&mut self, set: &mut LargeSet, bytes: usize) {
+        self.store.advance(&mut set.reservation, bytes);
     }
 
     /// Takes the next bytes of the value; returns how many, fewer than there are only when the value is complete.

@@ -62,26 +62,37 @@ impl Store {
     /// when the value is complete, or when memory ran out ([`PolicyKind::None`](super::PolicyKind::None), or all of it
     /// pinned): then [`Self::fill`] still takes the bytes, and publishing ends in `NoSpace`.
     pub fn unfilled<'a>(&'a mut self, reservation: &mut Reservation) -> &'a mut [u8] {
-        if reservation.missing_bytes() == 0 || reservation.is_lost {
+        if reservation.missing_bytes() == 0 || !self.provide(reservation, reservation.filled + 1) {
             return &mut [];
         }
-        if !self.provide_block(reservation) {
-            reservation.is_lost = true;
-            for block in std::mem::take(&mut reservation.blocks) {
-                self.blocks.give(&mut self.memory, block);
-            }
-            return &mut [];
-        }
-        let offset = reservation.filled % BLOCK_BYTES;
-        let length = (BLOCK_BYTES - offset).min(reservation.missing_bytes());
-        let block = reservation.blocks[reservation.filled / BLOCK_BYTES];
-        self.memory.arena.bytes_mut(block_start(block) + offset, length)
+        let length = (BLOCK_BYTES - reservation.filled % BLOCK_BYTES).min(reservation.missing_bytes());
+        self.reserved_piece(reservation, reservation.filled, length)
     }
 
-    /// The first `bytes` bytes of what [`Self::unfilled`] gave are filled.
+    /// The same for the next `bytes` bytes: all of the space that they take, piece by piece in order. No piece where memory
+    /// has run out.
+    pub fn unfilled_pieces(
+        &mut self,
+        reservation: &mut Reservation,
+        bytes: usize,
+        mut take_piece: impl FnMut(&mut [u8]),
+    ) {
+        let end = reservation.filled + bytes.min(reservation.missing_bytes());
+        if !self.provide(reservation, end) {
+            return;
+        }
+        let mut at = reservation.filled;
+        while at < end {
+            let length = (BLOCK_BYTES - at % BLOCK_BYTES).min(end - at);
+            take_piece(self.reserved_piece(reservation, at, length));
+            at += length;
+        }
+    }
+
+    /// The first `bytes` bytes of what [`Self::unfilled`] or [`Self::unfilled_pieces`] gave are filled.
     pub fn advance(&mut self, reservation: &mut Reservation, bytes: usize) {
-        let within_block = reservation.filled % BLOCK_BYTES + bytes <= BLOCK_BYTES;
-        assert!(within_block && bytes <= reservation.missing_bytes(), "more bytes than there was space for");
+        let is_provided = reservation.filled + bytes <= reservation.blocks.len() * BLOCK_BYTES;
+        assert!(is_provided && bytes <= reservation.missing_bytes(), "more bytes than there was space for");
         reservation.filled += bytes;
     }
 
@@ -195,14 +206,10 @@ impl Store {
         let Ok(mut reservation) = self.reserve(now, hash, key, value_bytes) else {
             return ExtendOutcome::NoSpace;
         };
-        while reservation.blocks.len() * BLOCK_BYTES < value_bytes {
-            reservation.filled = (reservation.blocks.len() * BLOCK_BYTES).min(value_bytes);
-            if !self.provide_block(&mut reservation) {
-                self.abandon(reservation);
-                return ExtendOutcome::NoSpace;
-            }
+        if !self.provide(&mut reservation, value_bytes) {
+            self.abandon(reservation);
+            return ExtendOutcome::NoSpace;
         }
-        reservation.filled = 0;
         self.make_room(now, RECORD_BYTES_MAX);
         // Finding memory may have evicted the item. From here on nothing is reclaimed until the new one is written.
         let Some(current) = self.find_live(now, hash, key) else {
@@ -242,13 +249,29 @@ impl Store {
         }
     }
 
-    /// Makes sure that the next byte of a reservation has a block.
+    /// `length` bytes of reserved space from byte `at` of the value on, all in one block, which is there.
+    fn reserved_piece(&mut self, reservation: &Reservation, at: usize, length: usize) -> &mut [u8] {
+        let block = reservation.blocks[at / BLOCK_BYTES];
+        self.memory.arena.bytes_mut(block_start(block) + at % BLOCK_BYTES, length)
+    }
+
+    /// Makes sure that the first `bytes` bytes of a reservation have blocks; without memory for them it is lost, and has none.
+    fn provide(&mut self, reservation: &mut Reservation, bytes: usize) -> bool {
+        while !reservation.is_lost && reservation.blocks.len() * BLOCK_BYTES < bytes {
+            if !self.provide_block(reservation) {
+                reservation.is_lost = true;
+                for block in std::mem::take(&mut reservation.blocks) {
+                    self.blocks.give(&mut self.memory, block);
+                }
+            }
+        }
+        !reservation.is_lost
+    }
+
+    /// Adds a block to a reservation.
     fn provide_block(&mut self, reservation: &mut Reservation) -> bool {
         // Reclaiming needs the time only to know what has ended; that the value began to arrive a while ago does no harm.
         let now = reservation.since;
-        if reservation.filled < reservation.blocks.len() * BLOCK_BYTES {
-            return true;
-        }
         self.make_room(now, BLOCK_BYTES);
         self.second_chance_bytes = 0;
         for _ in 0..ATTEMPTS_MAX {

@@ -379,14 +379,24 @@ impl Run {
         let piece = self.random.random_range(0..=arrival.value.len() - arrival.sent);
         let wanted = arrival.sent + piece.max(1).min(arrival.value.len() - arrival.sent);
         while arrival.sent < wanted {
-            let space = self.store.unfilled(&mut arrival.reservation);
-            let length = space.len().min(wanted - arrival.sent);
-            if length == 0 {
+            let mut filled = arrival.sent;
+            let mut fill = |space: &mut [u8]| {
+                let length = space.len().min(wanted - filled);
+                space[..length].copy_from_slice(&arrival.value[filled..filled + length]);
+                filled += length;
+            };
+            if self.random.random_bool(0.5) {
+                self.store.unfilled_pieces(&mut arrival.reservation, wanted - arrival.sent, fill);
+            } else {
+                fill(self.store.unfilled(&mut arrival.reservation));
+            }
+            if filled == arrival.sent {
                 self.refused += 1;
                 self.store.abandon(arrival.reservation);
                 return;
             }
-            space[..length].copy_from_slice(&arrival.value[arrival.sent..arrival.sent + length]);
+            // A receive may bring less than there is space for; what was written behind that is written again.
+            let length = self.random.random_range(1..=filled - arrival.sent);
             self.store.advance(&mut arrival.reservation, length);
             arrival.sent += length;
         }

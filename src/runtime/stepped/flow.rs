@@ -159,3 +159,50 @@ fn one_turn_executes_a_bounded_number_of_requests() {
     drop(clients);
     node.end();
 }
+
+#[test]
+fn the_most_of_a_large_value_is_received_where_it_will_lie() {
+    let mut node = Stepped::new(1, |_| {});
+    let mut client = node.client(0);
+    let value: Vec<u8> = (0..3_000_001).map(|at| (at % 251) as u8).collect();
+    let (first, mut sent) = client.frame(&set(b"large", &value));
+    // What follows in the stream is not the value's.
+    let (second, frame) = client.frame(&RequestBody::Get { key: b"large" });
+    sent.extend_from_slice(&frame);
+    let (mut direct_turns, mut turns) = (0, 0);
+    for piece in sent.chunks(50_000) {
+        client.send_bytes(&mut node, piece);
+        node.turn();
+        let mut connections = node.cores[0].connections.iter();
+        direct_turns += usize::from(connections.any(|(_, c)| c.as_ref().is_some_and(|c| c.direct.is_some())));
+        turns += 1;
+    }
+    let answers = client.receive_all(&mut node, 2);
+    assert_eq!(answers[&first].0, Status::Ok);
+    assert!(answers[&second] == (Status::Ok, value), "what was written is read");
+    assert!(direct_turns * 10 > turns * 8, "direct in {direct_turns} of {turns} turns");
+    drop(client);
+    node.end();
+}
+
+#[test]
+fn who_dies_within_a_large_value_leaves_nothing_of_it() {
+    let mut node = Stepped::new(1, |_| {});
+    let mut client = node.client(0);
+    let used_bytes = |node: &Stepped| {
+        let mut samples = Vec::new();
+        node.cores[0].shard.samples(&mut samples);
+        samples.iter().find(|sample| sample.name == "large_value_bytes").map(|sample| sample.value)
+    };
+    let before = used_bytes(&node);
+    assert!(before.is_some(), "the sample is there");
+    let (_, sent) = client.frame(&set(b"large", &[9; 2 << 20]));
+    client.send_bytes(&mut node, &sent[..1 << 20]);
+    node.rest();
+    assert!(node.cores[0].connections.iter().any(|(_, c)| c.as_ref().is_some_and(|c| c.direct.is_some())));
+    assert_ne!(used_bytes(&node), before);
+    drop(client);
+    node.until("its connection is gone", |node| node.cores[0].connections.is_empty().then_some(()));
+    assert_eq!(used_bytes(&node), before);
+    node.end();
+}
