@@ -180,6 +180,9 @@ fn without_etcd_reads_are_marked_stale_async_writes_are_taken_and_others_refused
     let mut etcd = Etcd::start();
     let nodes = found(&etcd, &["a", "b"], &REPLICATED);
     let mut client = client(nodes["a"].address);
+    let servers = nodes.values().map(|node| node.address.to_string());
+    let hasty = quoit_client::Options { deadline: std::time::Duration::from_millis(300), ..Default::default() };
+    let mut hasty = quoit_client::blocking::Client::connect(servers, hasty).expect("a node answers");
     fill(&mut client);
     let any = client.run([Request::get(key(1)).from_any_copy()]).remove(0).into_one().expect("a copy answers");
     assert_eq!(any.value, b"1");
@@ -204,6 +207,11 @@ fn without_etcd_reads_are_marked_stale_async_writes_are_taken_and_others_refused
     assert_eq!((&seen["epoch"], &row(&seen, "a")["state"]), (&before["epoch"], &"serving".into()), "as last seen");
     assert_eq!((row(&seen, "a")["silent"].clone(), row(&seen, "b")["silent"].clone()), (false.into(), false.into()));
     let set = |mode| Request::set(key(1), "new", Default::default()).with_write_mode(mode);
+    for mode in [WriteMode::One, WriteMode::All] {
+        let refused = hasty.run([set(mode)]).remove(0).into_one();
+        assert!(refused.is_err(), "{mode:?}: {refused:?}");
+    }
+    assert_eq!(client.get(key(1)).expect("an answer").expect("a hit").value, b"1", "nothing refused was done");
     let taken = client.run([set(WriteMode::Async)]).remove(0).into_one();
     assert!(taken.is_ok(), "{taken:?}");
     etcd.restart();

@@ -145,6 +145,9 @@ fn a_damaged_ring_and_another_cluster_are_told_and_the_last_good_ring_stays() {
         let ring = alone.agent.ring().cloned();
         let transactions = alone.etcd.transactions;
         alone.put(key.clone(), value);
+        alone.run(STEP);
+        // It would have something to write.
+        alone.agent.handle_wish(alone.now, 1, 1, Wish::Weight(Some(3)));
         alone.run(Duration::from_secs(3));
         assert!(alone.agent.trouble().is_some_and(expected), "{key}: {:?}", alone.agent.trouble());
         assert!(alone.news.iter().any(|news| matches!(news, News::Trouble(trouble) if expected(trouble))));
