@@ -25,6 +25,8 @@ mod slow_etcd;
 mod slow_link;
 #[path = "../watchdog/mod.rs"]
 mod watchdog;
+#[path = "../wire_client/mod.rs"]
+mod wire_client;
 mod world;
 
 use std::collections::BTreeMap;

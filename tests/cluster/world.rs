@@ -5,6 +5,7 @@
 //! then every key is read once more, and the report says what was lost, stale or refused, and for how long.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -224,6 +225,11 @@ impl World {
         });
     }
 
+    /// Where a node is reached.
+    pub(crate) fn address_of(&self, name: &str) -> SocketAddr {
+        self.nodes[name].address
+    }
+
     /// Where the nodes are reached.
     pub(crate) fn servers(&self) -> Vec<String> {
         self.nodes.values().map(|node| node.address.to_string()).collect()
@@ -245,8 +251,17 @@ impl World {
 
     /// Waits until the nodes have answered so many requests more.
     pub(crate) fn await_requests(&self, more: u64) {
-        let enough = self.requests() + more;
-        await_true(|| self.requests() >= enough, || format!("requests are answered\n{}", self.log_tails()));
+        self.await_more(more, || self.requests());
+    }
+
+    /// The same of one node, where others are asked in vain.
+    pub(crate) fn await_requests_to(&self, name: &str, more: u64) {
+        self.await_more(more, || self.requests_to(name).unwrap_or(0));
+    }
+
+    fn await_more(&self, more: u64, count: impl Fn() -> u64) {
+        let enough = count() + more;
+        await_true(|| count() >= enough, || format!("requests are answered\n{}", self.log_tails()));
     }
 
     /// Ends the load, and says what it has met with: nothing wrong, or the test fails.
@@ -275,9 +290,16 @@ impl World {
 
     /// Hits and misses of all nodes that answer: those that are gone take theirs with them.
     fn requests(&self) -> u64 {
-        let of =
-            |name: &String| Some(self.metric(name, "quoit_hits_total")? + self.metric(name, "quoit_misses_total")?);
-        self.nodes.keys().filter_map(of).sum()
+        self.nodes.keys().filter_map(|name| self.requests_to(name)).sum()
+    }
+
+    fn requests_to(&self, name: &str) -> Option<u64> {
+        Some(self.metric(name, "quoit_hits_total")? + self.metric(name, "quoit_misses_total")?)
+    }
+
+    /// Vnodes that nobody had any more, and that began empty.
+    pub(crate) fn lost_vnodes(&self) -> u64 {
+        self.nodes.keys().filter_map(|name| self.metric(name, "quoit_vnodes_lost_total")).sum()
     }
 
     /// Waits until the nodes have marked so many answers as stale.

@@ -374,6 +374,7 @@ impl Driver {
             status: reply.status,
             version: reply.version,
             client_flags: reply.client_flags,
+            is_stale: reply.is_stale,
             value: reply.value.to_vec(),
         };
         self.decoded += bytes;
@@ -396,7 +397,7 @@ impl Driver {
     }
 
     fn answered(&mut self, answer: Answer) {
-        let Answer { id, status, version, client_flags, value } = answer;
+        let Answer { id, status, version, client_flags, value, .. } = answer;
         let pending = self.pending.remove(&id).expect("a reply to a request that waits for one");
         if !pending.is_multi {
             self.check(id, &pending.parts[0], status, version, client_flags, &value);

@@ -18,6 +18,7 @@ pub(crate) struct Answer {
     pub(crate) status: Status,
     pub(crate) version: Version,
     pub(crate) client_flags: u32,
+    pub(crate) is_stale: bool,
     pub(crate) value: Vec<u8>,
 }
 
@@ -121,6 +122,7 @@ impl WireClient {
                     status: reply.status,
                     version: reply.version,
                     client_flags: reply.client_flags,
+                    is_stale: reply.is_stale,
                     value: reply.value.to_vec(),
                 };
                 self.decoded += bytes;
