@@ -68,6 +68,8 @@ pub struct Config {
     pub cpus: Vec<usize>,
     /// The hard cap of items, index and buffers together.
     pub memory_bytes: usize,
+    /// Whether all of that is touched at the start.
+    pub prefault: bool,
     /// Who has to go when memory is full.
     pub eviction: PolicyKind,
     /// What a core without work does.
@@ -120,6 +122,9 @@ pub struct ServeFlags {
     /// Hard cap of items, index and buffers: 256MiB, or 25% of this machine's memory [default: 25%]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
+    /// Touch all memory before the first request: no write waits for the kernel to find a page, and starting takes longer
+    #[arg(long)]
+    prefault: bool,
     /// Who has to go when memory is full [default: s3-fifo]
     #[arg(long, value_name = "POLICY", value_parser = Suggested(&POLICY_NAMES))]
     eviction: Option<String>,
@@ -175,6 +180,7 @@ impl Config {
         let admin = reader.parse(Key::Admin, parse_address);
         let cpus = reader.parse(Key::Cores, |text| parse_cores(text, machine));
         let memory_bytes = reader.parse(Key::Memory, |text| parse_memory(text, machine));
+        let prefault = reader.parse(Key::Prefault, parse_truth);
         let eviction = reader.parse(Key::Eviction, |text| text.parse().map_err(|_| Invalid::Policy));
         let idle = reader.parse(Key::Idle, parse_idle);
         let value_bytes_max = reader.parse(Key::ValueMax, parse_value_max);
@@ -210,6 +216,7 @@ impl Config {
                 admin: admin?,
                 cpus: cpus?,
                 memory_bytes: memory_bytes?,
+                prefault: prefault?,
                 eviction: eviction?,
                 idle: idle?,
                 value_bytes_max: value_bytes_max?,
@@ -244,6 +251,7 @@ impl Config {
             advertise: self.advertise.clone(),
             cpus: self.cpus.clone(),
             memory_bytes: self.memory_bytes,
+            prefault: self.prefault,
             policy: self.eviction,
             idle: self.idle,
             value_bytes_max: self.value_bytes_max,
@@ -584,13 +592,14 @@ fn parse_number(text: &str, min: u64, max: u64) -> Result<u64, Invalid> {
 impl ServeFlags {
     /// The flags that were given.
     fn settings(&self) -> Vec<Setting> {
-        let insecure = self.insecure.then(|| "true".to_owned());
+        let [prefault, insecure] = [self.prefault, self.insecure].map(|is_on| is_on.then(|| "true".to_owned()));
         let own = [
             (Key::Listen, &self.listen),
             (Key::Advertise, &self.advertise),
             (Key::Admin, &self.admin),
             (Key::Cores, &self.cores),
             (Key::Memory, &self.memory),
+            (Key::Prefault, &prefault),
             (Key::Eviction, &self.eviction),
             (Key::Idle, &self.idle),
             (Key::ValueMax, &self.value_max),

@@ -86,6 +86,7 @@ fn start_node(listen: &str) -> Node {
         advertise: None,
         cpus: vec![0; CORES],
         memory_bytes: CORES * (64 << 20),
+        prefault: false,
         policy: PolicyKind::None,
         idle: Idle::Park,
         value_bytes_max: None,

@@ -19,6 +19,7 @@ impl Running {
             advertise: None,
             cpus: vec![0, 0],
             memory_bytes: 128 << 20,
+            prefault: false,
             policy: PolicyKind::None,
             idle: Idle::Park,
             value_bytes_max: None,

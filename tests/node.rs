@@ -15,6 +15,7 @@ fn node(cores: usize) -> Node {
         advertise: None,
         cpus: vec![0; cores],
         memory_bytes: cores * (64 << 20),
+        prefault: false,
         policy: PolicyKind::None,
         idle: Idle::Park,
         value_bytes_max: None,

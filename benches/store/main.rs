@@ -19,7 +19,8 @@ const PARTS: &str = "parts:
   ratio <trace>                 miss ratios of every policy on an oracleGeneral trace at 64 MiB, 256 MiB, 1 GiB
   synthetic                     hit ratios on seeded synthetic workloads
   speed [items]                 reads and writes against a hash map (10 million items)
-  pauses [items MiB secs]       how long single calls take (30 million items, 4 GiB, 120 s)
+  pauses [items MiB secs]       how long single calls take (30 million items, 4 GiB, 120 s), memory touched before
+  first-touch [items MiB secs]  the same, memory touched by the calls
   expiry                        a million items that end over ten seconds
   cap [secs]                    mixed and changing sizes at the cap (60 s a phase)
   overwrite [secs]              overwrites with 85 % of the arena alive (60 s a row)
@@ -41,7 +42,10 @@ fn main() -> ExitCode {
         }
         Some("synthetic") => ratio::synthetic(),
         Some("speed") => speed::speed(number(1, 10_000_000)),
-        Some("pauses") => pauses::pauses(number(1, 30_000_000), number(2, 4096) as usize * (1 << 20), number(3, 120)),
+        Some(part @ ("pauses" | "first-touch")) => {
+            let memory_bytes = number(2, 4096) as usize * (1 << 20);
+            pauses::pauses(number(1, 30_000_000), memory_bytes, number(3, 120), part == "pauses");
+        }
         Some("expiry") => churn::expiry(),
         Some("cap") => churn::cap(number(1, 60)),
         Some("overwrite") => churn::overwrite(number(1, 60)),

@@ -77,10 +77,16 @@ fn key(number: u64) -> [u8; 16] {
     key
 }
 
-/// Fills a store of `memory_bytes` with `items` items, then churns for `secs` seconds, and prints how long calls took.
-pub(crate) fn pauses(items: u64, memory_bytes: usize, secs: u64) {
+/// Fills a store of `memory_bytes` with `items` items, then churns for `secs` seconds, and prints how long calls took. Its
+/// memory is touched before, as a node does with `--prefault`, or by the calls themselves.
+pub(crate) fn pauses(items: u64, memory_bytes: usize, secs: u64, is_prefaulted: bool) {
     let mut calls = Calls { histograms: vec![] };
     let mut store = workload::store(PolicyKind::S3Fifo, memory_bytes);
+    if is_prefaulted {
+        let start = clock::now();
+        store.prefault().expect("as much memory as was asked for");
+        println!("touched {} MiB in {:.1} s", memory_bytes >> 20, start.elapsed().as_secs_f64());
+    }
     let mut random = StdRng::seed_from_u64(SEED);
     let began = clock::now();
     let now = || Instant::from_millis(1000 + began.elapsed().as_millis() as u64);

@@ -15,6 +15,11 @@ macro_rules! keys {
             /// Every option, in the order of the help.
             pub const ALL: &[Self] = &[$( Self::$variant ),*];
 
+            /// Whether the flag stands alone, for true.
+            pub const fn is_switch(self) -> bool {
+                matches!(self, Self::Prefault | Self::Insecure)
+            }
+
             /// The name of the flag and of the key in the file.
             pub const fn name(self) -> &'static str {
                 match self { $( Self::$variant => $name ),* }
@@ -63,6 +68,11 @@ keys! {
     Memory {
         "memory", default: "25%", example: "256MiB",
         expected: "a size such as 256MiB or 1.5GiB, or a share of this machine's memory such as 25%"
+    }
+    /// Whether memory is touched at the start.
+    Prefault {
+        "prefault", default: "false", example: "true",
+        expected: "true or false"
     }
     /// Who has to go when memory is full.
     Eviction {

@@ -209,7 +209,7 @@ impl Origin {
     /// How `key` is given a value there: `--memory 1GiB`, `QUOIT_MEMORY=1GiB`, `memory = "1GiB"`.
     pub fn spell(&self, key: Key, value: &str) -> String {
         match self {
-            Self::Flag | Self::Default if key == Key::Insecure => format!("--{key}"),
+            Self::Flag | Self::Default if key.is_switch() => format!("--{key}"),
             Self::Flag | Self::Default => format!("--{key} {value}"),
             Self::Environment => format!("{}={value}", key.environment()),
             Self::File { .. } => format!("{key} = \"{value}\""),

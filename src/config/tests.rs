@@ -67,7 +67,7 @@ fn the_example_file_has_every_option_at_its_default() {
 fn the_help_tells_every_default_and_suggests_only_what_is_taken() {
     let command = ServeFlags::augment_args(clap::Command::new("serve"));
     // A switch that is off, and the file, which there is one of or none.
-    for key in Key::ALL.iter().copied().filter(|key| !matches!(key, Key::Insecure | Key::Config)) {
+    for key in Key::ALL.iter().copied().filter(|key| !key.is_switch() && *key != Key::Config) {
         let flag =
             command.get_arguments().find(|flag| flag.get_long() == Some(key.name())).expect("every option is a flag");
         let help = flag.get_help().expect("every flag is explained").to_string();
@@ -263,7 +263,7 @@ fn the_flags_are_the_options() {
     for argument in command.get_arguments() {
         let key = argument.get_long().and_then(Key::from_name).expect("a key");
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-        let told = help.contains("[default: ") || matches!(key, Key::Insecure | Key::Config);
+        let told = help.contains("[default: ") || key.is_switch() || key == Key::Config;
         assert!(told, "the help of --{key} names its default");
     }
 }

@@ -42,6 +42,7 @@ pub(super) struct CoreOptions {
     pub value_bytes_max: usize,
     pub connections_max: usize,
     pub buffer_bytes_max: usize,
+    pub prefault: bool,
     pub time_limits: TimeLimits,
     pub started: Reading,
 }

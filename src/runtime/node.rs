@@ -49,6 +49,8 @@ pub struct RuntimeOptions {
     pub cpus: Vec<usize>,
     /// What the node may use for items, index and buffers together, in bytes.
     pub memory_bytes: usize,
+    /// Touch all of that before the first request.
+    pub prefault: bool,
     /// Who has to go when memory is full.
     pub policy: PolicyKind,
     /// What a core does when it finds nothing to do.
@@ -290,6 +292,7 @@ impl Node {
                 value_bytes_max: memory.value_bytes_max,
                 connections_max: options.connections_max,
                 buffer_bytes_max: memory.buffer_bytes,
+                prefault: options.prefault,
                 time_limits: options.time_limits,
                 started: start_time,
             };
@@ -451,6 +454,10 @@ fn make_core(
     let shard = Shard::new(core, 0, topology, store_options);
     let mut shard = shard.map_err(|source| StartError::Store { core, source })?;
     shard.populate();
+    if options.prefault {
+        tracing::info!(core, "touching the memory");
+        shard.prefault().map_err(|source| StartError::Store { core, source })?;
+    }
     copies.into_iter().for_each(|copies| shard.join_cluster(copies));
     Ok(Core::new(options, ring, mesh, shard, peers, listener))
 }
@@ -547,6 +554,7 @@ mod tests {
                 advertise: None,
                 cpus: vec![0; 2],
                 memory_bytes: 2 * (core_mib << 20),
+                prefault: false,
                 policy: PolicyKind::None,
                 idle: Idle::Park,
                 value_bytes_max: None,

@@ -108,6 +108,11 @@ impl Shard {
         self.store.populate();
     }
 
+    /// Makes all memory for items resident.
+    pub fn prefault(&mut self) -> Result<(), StoreError> {
+        self.store.prefault()
+    }
+
     /// The key's place in the hash space.
     #[inline]
     pub fn hash(&self, key: &[u8]) -> u64 {

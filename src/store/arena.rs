@@ -66,9 +66,21 @@ impl Arena {
 
     /// Gives the first huge page its memory. Where the kernel does not, the first write that touches it will.
     pub(super) fn populate_first_page(&mut self) {
-        let bytes = self.bytes.min(ALIGN_BYTES);
+        let _ = self.populate(self.bytes.min(ALIGN_BYTES));
+    }
+
+    /// Gives all of it its memory.
+    pub(super) fn populate_all(&mut self) -> io::Result<()> {
+        self.populate(self.bytes)
+    }
+
+    fn populate(&mut self, bytes: usize) -> io::Result<()> {
+        assert!(bytes <= self.bytes, "outside the arena");
         // SAFETY: the mapping is ours and at least that long; what is there stays, and what is not there becomes zeros.
-        let _ = unsafe { libc::madvise(self.base.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
+        match unsafe { libc::madvise(self.base.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// `length` bytes from `at` on.

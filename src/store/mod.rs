@@ -177,6 +177,12 @@ impl Store {
         self.memory.arena.populate_first_page();
     }
 
+    /// Makes all of the arena resident: no write waits for the kernel to find a page. Takes about a second for some GiB.
+    pub fn prefault(&mut self) -> Result<(), StoreError> {
+        let bytes = self.memory.segments.count() * SEGMENT_BYTES;
+        self.memory.arena.populate_all().map_err(|source| StoreError::Prefault { bytes, source })
+    }
+
     /// From now on this store owns `vnode`, empty, and numbers its writes under `term`.
     pub fn add_vnode(&mut self, vnode: usize, term: u32) {
         self.versions.own(vnode, term);

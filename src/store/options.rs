@@ -150,6 +150,14 @@ pub enum StoreError {
         /// The most there may be.
         limit: u8,
     },
+    /// The kernel did not find the memory.
+    #[error("the kernel found no memory for {bytes} bytes: {source}; give less --memory, or leave --prefault out")]
+    Prefault {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// The kernel refused the mapping.
     #[error(
         "the kernel refused to map {bytes} bytes: {source}; check the memory limits (ulimit -v, cgroup) and overcommit"

@@ -91,3 +91,19 @@ fn a_node_killed_under_load_starts_again_at_once_on_its_port() {
         assert_eq!(generator.finish().number("error_kinds/wrong"), 0);
     }
 }
+
+#[test]
+fn memory_is_touched_before_the_first_request_where_that_is_wanted() {
+    let _machine = whole_machine();
+    let options = ["--cores", "0", "--memory", "192MiB"];
+    let peak_mib = |more: &[&str]| {
+        let node = NodeProcess::start_on("127.0.0.1:0", &[&options, more].concat());
+        let peak_mib = node.resident_bytes_peak() >> 20;
+        node.stop();
+        peak_mib
+    };
+    // What is not an item's, buffers above all, is touched when it is used.
+    let (untouched, touched) = (peak_mib(&[]), peak_mib(&["--prefault"]));
+    assert!(untouched < 64, "{untouched} MiB of a node that holds nothing");
+    assert!((150..224).contains(&touched), "{touched} MiB with --prefault");
+}

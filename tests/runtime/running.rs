@@ -59,6 +59,7 @@ impl Running {
             advertise: None,
             cpus: (0..cores).map(|core| core % cpus).collect(),
             memory_bytes: cores * (64 << 20),
+            prefault: false,
             policy: PolicyKind::None,
             idle: Idle::Park,
             value_bytes_max: None,

@@ -108,6 +108,7 @@ impl Stepped {
                 value_bytes_max,
                 connections_max: 1000,
                 buffer_bytes_max: BUFFER_BYTES,
+                prefault: false,
                 time_limits: TimeLimits::default(),
                 started: Reading::now(),
             };
