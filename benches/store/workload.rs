@@ -22,12 +22,21 @@ pub(crate) struct Request {
 
 /// A store that owns every vnode.
 pub(crate) fn store(policy: PolicyKind, memory_bytes: usize) -> Store {
-    let value_bytes_max = (memory_bytes / 8).min(16 << 20);
-    let options =
-        StoreOptions { memory_bytes, value_bytes_max, policy, vnode_bits: VNODE_BITS_DEFAULT, hash_seed: HASH_SEED };
+    let options = StoreOptions {
+        memory_bytes,
+        value_bytes_max: value_bytes_max(memory_bytes),
+        policy,
+        vnode_bits: VNODE_BITS_DEFAULT,
+        hash_seed: HASH_SEED,
+    };
     let mut store = Store::new(options).expect("options that work");
     (0..1 << VNODE_BITS_DEFAULT).for_each(|vnode| store.add_vnode(vnode, 1));
     store
+}
+
+/// The largest value that a store of so much memory takes.
+pub(crate) fn value_bytes_max(memory_bytes: usize) -> usize {
+    (memory_bytes / 8).min(16 << 20)
 }
 
 /// The hash under which such a store knows a key. Inlined where it is called, as the map's is.

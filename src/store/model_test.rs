@@ -29,7 +29,7 @@ struct Mix {
     steps: usize,
     /// Of 1000 values, how many are larger than an item holds inline.
     large_values: u32,
-    /// Of 1000 steps, how many are a flush.
+    /// Of 1000 steps, how many may be a flush: one in fifty of them is.
     flushes: u32,
     /// Of 1000 steps, how many may be a save and a load: one in fifty of them is.
     restarts: u32,
@@ -574,7 +574,7 @@ const MIX: Mix = Mix {
     keys: 20_000,
     steps: 60_000,
     large_values: 20,
-    flushes: 1,
+    flushes: 20,
     restarts: 4,
     has_expiry: true,
 };

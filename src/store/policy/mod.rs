@@ -22,8 +22,10 @@
 mod ghosts;
 mod lfu;
 mod lru;
+mod none;
 mod s3_fifo;
 mod sieve;
+mod ttl;
 
 pub(super) use self::ghosts::Ghosts;
 use super::options::PolicyKind;
@@ -96,9 +98,9 @@ pub(super) enum Policy {
     Lfu,
     /// See `sieve.rs`.
     Sieve,
-    /// Items go in the order in which they end, whether hit or not.
+    /// See `ttl.rs`.
     Ttl,
-    /// Nothing is evicted.
+    /// See `none.rs`.
     None,
 }
 
@@ -144,7 +146,8 @@ impl Policy {
             Self::Lru => lru::HITS_MAX,
             Self::Lfu => lfu::HITS_MAX,
             Self::Sieve => sieve::HITS_MAX,
-            Self::Ttl | Self::None => 0,
+            Self::Ttl => ttl::HITS_MAX,
+            Self::None => none::HITS_MAX,
         }
     }
 
@@ -153,9 +156,10 @@ impl Policy {
         match self {
             Self::S3Fifo(_) => Victim::Oldest(s3_fifo::victim_queue(occupancy)),
             Self::Lfu => Victim::Oldest(lfu::victim_queue(occupancy)),
-            Self::Lru | Self::None => Victim::Oldest(MAIN),
+            Self::Lru => Victim::Oldest(MAIN),
             Self::Sieve => Victim::AtHand,
-            Self::Ttl => Victim::SoonestExpiry,
+            Self::Ttl => ttl::victim(),
+            Self::None => none::victim(),
         }
     }
 
@@ -167,8 +171,8 @@ impl Policy {
             Self::Lru => lru::judge(bits),
             Self::Lfu => lfu::judge(queue, bits),
             Self::Sieve => sieve::judge(bits),
-            Self::Ttl => Verdict::Evict,
-            Self::None => Verdict::Stay { bits },
+            Self::Ttl => ttl::judge(),
+            Self::None => none::judge(bits),
         }
     }
 
