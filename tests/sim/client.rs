@@ -4,18 +4,19 @@
 //! is given up. Here are only what it is asked, its end of each connection, and what its answers mean to the history.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use quoit_client::session::{Action, LinkId, Session};
 use quoit_client::{
-    Answer, Condition, Error, Fault, IncrementOptions, Instant, Options, Outcome as Ended, Request, SetOptions,
+    Answer, Condition, Error, Fault, IncrementOptions, Instant, Item, Options, Outcome as Ended, Request, SetOptions,
 };
 use quoit_wire::topology::key_hash;
-use quoit_wire::{Operation as WireOperation, Status, Version, WriteMode, request_head};
+use quoit_wire::{Request as WireRequest, RequestBody, RequestHead, Status, Version, WriteMode, request_head};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::history::{Ask, COUNTER_BASE, EVERY_KEY, FILLING, FILLING_WORDS, History, Operation, Outcome};
+use super::history::{Ask, Attempt, COUNTER_BASE, EVERY_KEY, FILLING, FILLING_WORDS, History, Operation, Outcome};
 use super::node::{VALUE_BYTES_MAX, id_of_address};
 
 /// Keys of lists, then of lists that live for a while, then of counters.
@@ -29,10 +30,13 @@ pub(super) const HOT_KEYS: usize = 3;
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// Reads that any copy may answer.
 const ANY_PERCENT: u32 = 10;
+/// Gets and sets that are for several keys, and so many more at most.
+const MULTI_PERCENT: u32 = 15;
+const MORE_KEYS_MAX: usize = 4;
 /// Asks that are flushes.
 const FLUSHES_PER_MILLE: u32 = 2;
 /// From an answer to the next ask, and from one look at whether there is anything to ask to the next.
-const THINKING_US: std::ops::Range<u64> = 1_000..75_000;
+const THINKING_US: Range<u64> = 1_000..75_000;
 const QUIET_US: u64 = 50_000;
 
 pub(super) fn key_name(key: usize) -> Vec<u8> {
@@ -44,7 +48,7 @@ pub(super) fn key_name(key: usize) -> Vec<u8> {
 pub(super) struct Load {
     pub(super) only_reads: bool,
     /// All asks are for these few keys.
-    pub(super) hot: Option<std::ops::Range<usize>>,
+    pub(super) hot: Option<Range<usize>>,
     /// Writes wait for one copy, and none depends on what was there.
     pub(super) is_plain: bool,
 }
@@ -80,8 +84,8 @@ pub(super) struct Client {
     /// The session's name of each connection.
     links: BTreeMap<ConnectionId, LinkId>,
     connections: u32,
-    /// The operation that is under way.
-    asking: Option<usize>,
+    /// The operations that are under way: one, or one for each key of a request for several.
+    asking: Vec<usize>,
     /// Nothing new is asked before.
     next_ask_us: u64,
     /// When its next wake-up is planned.
@@ -99,7 +103,7 @@ impl Client {
             session: Session::new(servers, options, seed, instant(now_us)).expect("servers are named"),
             links: BTreeMap::new(),
             connections: 0,
-            asking: None,
+            asking: Vec::new(),
             next_ask_us: now_us,
             wake_us: u64::MAX,
             seen: vec![Version::NONE; KEYS],
@@ -110,7 +114,7 @@ impl Client {
     pub(super) fn wake(&mut self, random: &mut StdRng, history: &mut History, now_us: u64, load: Option<Load>) {
         self.session.handle_timeout(instant(now_us));
         self.take_ended(random, history, now_us);
-        if self.asking.is_some() || now_us < self.next_ask_us {
+        if !self.asking.is_empty() || now_us < self.next_ask_us {
             return;
         }
         match load {
@@ -121,7 +125,7 @@ impl Client {
 
     /// When it has something to do next by itself.
     pub(super) fn next_us(&self) -> u64 {
-        let ask_us = if self.asking.is_some() { u64::MAX } else { self.next_ask_us };
+        let ask_us = if self.asking.is_empty() { self.next_ask_us } else { u64::MAX };
         let timeout = self.session.poll_timeout().map(|at| at.since(Instant::ORIGIN).as_nanos().div_ceil(1000));
         timeout.and_then(|at_us| u64::try_from(at_us).ok()).map_or(ask_us, |at_us| at_us.min(ask_us))
     }
@@ -160,13 +164,8 @@ impl Client {
                 while let Some(head) = request_head(rest, VALUE_BYTES_MAX).expect("its frames are right") {
                     let (frame, after) = rest.split_at(head.frame_bytes);
                     rest = after;
-                    let is_own = matches!(
-                        head.operation,
-                        WireOperation::Hello | WireOperation::Topology | WireOperation::TopologyChanges
-                    );
-                    let operation = self.asking.filter(|_| !is_own);
-                    assert!(is_own || operation.is_some(), "what has ended is not sent");
-                    let attempt = operation.map(|operation| history.begin_attempt(operation));
+                    let attempt = attempt(&self.asking, history, head, frame);
+                    let attempt = attempt.map(|attempt| history.begin_attempt(attempt));
                     effects.push(Effect::Send { connection: *connection, attempt, frame: frame.to_vec() });
                 }
             }
@@ -194,9 +193,9 @@ impl Client {
     }
 
     fn begin(&mut self, random: &mut StdRng, history: &mut History, now_us: u64, load: Load) {
-        let key = load.hot.unwrap_or(0..KEYS);
+        let range = load.hot.clone().unwrap_or(0..KEYS);
         let is_flush = !load.only_reads && !load.is_plain && random.random_range(0..1000) < FLUSHES_PER_MILLE;
-        let key = if is_flush { EVERY_KEY } else { random.random_range(key) };
+        let key = if is_flush { EVERY_KEY } else { random.random_range(range.clone()) };
         let ask = if is_flush {
             Ask::Flush
         } else if load.only_reads {
@@ -212,19 +211,26 @@ impl Client {
             _ => WriteMode::One,
         };
         let mode = if load.is_plain { WriteMode::One } else { mode };
-        let operation = history.operations.len();
-        history.operations.push(Operation {
+        // Some gets and sets are for more keys.
+        let is_multi =
+            matches!(ask, Ask::Get | Ask::GetAny | Ask::Set { .. }) && random.random_range(0..100) < MULTI_PERCENT;
+        let keys = if is_multi { more_keys(random, range, key, ask) } else { vec![key] };
+        let first = history.operations.len();
+        self.asking = (first..first + keys.len()).collect();
+        history.operations.extend(keys.into_iter().map(|key| Operation {
             client: self.number,
             key,
-            ask,
+            ask: own_ask(ask, key),
             mode,
             invoked_us: now_us,
             finished_us: u64::MAX,
             outcome: Outcome::Pending,
-        });
-        self.asking = Some(operation);
-        let request = request(operation, ask, &key_name(key)).with_write_mode(mode);
-        self.session.submit(request, operation, instant(now_us));
+        }));
+        let request = match is_multi {
+            true => request_of_all(first, &history.operations[first..]),
+            false => request(first, ask, &key_name(key)),
+        };
+        self.session.submit(request.with_write_mode(mode), first, instant(now_us));
     }
 
     fn choose(&self, random: &mut StdRng, key: usize, is_plain: bool) -> Ask {
@@ -257,18 +263,23 @@ impl Client {
     /// Writes into the history what the session says has ended.
     fn take_ended(&mut self, random: &mut StdRng, history: &mut History, now_us: u64) {
         while let Some((number, ended)) = self.session.poll_completion() {
-            assert_eq!(self.asking.take(), Some(number), "what was asked ends, once");
-            let operation = &mut history.operations[number];
-            let outcome = match ended {
-                Ended::One(result) => outcome(result),
-                Ended::Many(results) => outcome_of_all(results),
+            let asked = std::mem::take(&mut self.asking);
+            assert_eq!(asked.first(), Some(&number), "what was asked ends, once");
+            let outcomes = match ended {
+                Ended::One(result) => vec![outcome(result); asked.len()],
+                Ended::Many(results) if history.operations[number].ask == Ask::Flush => vec![outcome_of_all(results)],
+                Ended::Many(results) => results.into_iter().map(outcome).collect(),
             };
-            if let Outcome::Answered { version, is_stale: false, .. } = outcome
-                && (operation.ask.is_get() || version != Version::NONE)
-            {
-                self.seen[operation.key] = version;
+            assert_eq!(asked.len(), outcomes.len(), "each key has its own answer");
+            for (operation, outcome) in asked.into_iter().zip(outcomes) {
+                let operation = &mut history.operations[operation];
+                if let Outcome::Answered { version, is_stale: false, .. } = outcome
+                    && (operation.ask.is_get() || version != Version::NONE)
+                {
+                    self.seen[operation.key] = version;
+                }
+                (operation.finished_us, operation.outcome) = (now_us, outcome);
             }
-            (operation.finished_us, operation.outcome) = (now_us, outcome);
             self.next_ask_us = now_us + random.random_range(THINKING_US);
         }
     }
@@ -302,8 +313,64 @@ fn outcome_of_all(results: Vec<Result<Answer, Error>>) -> Outcome {
     }
 }
 
+/// What a frame is in the history; nothing, if it is the session's own.
+fn attempt(asking: &[usize], history: &History, head: RequestHead, frame: &[u8]) -> Option<Attempt> {
+    let of_key = |key: &[u8]| {
+        let is_own = |operation: &&usize| key_name(history.operations[**operation].key) == key;
+        *asking.iter().find(is_own).expect("what has ended is not sent")
+    };
+    let (operations, is_multi) = match WireRequest::decode(head, frame).expect("its frames are right").body {
+        RequestBody::Hello { .. } | RequestBody::Topology { .. } | RequestBody::TopologyChanges { .. } => return None,
+        RequestBody::MultiGet(keys) => (keys.iter().map(of_key).collect(), true),
+        RequestBody::MultiSet(items) => (items.iter().map(|item| of_key(item.key)).collect(), true),
+        body => (vec![body.key().map_or_else(|| asking[0], of_key)], false),
+    };
+    Some(Attempt { operations, is_multi })
+}
+
+/// The key and some others, for which the same can be asked.
+fn more_keys(random: &mut StdRng, range: Range<usize>, key: usize, ask: Ask) -> Vec<usize> {
+    let mut keys = vec![key];
+    for _ in 0..random.random_range(1..=MORE_KEYS_MAX) {
+        let another = random.random_range(range.clone());
+        let fits = ask.is_get() || another < LISTS + MORTALS;
+        if fits && !keys.contains(&another) {
+            keys.push(another);
+        }
+    }
+    keys
+}
+
+/// What is asked of each of several keys: only some live for a while.
+fn own_ask(ask: Ask, key: usize) -> Ask {
+    match ask {
+        Ask::Set { ttl_ms: 1.. } if key < LISTS => Ask::Set { ttl_ms: 0 },
+        ask => ask,
+    }
+}
+
+/// One request for several operations, of which the first has this number.
+fn request_of_all(first: usize, operations: &[Operation]) -> Request {
+    let keys: Vec<Vec<u8>> = operations.iter().map(|operation| key_name(operation.key)).collect();
+    let numbers: Vec<[u8; 4]> = (first..).take(keys.len()).map(number_bytes).collect();
+    match operations[0].ask {
+        Ask::Get => Request::multi_get(keys),
+        Ask::GetAny => Request::multi_get(keys).from_any_copy(),
+        _ => Request::multi_set(operations.iter().zip(&keys).zip(&numbers).map(|((operation, key), number)| Item {
+            key,
+            value: number,
+            ttl_ms: operation.ask.ttl_ms().unwrap_or_default(),
+            client_flags: 0,
+        })),
+    }
+}
+
+fn number_bytes(operation: usize) -> [u8; 4] {
+    u32::try_from(operation).expect("few operations").to_le_bytes()
+}
+
 fn request(operation: usize, ask: Ask, key: &[u8]) -> Request {
-    let number = u32::try_from(operation).expect("few operations").to_le_bytes();
+    let number = number_bytes(operation);
     let ttl = |ttl_ms: u64| (ttl_ms > 0).then(|| Duration::from_millis(ttl_ms));
     let set = |condition| Request::set(key, number, SetOptions { condition, ..SetOptions::default() });
     match ask {

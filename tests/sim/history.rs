@@ -84,6 +84,15 @@ pub(super) struct Operation {
     pub(super) outcome: Outcome,
 }
 
+/// A request that was sent, whether or not it arrived.
+#[derive(Clone, Debug)]
+pub(super) struct Attempt {
+    /// Each of its keys is an operation by itself.
+    pub(super) operations: Vec<usize>,
+    /// It is one for several keys, and so is its answer.
+    pub(super) is_multi: bool,
+}
+
 /// A write that a core has carried out, whether or not anybody learnt of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Execution {
@@ -136,8 +145,8 @@ pub(super) struct History {
     /// Nodes without etcd answer what may be stale, and say so (C15).
     pub(super) serves_stale: bool,
     pub(super) operations: Vec<Operation>,
-    /// The operation of each request.
-    attempts: Vec<usize>,
+    /// What was sent, each with the operations that it is of.
+    attempts: Vec<Attempt>,
     /// Writes that were carried out, by key.
     pub(super) executions: Vec<Vec<Execution>>,
     pub(super) causes: Vec<Vec<(Version, Cause)>>,
@@ -200,20 +209,20 @@ impl History {
         Self { vnodes, serves_stale, executions, causes, gone, ..Self::default() }
     }
 
-    /// The number of a new request, for this operation.
-    pub(super) fn begin_attempt(&mut self, operation: usize) -> u32 {
-        self.attempts.push(operation);
+    /// The number of a new request.
+    pub(super) fn begin_attempt(&mut self, attempt: Attempt) -> u32 {
+        self.attempts.push(attempt);
         u32::try_from(self.attempts.len()).expect("few attempts")
     }
 
-    /// The operation of a request, by its number.
-    pub(super) fn operation_of(&self, attempt: u32) -> usize {
-        self.attempts[attempt as usize - 1]
+    /// A request, by its number.
+    pub(super) fn attempt(&self, number: u32) -> &Attempt {
+        &self.attempts[number as usize - 1]
     }
 
     /// A client is told of a request: of a flush, that this attempt at a part of it has been carried out.
     pub(super) fn note_told(&mut self, attempt: u32, reply: &[u8], told_us: u64) {
-        let operation = self.operation_of(attempt);
+        let operation = self.attempt(attempt).operations[0];
         let (reply, _) = Reply::decode(reply).expect("a reply").expect("a whole reply");
         if self.operations[operation].ask != Ask::Flush || reply.status != Status::Ok {
             return;

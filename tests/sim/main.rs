@@ -18,6 +18,7 @@ mod table;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant as WallClock;
 
 use quoit::{cluster, shard, store, time};
@@ -34,6 +35,12 @@ const FAULTS_MIN: usize = 20;
 
 /// After so many runs every fault has been put into every phase.
 const SEEDS_FOR_ALL_CELLS: usize = 100;
+
+/// One test at a time: each uses all the threads there may be, and what it prints of its time is its own.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static RUNNING: Mutex<()> = Mutex::new(());
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs seeds, in order of their numbers, until one fails.
 fn run_seeds(seeds: std::ops::Range<u64>) -> Vec<Report> {
@@ -83,6 +90,7 @@ fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "how long the runs take is printed, not judged by")]
 fn histories_are_linearizable_through_faults() {
+    let _alone = one_at_a_time();
     let begin = WallClock::now();
     let seeds = seeds(0..1000);
     println!("seeds {seeds:?}");
@@ -118,6 +126,7 @@ fn histories_are_linearizable_through_faults() {
 
 #[test]
 fn a_seed_is_a_run() {
+    let _alone = one_at_a_time();
     for seed in [1, 5] {
         let (one, other) = (run(seed, None, None), run(seed, None, None));
         assert_eq!(one.trace_hash, other.trace_hash, "seed {seed}");

@@ -1,6 +1,6 @@
 //! A node: one agent and its cores, each with a real shard, wired as the runtime wires them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use quoit_wire::peer::PeerMessage;
@@ -17,7 +17,7 @@ use crate::cluster::records::Identity;
 use crate::cluster::{Election, NodeRef, Order, Registration, Report, Ring};
 use crate::shard::{LargeSet, Outcome, Output, ReplyLimits, Route, Shard, TopologyOutcome};
 use crate::store::{Departure, PolicyKind, StoreOptions};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 pub(super) const CORES: u16 = 2;
 pub(super) const LEASE_SECS: i64 = 2;
@@ -79,6 +79,8 @@ pub(super) struct Core {
     held: BTreeMap<Ticket, Held>,
     /// Large sets whose values are still arriving, by the numbers of their attempts.
     arriving: BTreeMap<u32, Arriving>,
+    /// Requests that wait for their vnode.
+    waiting: BTreeMap<u16, VecDeque<Waiting>>,
     pub(super) turn_us: u64,
     /// What the node itself tells a core comes in order.
     pub(super) told_us: u64,
@@ -101,6 +103,18 @@ struct Arriving {
     frame: Vec<u8>,
     place: usize,
 }
+
+/// A request that came while its vnode was between two primaries, as `src/runtime/waiting.rs` keeps it.
+struct Waiting {
+    asker: Option<Asker>,
+    since: Instant,
+    frame: Vec<u8>,
+    /// Its value, if it is a large set.
+    set: Option<Box<LargeSet>>,
+}
+
+/// It waits so long at most.
+const WAITING_TIME_MAX: Duration = Duration::from_millis(200);
 
 /// A flush of which each core has a part.
 struct Flush {
@@ -138,6 +152,8 @@ pub(super) enum Served {
     Forward(u16),
     /// It is a large set whose value comes in pieces: the attempt of this number.
     Begun(u32),
+    /// It waits for its vnode.
+    Kept,
 }
 
 /// What a core's turn gives.
@@ -231,8 +247,9 @@ impl Core {
             _ => BACKLOG_BYTES_MAX_EVICTING,
         };
         shard.join_cluster(Copies::new(peer, plan.vnode_bits, backlog_bytes_max, plan.on_etcd_loss));
-        let (held, arriving) = (BTreeMap::new(), BTreeMap::new());
-        let mut core = Self { shard, peer, held, arriving, turn_us: u64::MAX, told_us: 0, stalled: None };
+        shard.set_may_defer(true);
+        let (held, arriving, waiting) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut core = Self { shard, peer, held, arriving, waiting, turn_us: u64::MAX, told_us: 0, stalled: None };
         core.copies().1.store.log_departures();
         core
     }
@@ -304,6 +321,9 @@ impl Core {
         }
         let before = self.positions(&head);
         let outcome = self.shard.execute_frame(now, head, frame, hash, REPLY_LIMITS, &mut output);
+        if outcome == Outcome::Later {
+            return self.keep(hash, Waiting { asker, since: now, frame: frame.to_vec(), set: None });
+        }
         let after = self.positions(&head).into_iter().enumerate();
         let emptied = after.zip(before).filter(|((_, after), before)| after != before).map(|(it, _)| it).collect();
         match self.replied(asker, &head, outcome, output) {
@@ -339,16 +359,76 @@ impl Core {
         if arriving.set.missing_bytes() > 0 {
             return Some((arriving.asker, Vec::new(), Served::Begun(attempt)));
         }
-        let Arriving { asker, set, frame, place } = self.arriving.remove(&attempt)?;
+        let Arriving { asker, set, frame, .. } = self.arriving.remove(&attempt)?;
         let (head, mut output) = (set.head(), Output::default());
         match self.shard.publish_large_set(now, set, REPLY_LIMITS, &mut output) {
             Ok(outcome) => Some((asker, frame, self.replied(Some(asker), &head, outcome, output))),
-            // It is too early for its vnode.
             Err(set) => {
-                self.arriving.insert(attempt, Arriving { asker, set, frame, place });
-                Some((asker, Vec::new(), Served::Begun(attempt)))
+                let hash = self.shard.hash(set.key());
+                let kept = self.keep(hash, Waiting { asker: Some(asker), since: now, frame, set: Some(set) });
+                Some((asker, Vec::new(), kept))
             }
         }
+    }
+
+    /// Keeps a request for which it is too early; whoever comes later for its vnode waits behind it.
+    fn keep(&mut self, hash: u64, waiting: Waiting) -> Served {
+        let vnode = vnode_of(hash, self.shard.topology().vnode_bits) as u16;
+        self.waiting.entry(vnode).or_default().push_back(waiting);
+        self.shard.set_waiting(vnode, true);
+        Served::Kept
+    }
+
+    /// Carries out the requests whose vnodes can be asked again, and answers those that have waited for too long.
+    pub(super) fn serve_waiting(&mut self, now: Instant) -> Vec<(Asker, Vec<u8>, Served)> {
+        let mut all = Vec::new();
+        for vnode in self.waiting.keys().copied().collect::<Vec<_>>() {
+            let has_to_wait = self.shard.has_to_wait(now, vnode);
+            self.shard.set_waiting(vnode, false);
+            let Some(mut requests) = self.waiting.remove(&vnode) else { continue };
+            let is_over = |request: &Waiting| !has_to_wait || now.since(request.since) >= WAITING_TIME_MAX;
+            self.shard.set_may_defer(false);
+            while requests.front().is_some_and(is_over)
+                && let Some(request) = requests.pop_front()
+            {
+                let Waiting { asker, frame, set, .. } = request;
+                let served = self.serve_waited(now, asker, &frame, set, has_to_wait);
+                all.extend(asker.map(|asker| (asker, frame, served)));
+            }
+            self.shard.set_may_defer(true);
+            if !requests.is_empty() {
+                self.shard.set_waiting(vnode, true);
+                self.waiting.insert(vnode, requests);
+            }
+        }
+        all
+    }
+
+    fn serve_waited(
+        &mut self,
+        now: Instant,
+        asker: Option<Asker>,
+        frame: &[u8],
+        set: Option<Box<LargeSet>>,
+        is_expired: bool,
+    ) -> Served {
+        let head = request_head(frame, VALUE_BYTES_MAX).expect("a request").expect("a whole head");
+        let hash = self.shard.hash(head.key(frame));
+        let mut output = Output::default();
+        if is_expired || self.shard.route(hash) != Route::Here {
+            set.into_iter().for_each(|set| self.shard.abandon_large_set(*set));
+            match is_expired {
+                true => self.shard.answer_later(&head, &mut output),
+                false => self.shard.answer_moved(&head, &mut output),
+            }
+            return answered(output.bytes);
+        }
+        let outcome = match set {
+            Some(set) => self.shard.publish_large_set(now, set, REPLY_LIMITS, &mut output),
+            None => Ok(self.shard.execute_frame(now, head, frame, hash, REPLY_LIMITS, &mut output)),
+        };
+        let Ok(outcome) = outcome else { unreachable!("it may not be deferred again") };
+        self.replied(asker, &head, outcome, output)
     }
 
     /// The connection ends over which a large set's value was arriving; which one that is.
@@ -394,7 +474,10 @@ impl Core {
 
     /// When it has to turn again though nothing happens.
     pub(super) fn wait_ms(&mut self, now: Instant) -> u64 {
-        self.copies().0.poll_timeout(now).since(now).as_millis()
+        let waiting = self.waiting.values().filter_map(VecDeque::front);
+        let until = waiting.map(|request| request.since + WAITING_TIME_MAX).min();
+        let at = self.copies().0.poll_timeout(now);
+        until.map_or(at, |until| until.min(at)).since(now).as_millis()
     }
 }
 

@@ -1,9 +1,10 @@
 //! It bites: mistakes planted into the production code are found by the checker of histories, and by it alone.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant as WallClock;
 
-use super::THREADS;
 use super::run::{Mistake, run};
+use super::{THREADS, one_at_a_time};
 use crate::cluster::planted::Fault;
 
 /// Runs within which each mistake is found, from each of these seeds on: three, so that one that a change of schedules makes
@@ -47,7 +48,10 @@ fn find(mistake: Mistake, base: u64) -> Option<(u64, String)> {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "how long it takes is printed, not judged by")]
 fn planted_mistakes_are_found_by_the_history() {
+    let _alone = one_at_a_time();
+    let begin = WallClock::now();
     let mut missed = Vec::new();
     for (name, mistake) in MISTAKES {
         for base in BASES {
@@ -57,5 +61,6 @@ fn planted_mistakes_are_found_by_the_history() {
             }
         }
     }
+    println!("{} mistakes, looked for from {BASES:?} on, in {:.1} s", MISTAKES.len(), begin.elapsed().as_secs_f64());
     assert!(missed.is_empty(), "not found within {SEEDS_MAX} seeds: {missed:?}");
 }

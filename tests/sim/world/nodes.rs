@@ -92,6 +92,11 @@ impl World {
         }
         core.turn_us = u64::MAX;
         let now = core.stalled.take().unwrap_or(now);
+        let served = core.serve_waiting(now);
+        for (asker, frame, served) in served {
+            self.take_served(peer, asker, frame, served);
+        }
+        let Some((_, core)) = self.core(peer) else { return };
         let turned = core.turn(now);
         let wait_us = core.wait_ms(now) * 1000;
         self.note_departures(peer);

@@ -1,10 +1,10 @@
 //! What becomes of clients' requests at the cores, and what of it goes into the history.
 
-use quoit_wire::{Operation as WireOperation, Reply, Status, Version, request_head};
+use quoit_wire::{MultiResult, Operation as WireOperation, Reply, Status, Version, request_head};
 use rand::RngExt;
 
 use super::super::client::KEYS;
-use super::super::history::{Ask, Emptied, Execution, Subject};
+use super::super::history::{Ask, Attempt, Emptied, Execution, Subject};
 use super::super::node::{Asker, CORES, Served, VALUE_BYTES_MAX};
 use super::nodes::TURN_US;
 use super::{Event, World};
@@ -57,7 +57,7 @@ impl World {
         }
     }
 
-    fn take_served(&mut self, peer: Peer, asker: Asker, frame: Vec<u8>, served: Served) {
+    pub(super) fn take_served(&mut self, peer: Peer, asker: Asker, frame: Vec<u8>, served: Served) {
         match served {
             Served::Forward(core) => {
                 let peer = Peer { core, ..peer };
@@ -67,6 +67,8 @@ impl World {
                 let wait_us = self.random.random_range(0..PIECE_US_MAX);
                 self.at(self.now_us + wait_us, Event::Piece(peer, attempt));
             }
+            // The turn looks after it.
+            Served::Kept => self.turn_soon(peer, TURN_US),
             Served::Replied { bytes, is_held, emptied } => {
                 if let Some(attempt) = asker.attempt {
                     self.note_emptied(peer, attempt, &emptied);
@@ -89,7 +91,7 @@ impl World {
 
     /// Vnodes that a flush has emptied: to each of their keys that is a write.
     fn note_emptied(&mut self, by: Peer, attempt: u32, emptied: &[(usize, Version)]) {
-        let operation = self.history.operation_of(attempt);
+        let operation = self.history.attempt(attempt).operations[0];
         for (vnode, version) in emptied.iter().copied() {
             self.mix(version.as_u64());
             self.note_vnode(vnode as u32, || format!("{}/{} flush {operation}: {version}", by.node.id, by.core));
@@ -104,23 +106,34 @@ impl World {
     /// What a core carried out goes into the history, whether or not its client will learn of it.
     fn note_execution(&mut self, by: Peer, attempt: u32, reply: &[u8]) {
         let (reply, _) = Reply::decode(reply).expect("a reply").expect("a whole reply");
-        let operation = self.history.operation_of(attempt);
+        let Attempt { operations, is_multi } = self.history.attempt(attempt).clone();
+        if !is_multi {
+            return self.note_result(by, operations[0], reply.status, reply.version);
+        }
+        let mut rest = reply.value;
+        // What was refused whole has no results.
+        for operation in operations.into_iter().filter(|_| reply.status == Status::Ok) {
+            let (result, after) = MultiResult::take(rest).expect("a result for each key");
+            rest = after;
+            self.note_result(by, operation, result.status, result.version);
+        }
+    }
+
+    fn note_result(&mut self, by: Peer, operation: usize, status: Status, version: Version) {
         let (key, ask) = (self.history.operations[operation].key, self.history.operations[operation].ask);
         if ask == Ask::Flush {
             return;
         }
-        self.mix(reply.version.as_u64() ^ u64::from(reply.status as u8));
-        self.note_key(key, || {
-            format!("{}/{} op {operation} {ask:?}: {:?} {}", by.node.id, by.core, reply.status, reply.version)
-        });
-        if reply.status == Status::Ok && ask.is_write() {
-            let execution = Execution { operation, at_us: self.now_us, by, version: reply.version };
-            let is_known = |known: &&Execution| known.version == reply.version;
+        self.mix(version.as_u64() ^ u64::from(status as u8));
+        self.note_key(key, || format!("{}/{} op {operation} {ask:?}: {status:?} {version}", by.node.id, by.core));
+        if status == Status::Ok && ask.is_write() {
+            let execution = Execution { operation, at_us: self.now_us, by, version };
+            let is_known = |known: &&Execution| known.version == version;
             match self.history.executions[key].iter().find(is_known) {
                 // A repeat that got the first result.
                 Some(known) if known.operation == operation => {}
                 Some(known) => {
-                    let text = format!("version {} given to {known:?} and {execution:?}", reply.version);
+                    let text = format!("version {version} given to {known:?} and {execution:?}");
                     self.violate(Subject::Key(key), text);
                 }
                 None => self.history.executions[key].push(execution),

@@ -125,7 +125,12 @@ impl World {
         let Some(Trap::Acknowledged { by: victim, vnode }) = self.trap.filter(|_| self.is_trap_for(by)) else { return };
         let (reply, _) = Reply::decode(reply).expect("a reply").expect("a whole reply");
         let Some(attempt) = asker.attempt else { return };
-        let operation = &self.history.operations[self.history.operation_of(attempt)];
+        let attempt = self.history.attempt(attempt);
+        // Of several keys, each has its own status.
+        if attempt.is_multi {
+            return;
+        }
+        let operation = &self.history.operations[attempt.operations[0]];
         let is_write = operation.ask.is_write() && operation.ask != Ask::Flush;
         let is_acknowledged = reply.status == Status::Ok && is_write && operation.waits_for_copies();
         if is_acknowledged && self.vnode_of(operation.key) == vnode {
