@@ -82,7 +82,7 @@ cluster: cluster-setup
 # ends with a message: each binary of tests by itself, and the whole.
 TEST_BINARY_TIME_MAX := 20m
 TEST_TIME_MAX := 90m
-WATCHED := --config 'target."cfg(all())".runner=["$(CURDIR)/.ci/within", "$(TEST_BINARY_TIME_MAX)"]'
+WATCHED := --config 'target."cfg(all())".runner=["$(CURDIR)/.ci/tests", "$(TEST_BINARY_TIME_MAX)"]'
 
 test: setup
 	@.ci/within $(TEST_TIME_MAX) $(MAKE) --no-print-directory everything

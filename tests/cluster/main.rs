@@ -1,7 +1,7 @@
 //! A cluster of real processes and a real etcd: here what it promises without replicas, in `replicas` with them. `world` puts
 //! verified load beside, and `kills`, `silence`, `moves` and `etcd_loss` let things happen to it.
 
-#![expect(clippy::print_stdout, reason = "figures; without --nocapture cargo keeps them to itself")]
+#![expect(clippy::print_stdout, reason = "figures, which make test shows")]
 
 mod bad_etcd;
 #[path = "../children/mod.rs"]
