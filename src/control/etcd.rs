@@ -75,7 +75,9 @@ impl Etcd {
             .with_keep_alive_while_idle(true)
             .with_require_leader(true);
         if let Some((user, password)) = &config.user {
-            options = options.with_user(user.clone(), password.reveal().to_owned());
+            // etcd forgets who logged in after five minutes without a request, and at its restart. What it refused for that is
+            // asked again after a new login; a refused watch is opened anew, behind a range.
+            options = options.with_user(user.clone(), password.reveal().to_owned()).with_auto_token_refresh(true);
         }
         if config.endpoints.iter().any(|url| url.starts_with("https://")) {
             options = options.with_tls(tls(config)?);
@@ -101,7 +103,13 @@ impl Etcd {
     pub(super) async fn carry_out(mut self, request: EtcdRequest) -> EtcdResponse {
         match timeout(REQUEST_TIME_MAX, self.call(request)).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => EtcdResponse::Failed(failure(error)),
+            Ok(Err(error)) => {
+                if is_login_outdated(&error) {
+                    // Whether it succeeds shows when the agent asks again.
+                    let _ = timeout(REQUEST_TIME_MAX, self.client.refresh_token()).await;
+                }
+                EtcdResponse::Failed(failure(error))
+            }
             Err(_) => EtcdResponse::Failed(EtcdFailure::Unanswered),
         }
     }
@@ -218,6 +226,14 @@ fn compare(compare: asked::Compare) -> Compare {
         asked::Compare::CreateRevision { key, revision } => Compare::create_revision(key, CompareOp::Equal, revision),
         asked::Compare::ModRevision { key, revision } => Compare::mod_revision(key, CompareOp::Equal, revision),
     }
+}
+
+/// Whether etcd's users or their rights have changed since the login: a token that is signed (`--auth-token jwt`) says of
+/// when it is, and is refused from then on. etcd-client logs in anew for tokens that are unknown or over, not for these.
+fn is_login_outdated(error: &Error) -> bool {
+    /// etcd's `ErrGRPCAuthOldRevision`; its code, "invalid argument", stands for much else.
+    const MESSAGE: &str = "etcdserver: revision of auth store is old";
+    matches!(error, Error::GRpcStatus(status) if status.message() == MESSAGE)
 }
 
 /// What an error says about whether the request was carried out.

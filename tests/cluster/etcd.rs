@@ -153,6 +153,8 @@ fn spawn(data: &Path, place: &Place) -> Child {
         command.args(["netns", "exec", namespace, "etcd"]);
     }
     if let Some(Secured { authority, certificate, key }) = &place.secured {
+        // Who has logged in is forgotten after a second without a request: etcd's least.
+        command.args(["--auth-token-ttl", "1"]);
         command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(authority);
         command.arg("--cert-file").arg(certificate).arg("--key-file").arg(key);
     }

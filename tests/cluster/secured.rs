@@ -1,5 +1,5 @@
 //! An etcd that speaks TLS alone, asks who is there, and lets nobody in without a password: nodes that have all three form a
-//! cluster; one that lacks any says so, and stays out.
+//! cluster, and stay one when etcd has forgotten who they are; one that lacks any says so, and stays out.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::etcd::{Etcd, Secured};
 use super::node_process::{NodeProcess, quoit};
-use super::{children, client, fill, found, owners, present, watchdog};
+use super::{children, client, fill, found, owners, present, start, watchdog};
 
 const USER: &str = "quoit";
 const PASSWORD: &str = "for this test";
@@ -87,7 +87,7 @@ fn ask_for_passwords(etcd: &Etcd, folder: &Path) {
 #[test]
 fn an_etcd_with_tls_and_passwords_is_used_by_who_has_them_and_tells_the_others_why_not() {
     let certificates = Certificates::make();
-    let etcd = Etcd::start_secured(&Secured {
+    let mut etcd = Etcd::start_secured(&Secured {
         authority: certificates.path("ca.pem"),
         certificate: certificates.path("etcd.pem"),
         key: certificates.path("etcd.key"),
@@ -98,7 +98,7 @@ fn an_etcd_with_tls_and_passwords_is_used_by_who_has_them_and_tells_the_others_w
     let base = ["--etcd", &url, "--cluster", "test", "--cores", "0", "--vnodes", "64"];
     let shown = ["--etcd-cert", certificate.as_str(), "--etcd-key", &key];
     let known = ["--etcd-user", USER, "--etcd-password", PASSWORD];
-    let nodes = found(&etcd, &["a", "b"], &[&["--etcd-ca", ca.as_str()][..], &shown, &known].concat());
+    let mut nodes = found(&etcd, &["a", "b"], &[&["--etcd-ca", ca.as_str()][..], &shown, &known].concat());
     let mut client = client(nodes["a"].address);
     fill(&mut client);
     assert!(present(&mut client).into_iter().all(|is_there| is_there));
@@ -120,6 +120,18 @@ fn an_etcd_with_tls_and_passwords_is_used_by_who_has_them_and_tells_the_others_w
         let line = first_complaint(&arguments, complaint);
         println!("{what}: {line}");
     }
+
+    // Nobody has asked anything of etcd for seconds, and after its restart it knows nobody's token: the leader writes all the
+    // same what a node that ends, and one that is lost, leave to the others.
+    etcd.kill();
+    etcd.restart();
+    let late = start(&etcd, "late", &[&["--etcd-ca", ca.as_str()][..], &shown, &known].concat());
+    late.stop();
+    let lost = nodes.remove("b").expect("it is there");
+    lost.signal(libc::SIGKILL);
+    drop(lost);
+    fill(&mut client);
+    assert!(present(&mut client).into_iter().all(|is_there| is_there));
     nodes.into_values().for_each(NodeProcess::stop);
 }
 
