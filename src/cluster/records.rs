@@ -19,7 +19,7 @@
 //! checked: bytes that mean nothing are an error, never a panic and never half a ring.
 
 use quoit_wire::WriteMode;
-use quoit_wire::topology::{NODES_MAX, REPLICAS_MAX, VNODE_BITS_MAX};
+use quoit_wire::topology::{CORES_MAX, NODES_MAX, REPLICAS_MAX, VNODE_BITS_MAX};
 
 use super::bytes::{BytesError, Reader, put_seat, put_text};
 use super::ring::{COPIES_MAX, CopyState, Member, NodeRef, Registration, Ring, RingError, Roles};
@@ -232,7 +232,8 @@ impl Registration {
             leaving: reader.bool()?,
         };
         reader.end()?;
-        Ok(registration)
+        let has_cores = (1..=CORES_MAX).contains(&usize::from(registration.cores));
+        if has_cores { Ok(registration) } else { Err(RecordError::Damaged("a node with no core, or more than 1,024")) }
     }
 }
 

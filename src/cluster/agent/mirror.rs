@@ -88,6 +88,15 @@ impl Mirror {
         }
     }
 
+    /// The first registration that can't be read, if there is one: its node's id as the key has it, and why.
+    pub(super) fn unreadable(&self, keys: &Keys) -> Option<(String, RecordError)> {
+        let nodes = keys.nodes();
+        self.under(&nodes).find_map(|entry| {
+            let error = Registration::from_bytes(&entry.value).err()?;
+            Some((entry.key.strip_prefix(&nodes)?.to_owned(), error))
+        })
+    }
+
     fn under(&self, prefix: &str) -> impl Iterator<Item = &Entry> {
         let from = self.entries.range(prefix.to_owned()..).map(|(_, entry)| entry);
         let prefix = prefix.to_owned();

@@ -31,7 +31,7 @@ use super::etcd::{Compare, Entry, EtcdFailure, EtcdRequest, EtcdResponse, Put, W
 use super::leader::{Founding, Known, Leader};
 use super::messages::{ControlMessage, ENTRIES_MAX, Election, Order, Report};
 use super::records::{Identity, Keys, RecordError};
-use super::ring::{NodeRef, Registration, Ring, Roles};
+use super::ring::{NodeRef, Registration, Ring, RingError, Roles};
 use crate::time::{Duration, Instant};
 
 /// A request that is not answered by then counts as unanswered.
@@ -94,6 +94,17 @@ pub enum Trouble {
     /// A record that can't be used.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// Another node's registration can't be used. Everybody else goes on without it.
+    #[error("the node with the id 0x{id} is left out: {error}")]
+    LeftOut {
+        /// Its id, as its key has it.
+        id: String,
+        /// What is wrong with its registration.
+        error: RecordError,
+    },
+    /// The ring that should follow can't be. It is not written, and the last one stays.
+    #[error("the next ring can't be, and is not written: {0}")]
+    NextRing(RingError),
     /// etcd's data is older than what it had: a backup, or another etcd.
     #[error(
         "etcd's ring has epoch {found} where it had {known} before: was it restored? Restart all nodes to accept that"
@@ -236,7 +247,12 @@ impl Agent {
 
     /// Whether this node leads, as far as it may act on it.
     pub fn leads(&self, now: Instant) -> bool {
-        self.leader.is_some() && self.lease.is_some_and(|lease| now < lease.good_until)
+        self.leader.is_some() && self.has_good_lease(now)
+    }
+
+    /// Whether nobody can think this node gone (C5).
+    pub fn has_good_lease(&self, now: Instant) -> bool {
+        self.lease.is_some_and(|lease| now < lease.good_until)
     }
 
     /// A core has turned. With one that does not for a third of the lease, the lease is not kept alive.
@@ -469,6 +485,13 @@ impl Agent {
         let (leader, mirror) = (self.leader.as_mut()?, self.mirror.as_ref()?);
         let revision = i64::try_from(leader.election()).ok()?;
         let next = leader.poll_write(now)?;
+        if let Err(error) = next.check() {
+            // Nobody would take it, and nobody could follow it.
+            leader.handle_write_done(now);
+            self.tell(Trouble::NextRing(error));
+            return None;
+        }
+        self.trouble.take_if(|trouble| matches!(trouble, Trouble::NextRing(_)));
         self.write = Some(RingWrite { epoch: next.epoch, sent: now, has_failed: false });
         let puts = self.keys.ring_changes(self.ring.as_deref(), &next).into_iter();
         let compares = vec![
@@ -625,8 +648,12 @@ impl Agent {
         let other = known.registrations.get(&own.node.id).filter(|other| other.node != own.node);
         let Some(other) = other else {
             self.id_taken = None;
-            self.trouble = self.trouble.take().filter(|trouble| matches!(trouble, Trouble::Unanswered));
-            return;
+            let left_out = self.mirror.as_ref().and_then(|mirror| mirror.unreadable(&self.keys));
+            return match (&self.trouble, left_out) {
+                (Some(Trouble::Unanswered | Trouble::NextRing(_)), _) => {}
+                (_, Some((id, error))) => self.tell(Trouble::LeftOut { id, error }),
+                (_, None) => self.trouble = None,
+            };
         };
         let since = *self.id_taken.get_or_insert(now);
         let address = other.address.clone();

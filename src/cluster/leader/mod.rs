@@ -68,7 +68,12 @@ pub struct StepsLeft {
 impl StepsLeft {
     /// All of them together.
     pub const fn total(self) -> usize {
-        self.handovers + self.copies_begun + self.copies_to_begin
+        self.handovers + self.copies()
+    }
+
+    /// Copies that are to be made, begun or not.
+    pub const fn copies(self) -> usize {
+        self.copies_begun + self.copies_to_begin
     }
 }
 

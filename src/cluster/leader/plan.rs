@@ -107,7 +107,7 @@ impl Leader {
         let mut next = ring.clone();
         leader.seat_members(&mut next);
         if next.check().is_err() {
-            // Somebody registers what can't be: the leader's next ring will not be taken either.
+            // Nor will the leader write it.
             return left;
         }
         leader.known.ring = Some(Arc::new(next));
@@ -260,6 +260,9 @@ impl Leader {
         for registration in self.known.registrations.values() {
             let member = self.member(registration);
             let own = ring.slot_of(registration.node).map(usize::from);
+            // The cores of a life don't change, and roles are on them.
+            let seated = own.and_then(|slot| ring.slots[slot].as_ref());
+            let member = Member { cores: seated.map_or(member.cores, |seated| seated.cores), ..member };
             match own.or_else(|| ring.slots.iter().position(Option::is_none)) {
                 Some(slot) => ring.slots[slot] = Some(member),
                 None if ring.slots.len() < quoit_wire::topology::NODES_MAX => ring.slots.push(Some(member)),

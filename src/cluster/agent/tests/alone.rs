@@ -157,6 +157,50 @@ fn a_damaged_ring_and_another_cluster_are_told_and_the_last_good_ring_stays() {
 }
 
 #[test]
+fn a_registration_that_can_not_be_is_left_out_and_told_and_the_leader_goes_on() {
+    let mut alone = Alone::founded();
+    let keys = Keys::new("test");
+    let other = Registration {
+        name: "other".to_owned(),
+        address: "10.0.0.9:7400".to_owned(),
+        ..options(NodeRef { id: 9, incarnation: 1 }).registration
+    };
+    for cores in [0, 1_025] {
+        alone.put(keys.node(9), Registration { cores, ..other.clone() }.to_bytes());
+        alone.run(Duration::from_secs(1));
+        let told = alone.agent.trouble().map(ToString::to_string).expect("it is told");
+        assert!(
+            told.contains("0000000000000009 is left out") && told.contains("no core, or more than 1,024"),
+            "{told}"
+        );
+        assert!(!alone.agent.known().registrations.contains_key(&9));
+        alone.put(keys.intent(1), Intent { draining: false, weight: Some(1 + cores) }.to_bytes());
+        alone.run(Duration::from_secs(1));
+        let member = |alone: &Alone| alone.agent.ring().and_then(|ring| ring.member(0).cloned()).expect("a member");
+        assert_eq!(member(&alone).weight, 1 + cores, "the ring is still written");
+    }
+    let told = alone.news.iter().filter(|news| matches!(news, News::Trouble(_))).count();
+    assert_eq!(told, 1, "once, not with every look");
+    alone.put(keys.node(9), other.to_bytes());
+    alone.run(Duration::from_secs(1));
+    assert_eq!(alone.agent.trouble(), None);
+    let ring = alone.agent.ring().expect("a ring");
+    assert!(ring.slot_of(other.node).is_some(), "it is in");
+}
+
+#[test]
+fn a_life_keeps_the_cores_that_its_roles_are_on_whatever_its_registration_says_later() {
+    let mut alone = Alone::founded();
+    let fewer = Registration { cores: 1, ..options(NodeRef { id: 1, incarnation: 1 }).registration };
+    alone.put(Keys::new("test").node(1), fewer.to_bytes());
+    alone.put(Keys::new("test").intent(1), Intent { draining: false, weight: Some(9) }.to_bytes());
+    alone.run(Duration::from_secs(1));
+    let ring = alone.agent.ring().expect("a ring");
+    assert_eq!(ring.member(0).map(|member| (member.cores, member.weight)), Some((CORES, 9)));
+    assert_eq!((ring.check(), alone.agent.trouble()), (Ok(()), None));
+}
+
+#[test]
 fn while_etcd_is_away_the_cluster_is_known_as_it_was_last_seen() {
     let mut alone = Alone::founded();
     let before = alone.agent.known();
