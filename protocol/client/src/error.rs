@@ -103,8 +103,8 @@ pub enum Fault {
     /// The server closed the connection.
     #[error("the server closed the connection")]
     Closed,
-    /// Unanswered requests and not one byte for too long.
-    #[error("not one byte came for {0:?} while an answer was due")]
+    /// A request whose answer is too long in coming.
+    #[error("an answer was due, and none came for {0:?}")]
     Stalled(Duration),
     /// What arrives is not this protocol.
     #[error("{0}; is this the port of another service?")]

@@ -5,13 +5,15 @@ use std::time::Duration;
 /// How a client behaves. `Options::default()` suits a cache in the same data centre.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Time a request may take in all, retries included. Default 1 s. Shorter: a failing node costs callers less and
-    /// fewer requests survive its restart. Longer than [`Options::stall_limit`], or there is no second attempt; at most
-    /// 60 s, which is how long servers promise to recognise a repeated write.
+    /// Time a request may take in all, retries included. Default 5 s: a node of a cluster that is killed is replaced within
+    /// its lease (`quoit serve --lease`, 2 s) and 1.5 s, and a request that waits as long does not fail. Shorter: a failing
+    /// node costs callers less time, and errors. Longer than [`Options::stall_limit`], or there is no second attempt; at
+    /// most 60 s, which is how long servers promise to recognise a repeated write.
     pub deadline: Duration,
-    /// Time an attempt may wait without one byte moving on its connection; then the connection is given up, and its
-    /// unanswered requests are sent again over a new one. Default 500 ms: half the deadline, so that there is a second
-    /// attempt. A slow transfer that moves is not a stall.
+    /// Time an attempt may wait, from when its request has left and while nothing comes over its connection; then the
+    /// connection is given up, and its unanswered requests are sent again over a new one. Where answers to other requests
+    /// come meanwhile it may wait four times as long: then the node is there, and holds this one back. Default 500 ms: a node
+    /// that is gone without a word is noticed, and a second attempt has its time. A slow transfer that moves is not a stall.
     pub stall_limit: Duration,
     /// Time a connection may take to be made. Default 500 ms.
     pub connect_limit: Duration,
@@ -25,7 +27,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            deadline: Duration::from_secs(1),
+            deadline: Duration::from_secs(5),
             stall_limit: Duration::from_millis(500),
             connect_limit: Duration::from_millis(500),
             requests_max: 16_384,

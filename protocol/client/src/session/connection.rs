@@ -1,8 +1,7 @@
-//! One socket's protocol state: the hello, ids, pipelining up to the server's limit, and the decoding of replies.
+//! One socket's protocol state: the hello, pipelining up to the server's limit, and the decoding of replies.
 //!
 //! It knows neither keys nor cores: it sends what it is given and says which of it was answered. Nothing is sent after the
-//! hello until the hello is answered, because the accepting core may hand the socket to another one. Ids carry a
-//! generation, so an answer that comes twice is noticed rather than given to the next request.
+//! hello until the hello is answered, because the accepting core may hand the socket to another one.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use quoit_wire::{HelloParameters, HelloReply, Reply, RequestBody, RequestOptions, Status};
 
 use super::slab::Key;
+use super::unanswered::Unanswered;
 use crate::error::{Fault, ProtocolError, message_text};
 use crate::time::Instant;
 
@@ -18,40 +18,30 @@ use crate::time::Instant;
 pub(super) struct Connection {
     /// What the server said of itself; `None` until the hello is answered.
     hello: Option<HelloReply>,
-    slots: Vec<Slot>,
-    free_slots: Vec<u16>,
-    /// Counts what was sent, to put the unanswered in order.
-    sent: u64,
+    unanswered: Unanswered,
     /// The beginning of a reply that is not whole yet.
     input: Vec<u8>,
     output: Vec<u8>,
     output_written: usize,
-    /// When bytes last moved, or an answer first became due.
-    progress_at: Instant,
+    /// All bytes that were ever written to the socket.
+    written_bytes: u64,
+    /// When bytes last were written, or there first was something to write.
+    wrote_at: Instant,
+    /// When bytes last came.
+    heard_at: Instant,
     events: VecDeque<Event>,
 }
 
-/// A place among the unanswered.
-///
-/// ```text
-/// id   31        16 15         0
-///     ┌────────────┬────────────┐
-///     │ generation │ slot + 1   │
-///     └────────────┴────────────┘
-/// ```
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    generation: u16,
-    /// Its place in the order of sending.
-    sequence: u64,
-    entry: Option<Key>,
-}
-
-/// The id of the hello: no slot has it.
+/// The id of the hello: no request has it.
 const HELLO_ID: u32 = 1 << 16;
 
 /// Bytes of room that an empty buffer keeps; one that a large value stretched further gives its memory back.
 const BUFFER_KEEP_BYTES: usize = 1 << 20;
+
+/// A request whose connection brings answers to others waits for its own this many times the limit of a stall. Less: what a
+/// node holds back while it replaces a copy is taken for lost, and a good connection given up for it. More: where the answer
+/// never comes, no time is left for a second attempt.
+const HELD_STALLS_MAX: u32 = 4;
 
 /// What a connection tells its session.
 #[derive(Debug)]
@@ -90,13 +80,13 @@ impl Connection {
         RequestBody::Hello { parameters, credentials: &[] }.encode(HELLO_ID, RequestOptions::default(), &mut output);
         Self {
             hello: None,
-            slots: Vec::new(),
-            free_slots: Vec::new(),
-            sent: 0,
+            unanswered: Unanswered::new(),
             input: Vec::new(),
             output,
             output_written: 0,
-            progress_at: now,
+            written_bytes: 0,
+            wrote_at: now,
+            heard_at: now,
             events: VecDeque::new(),
         }
     }
@@ -118,24 +108,19 @@ impl Connection {
 
     /// Requests sent and not answered.
     pub(super) const fn unanswered(&self) -> usize {
-        self.slots.len() - self.free_slots.len()
+        self.unanswered.len()
     }
 
     /// Sends what `put` appends to the output under the id it is given; `entry` comes back with the answer.
     pub(super) fn send(&mut self, entry: Key, now: Instant, put: impl FnOnce(u32, &mut Vec<u8>)) {
         assert!(self.has_room(), "the session asks for room before it sends");
-        if self.unanswered() == 0 {
-            self.progress_at = now;
+        if self.output().is_empty() {
+            self.wrote_at = now;
         }
-        let index = self.free_slots.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, sequence: 0, entry: None });
-            (self.slots.len() - 1) as u16
-        });
-        let slot = &mut self.slots[usize::from(index)];
-        slot.sequence = self.sent;
-        slot.entry = Some(entry);
-        self.sent += 1;
-        put(u32::from(slot.generation) << 16 | (u32::from(index) + 1), &mut self.output);
+        let id = self.unanswered.add(entry, now);
+        put(id, &mut self.output);
+        let end = self.written_bytes + self.output().len() as u64;
+        self.unanswered.end_newest(end);
     }
 
     /// Bytes to write to the socket.
@@ -148,7 +133,9 @@ impl Connection {
         self.output_written += bytes;
         debug_assert!(self.output_written <= self.output.len(), "more written than there was");
         if bytes > 0 {
-            self.progress_at = now;
+            self.written_bytes += bytes as u64;
+            self.wrote_at = now;
+            self.unanswered.handle_written(self.written_bytes, now);
         }
         // Once half of it is gone the rest moves to the front: each byte moves once, and what was written takes no room.
         if self.output_written * 2 >= self.output.len() {
@@ -164,7 +151,7 @@ impl Connection {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.progress_at = now;
+        self.heard_at = now;
         if self.input.is_empty() {
             let consumed = self.decode(bytes)?;
             self.input.extend_from_slice(&bytes[consumed..]);
@@ -184,18 +171,27 @@ impl Connection {
         self.events.pop_front()
     }
 
-    /// When the connection counts as stalled if no byte moves until then.
+    /// When the connection counts as stalled if nothing changes until then.
+    ///
+    /// It goes by the oldest request without an answer. While that one is written, each byte that leaves is progress; then
+    /// only what comes is, for the socket of a node that is gone goes on taking bytes for a while. What comes for other
+    /// requests says that the node is there, not that this one's answer is on its way: it is waited for, but not for ever.
     pub(super) fn stalls_at(&self, stall_limit: Duration) -> Option<Instant> {
-        let answer_is_due = self.hello.is_none() || self.unanswered() > 0;
-        answer_is_due.then(|| self.progress_at + stall_limit)
+        if self.hello.is_some() && self.unanswered() == 0 {
+            return None;
+        }
+        let Some(written_at) = self.unanswered.oldest_written_at() else {
+            return Some(self.heard_at.max(self.wrote_at) + stall_limit);
+        };
+        let silent = self.heard_at.max(written_at) + stall_limit;
+        // A reply that is half here may be its own.
+        let held = self.input.is_empty().then(|| written_at + HELD_STALLS_MAX * stall_limit);
+        Some(held.map_or(silent, |held| held.min(silent)))
     }
 
     /// The unanswered requests, in the order they were sent.
     pub(super) fn into_unanswered(self) -> Vec<Key> {
-        let mut unanswered: Vec<_> =
-            self.slots.iter().filter_map(|slot| slot.entry.map(|entry| (slot.sequence, entry))).collect();
-        unanswered.sort_unstable_by_key(|(sequence, _)| *sequence);
-        unanswered.into_iter().map(|(_, entry)| entry).collect()
+        self.unanswered.iter().collect()
     }
 
     /// Decodes every whole reply in `bytes`; returns how many bytes they were.
@@ -239,15 +235,7 @@ impl Connection {
             }
             return Ok(());
         }
-        let index = (reply.id & 0xffff).wrapping_sub(1);
-        let slot = self.slots.get_mut(index as usize).filter(|slot| u32::from(slot.generation) == reply.id >> 16);
-        let entry = slot.and_then(|slot| {
-            let entry = slot.entry.take()?;
-            slot.generation = slot.generation.wrapping_add(1);
-            Some(entry)
-        });
-        let entry = entry.ok_or(ProtocolError::UnknownId(reply.id))?;
-        self.free_slots.push(index as u16);
+        let entry = self.unanswered.take(reply.id).ok_or(ProtocolError::UnknownId(reply.id))?;
         let replied = Replied {
             status: reply.status,
             version: reply.version,

@@ -23,6 +23,7 @@ mod holds;
 mod link;
 mod routing;
 mod slab;
+mod unanswered;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
