@@ -22,9 +22,10 @@ use quoit_wire::{limits, topology};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use self::cluster::ClusterFlags;
-pub use self::cluster::{ClusterConfig, EtcdConfig, Secret, parse_name, parse_weight, write_mode_name};
+pub use self::cluster::{AskedOfCluster, ClusterConfig, EtcdConfig, Secret, parse_name, parse_weight, write_mode_name};
 pub use self::key::Key;
 pub use self::sources::{Origin, Setting, SourceError};
+use crate::cluster::NAME_BYTES_MAX;
 use crate::runtime::limits::TimeLimits;
 use crate::runtime::machine::{CpuListError, Machine, parse_cpus};
 use crate::runtime::preflight::{self, Shortcoming};
@@ -209,6 +210,12 @@ impl Config {
             reader.refuse(Key::StateDir, Invalid::NotInCluster);
         }
 
+        if let (Some(listen), Some(None), Some(Some(_))) = (listen, &advertise, &cluster)
+            && listen.ip().to_canonical().is_unspecified()
+        {
+            reader.refuse(Key::Advertise, Invalid::NeedsAdvertise(listen));
+        }
+
         let complete = || {
             Some(Self {
                 listen: listen?,
@@ -305,6 +312,14 @@ pub enum Invalid {
     /// No host with a port.
     #[error("it is not a host and a port")]
     Host,
+    /// A host and a port that are too much together.
+    #[error("a host and its port have at most {NAME_BYTES_MAX} bytes together")]
+    LongAddress,
+    /// A node of a cluster that does not say where it is.
+    #[error(
+        "the node listens on {0}, which stands for all of the machine's own addresses: the others have to be told one"
+    )]
+    NeedsAdvertise(SocketAddr),
     /// An address that nobody can connect to.
     #[error("nobody can connect to this address: it stands for all of a machine's own")]
     Unspecified,
@@ -398,6 +413,12 @@ pub enum Invalid {
         /// The other half.
         other: Key,
     },
+    /// An etcd that would be believed whoever it is.
+    #[error("etcd speaks TLS, and it is not said whose signature on its certificate is good")]
+    NoAuthority,
+    /// Files for TLS without TLS.
+    #[error("it is for TLS, and etcd is not asked for it: its URLs would have to begin with https:// each")]
+    NoTls,
     /// A write that would wait for copies which there are none of.
     #[error("there is no replica to wait for: replicas is 0")]
     NoReplicas,
@@ -423,7 +444,7 @@ fn mend(setting: &Setting, invalid: &Invalid) -> String {
             format!("{}, or fewer cores", spelled(&DisplayBytes(*needed_bytes as u64).to_string()))
         }
         Invalid::FewerVnodesThanCores { cores } => spelled(&cores.next_power_of_two().to_string()),
-        Invalid::NotInCluster => format!("leave it out, or {}", Key::Etcd),
+        Invalid::NotInCluster | Invalid::NoTls => format!("leave it out, or {}", Key::Etcd),
         _ => spelled(setting.key.example()),
     }
 }
@@ -466,6 +487,9 @@ fn parse_address(text: &str) -> Result<SocketAddr, Invalid> {
 fn parse_advertise(text: &str) -> Result<Option<String>, Invalid> {
     if text == "auto" {
         return Ok(None);
+    }
+    if text.len() > NAME_BYTES_MAX {
+        return Err(Invalid::LongAddress);
     }
     if let Ok(address) = text.parse::<SocketAddr>() {
         let is_address = !address.ip().to_canonical().is_unspecified();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::admin::{Admin, AdminError};
-use super::status::{drain_progress, json_line, move_progress, table};
+use super::status::{drain_progress, json_line, move_progress, table, with_trouble};
 use super::{CommandError, Ending, output, say};
 use crate::control::status::ClusterStatus;
 use crate::units::parse_duration;
@@ -194,7 +194,7 @@ fn wait_until_drained(admin: &Admin<'_>, name: &str, first: ClusterStatus) -> Re
             // It ended before, or somebody wants something else of it.
             return Err(CommandError::NotDrained { node: name.to_owned(), state: node.state.clone() });
         }
-        let line = drain_progress(&standing, node);
+        let line = with_trouble(&standing, drain_progress(&standing, node));
         if line != told {
             say(&line);
             told = line;
@@ -212,6 +212,10 @@ fn run_undrain(undrain: &Undrain) -> Result<Ending, CommandError> {
 fn run_rebalance(rebalance: &Rebalance) -> Result<Ending, CommandError> {
     let admin = admin(&rebalance.common)?;
     let mut standing = ClusterStatus::default();
+    // All or nothing: a name that is mistyped is found before anything moves.
+    for Share { node, .. } in &rebalance.shares {
+        admin.ask("GET", &format!("/cluster/nodes/{node}"))?;
+    }
     for Share { node, weight } in &rebalance.shares {
         let path = format!("/cluster/nodes/{node}/weight");
         standing = match weight {
@@ -221,7 +225,7 @@ fn run_rebalance(rebalance: &Rebalance) -> Result<Ending, CommandError> {
     }
     let mut told = String::new();
     while let Some(moving) = standing.moving.as_ref().filter(|_| !rebalance.no_wait) {
-        let line = move_progress(moving);
+        let line = with_trouble(&standing, move_progress(moving));
         if line != told {
             say(&line);
             told = line;

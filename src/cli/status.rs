@@ -68,6 +68,15 @@ pub(super) fn drain_progress(status: &ClusterStatus, node: &NodeStatus) -> Strin
     )
 }
 
+/// A line about what is under way, with what stands in its way.
+pub(super) fn with_trouble(status: &ClusterStatus, line: String) -> String {
+    match (&status.trouble, &status.leader) {
+        (Some(trouble), _) => format!("{line}; {} says: {}", printable(&status.asked), printable(trouble)),
+        (None, None) => format!("{line}; no node leads: nothing changes until one does"),
+        (None, Some(_)) => line,
+    }
+}
+
 /// How far everything is on its way.
 pub(super) fn move_progress(moving: &Moving) -> String {
     let Moving { steps_left, steps_done, bytes_left, bytes_per_sec, eta_secs } = moving;
@@ -206,5 +215,10 @@ mod tests {
         let table = table(&status);
         assert!(table.contains("not founded yet") && table.contains("no node leads"), "{table}");
         assert!(table.contains("a says: etcd does not answer"), "{table}");
+        let progress = |status: &ClusterStatus| with_trouble(status, "moving".to_owned());
+        assert_eq!(progress(&status), "moving; a says: etcd does not answer");
+        let without = ClusterStatus { trouble: None, ..status };
+        assert_eq!(progress(&without), "moving; no node leads: nothing changes until one does");
+        assert_eq!(progress(&ClusterStatus { leader: Some("a".to_owned()), ..without }), "moving");
     }
 }

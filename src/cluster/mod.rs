@@ -20,4 +20,6 @@ pub mod retries;
 pub mod ring;
 
 pub use messages::{ControlMessage, Election, Order, Report};
-pub use ring::{COPIES_MAX, CopySeat, CopyState, Member, NodeRef, Registration, Ring, RingError, Roles};
+pub use ring::{
+    COPIES_MAX, CopySeat, CopyState, Member, NAME_BYTES_MAX, NodeRef, Registration, Ring, RingError, Roles,
+};

@@ -41,6 +41,8 @@ pub struct ClusterConfig {
     pub replicas: u8,
     /// What a write waits for that does not say. The first node of a cluster decides.
     pub write_mode: WriteMode,
+    /// What the node was told of these two, for a cluster that has others.
+    pub asked: AskedOfCluster,
     /// How long a silent node is waited for.
     pub lease: Duration,
     /// What a node does that can't be sure of being in the cluster any more.
@@ -49,6 +51,15 @@ pub struct ClusterConfig {
     pub move_bandwidth: Option<u64>,
     /// A node that is told to stop hands over what it has for so long at most.
     pub drain_timeout: Duration,
+}
+
+/// What a node was told of what the first node of its cluster decides; `None`: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AskedOfCluster {
+    /// `--replicas`.
+    pub replicas: Option<u8>,
+    /// `--write`.
+    pub write_mode: Option<WriteMode>,
 }
 
 /// How etcd is reached.
@@ -115,7 +126,7 @@ pub(super) struct ClusterFlags {
     /// Bytes a second sent and taken in while vnodes move [default: 64MiB for each core]
     #[arg(long, value_name = "SIZE")]
     move_bandwidth: Option<String>,
-    /// Time that a node which is told to stop may take to hand over what it has [default: 25s]
+    /// Time that a node which is told to stop may take to hand over what it has [default: 1m]
     #[arg(long, value_name = "DURATION")]
     drain_timeout: Option<String>,
     /// User at etcd [default: none]
@@ -217,7 +228,19 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Option<ClusterConfig>> {
     if certificate.as_ref().map(Option::is_some) != key.as_ref().map(Option::is_some) {
         reader.refuse(Key::EtcdKey, Invalid::Unpaired { other: Key::EtcdCert });
     }
+    let is_tls = |url: &String| url.starts_with("https://");
+    if ca == Some(None) && endpoints.iter().any(is_tls) {
+        reader.refuse(Key::EtcdCa, Invalid::NoAuthority);
+    }
+    for (key, file) in [(Key::EtcdCa, &ca), (Key::EtcdCert, &certificate)] {
+        if matches!(file, Some(Some(_))) && !endpoints.iter().all(is_tls) {
+            reader.refuse(key, Invalid::NoTls);
+        }
+    }
     let replicas = replicas? as u8;
+    let is_given = |key| reader.settings.iter().any(|setting| setting.key == key);
+    let asked =
+        AskedOfCluster { replicas: Some(replicas).filter(|_| is_given(Key::Replicas)), write_mode: write_mode? };
     let default_mode = if replicas == 0 { WriteMode::Async } else { WriteMode::One };
     let write_mode = write_mode?.unwrap_or(default_mode);
     if replicas == 0 && write_mode != WriteMode::Async {
@@ -236,6 +259,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Option<ClusterConfig>> {
         weight: weight?,
         replicas,
         write_mode,
+        asked,
         lease: lease?,
         on_etcd_loss: on_etcd_loss?,
         move_bandwidth: move_bandwidth?,
@@ -349,7 +373,7 @@ mod tests {
         assert_eq!((cluster.name.as_str(), cluster.node.as_str(), cluster.zone.as_str()), ("quoit", "a", ""));
         assert_eq!((cluster.replicas, cluster.write_mode, cluster.weight), (0, WriteMode::Async, 1));
         assert_eq!((cluster.lease, cluster.on_etcd_loss), (Duration::from_secs(2), OnEtcdLoss::Serve));
-        assert_eq!(cluster.drain_timeout, Duration::from_secs(25));
+        assert_eq!(cluster.drain_timeout, Duration::from_secs(60));
         let error = error_of(load(&["--etcd", "http://10.0.0.1:2379"], &[]));
         assert!(error.contains("node-id"), "{error}");
     }
@@ -395,6 +419,44 @@ mod tests {
         let error = error_of(load(&[&base[..], &["/var/lib/quoit"]].concat(), &[]));
         assert!(error.contains("saves nothing") && error.contains("leave it out, or etcd"), "{error}");
         assert!(load(&[&base[..], &[""]].concat(), &[]).is_ok());
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_that_listens_everywhere_says_where_it_is() {
+        let base = ["--etcd", "http://10.0.0.1:2379", "--node-id", "a", "--insecure", "--listen"];
+        for everywhere in ["0.0.0.0:7400", "[::]:7400"] {
+            let error = error_of(load(&[&base[..], &[everywhere]].concat(), &[]));
+            assert!(error.contains("advertise") && error.contains("the others have to be told one"), "{error}");
+            assert!(load(&[&base[..], &[everywhere, "--advertise", "cache-1:7400"]].concat(), &[]).is_ok());
+        }
+        assert!(load(&[&base[..], &["10.0.0.5:7400"]].concat(), &[]).is_ok());
+        assert!(load(&["--insecure", "--listen", "0.0.0.0:7400"], &[]).is_ok(), "a node alone needs none");
+    }
+
+    #[test]
+    fn tls_and_the_files_for_it_go_together() {
+        let load = |url, more: &[&str]| load(&[&["--etcd", url, "--node-id", "a"], more].concat(), &[]);
+        let error = error_of(load("https://10.0.0.1:2379", &[]));
+        assert!(error.contains("--etcd-ca ca.pem") && error.contains("whose signature"), "{error}");
+        for url in ["http://10.0.0.1:2379", "https://10.0.0.1:2379,http://10.0.0.2:2379"] {
+            let error = error_of(load(url, &["--etcd-ca", "ca.pem"]));
+            assert!(error.contains("https:// each"), "{error}");
+        }
+        let shown = ["--etcd-cert", "node.pem", "--etcd-key", "node-key.pem"];
+        assert!(error_of(load("http://10.0.0.1:2379", &shown)).contains("https:// each"));
+        assert!(load("https://10.0.0.1:2379", &[&shown[..], &["--etcd-ca", "ca.pem"]].concat()).is_ok());
+    }
+
+    #[test]
+    fn what_a_later_node_asks_of_its_cluster_is_known_from_what_it_leaves_open() {
+        let load = |more: &[&str]| {
+            let base = ["--etcd", "http://10.0.0.1:2379", "--node-id", "a"];
+            load(&[&base[..], more].concat(), &[]).unwrap().cluster.unwrap().asked
+        };
+        assert_eq!(load(&[]), AskedOfCluster::default());
+        let asked = load(&["--replicas", "2", "--write", "all"]);
+        assert_eq!(asked, AskedOfCluster { replicas: Some(2), write_mode: Some(WriteMode::All) });
+        assert_eq!(load(&["--replicas", "1"]).write_mode, None);
     }
 
     #[test]

@@ -156,7 +156,7 @@ keys! {
     }
     /// How long a node that is told to stop hands over.
     DrainTimeout {
-        "drain-timeout", default: "25s", example: "25s",
+        "drain-timeout", default: "1m", example: "1m",
         expected: "a duration from 0s to 1h"
     }
     /// User at etcd.

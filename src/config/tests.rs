@@ -127,6 +127,12 @@ fn good_values_are_read() {
     assert_eq!(config.state_dir.as_deref(), Some(Path::new("/var/lib/quoit")));
 }
 
+/// A host of 253 bytes, the most that there may be, and a port: too much for the cluster's records.
+const LONG_ADDRESS: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.\
+    aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.\
+    aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.\
+    aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa:7400";
+
 #[test]
 fn what_is_advertised_is_a_name_or_an_address() {
     for address in ["cache-1:7400", "cache_1.example.net:65535", "10.1.2.3:7400", "[2001:db8::1]:7400"] {
@@ -159,6 +165,7 @@ fn bad_values_are_refused_with_what_was_expected() {
         ("advertise", ":7400", "not a host and a port"),
         ("advertise", "cache-1:0", "not from 1 to 65535"),
         ("advertise", "10.1.2.3:0", "not from 1 to 65535"),
+        ("advertise", LONG_ADDRESS, "at most 255 bytes together"),
         ("advertise", "0.0.0.0:7400", "nobody can connect to this address"),
         ("advertise", "[::]:7400", "nobody can connect to this address"),
         ("admin", "127.0.0.1:70000", "not an IP address with a port"),

@@ -26,7 +26,7 @@ use super::cluster::Joining;
 use super::cores::{Cores, Round};
 use super::operate::{Answer, Ask, Declined, Question, Standing};
 use super::ring_log::RingCounters;
-use super::status::{ClusterStatus, samples};
+use super::status::{ClusterStatus, no_answer, samples};
 use super::{Phase, SharedPhase, json, metrics, process};
 use crate::cluster::NodeRef;
 use crate::cluster::overview::Refusal;
@@ -93,7 +93,16 @@ impl Operators {
     async fn samples(&self) -> Vec<Sample> {
         match self.ask(Ask::Status).await {
             Some(Ok(standing)) => samples(boot_time(), &standing, &self.own, &self.counters),
-            _ => Vec::new(),
+            _ => no_answer(),
+        }
+    }
+
+    /// Why not to send requests here; none: there is no reason.
+    async fn objection(&self) -> Option<String> {
+        match self.ask(Ask::Ready).await {
+            Some(Ok(_)) => None,
+            Some(Err(why)) => Some(why.to_string()),
+            None => Some("the node is busy with its cluster, or has not reached etcd yet".to_owned()),
         }
     }
 }
@@ -117,6 +126,7 @@ impl Admin {
             .route("/topology", get(topology))
             .route("/cluster", get(cluster))
             .route("/cluster/vnodes", get(vnodes))
+            .route("/cluster/nodes/{name}", get(node))
             .route("/cluster/nodes/{name}/draining", put(drain).delete(undrain))
             .route("/cluster/nodes/{name}/weight", axum::routing::delete(reset_weight))
             .route("/cluster/nodes/{name}/weight/{weight}", put(set_weight))
@@ -210,6 +220,11 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, String) {
         Phase::Stopping => return (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n".to_owned()),
         Phase::Starting => return (StatusCode::SERVICE_UNAVAILABLE, "the node is starting\n".to_owned()),
     }
+    if let Some(operators) = &admin.operators
+        && let Some(objection) = operators.objection().await
+    {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{objection}\n"));
+    }
     match complaint(&admin.cores.ask().await) {
         None => (StatusCode::OK, "ready\n".to_owned()),
         Some(complaint) => (StatusCode::SERVICE_UNAVAILABLE, complaint),
@@ -261,6 +276,11 @@ async fn vnodes(State(admin): State<Arc<Admin>>) -> Response {
     json_answer(StatusCode::OK, json::vnodes(&cores, name).to_string())
 }
 
+/// How the cluster stands, if it knows a node of this name.
+async fn node(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Response {
+    ask(&admin, Ask::Find { name }).await
+}
+
 async fn drain(State(admin): State<Arc<Admin>>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Response {
     let fewer_copies = query.as_deref() == Some("fewer-copies");
     ask(&admin, Ask::Drain { name, fewer_copies }).await
@@ -300,7 +320,7 @@ async fn ask(admin: &Admin, ask: Ask) -> Response {
             let code = match &why {
                 Declined::Refused(Refusal::Unknown { .. }) => StatusCode::NOT_FOUND,
                 Declined::Refused(_) => StatusCode::CONFLICT,
-                Declined::Unanswered(_) => StatusCode::SERVICE_UNAVAILABLE,
+                Declined::Unready(_) | Declined::Unanswered(_) => StatusCode::SERVICE_UNAVAILABLE,
             };
             declined(code, &why.to_string())
         }

@@ -29,7 +29,7 @@ use crate::cluster::etcd::{Compare, EtcdFailure, EtcdRequest, EtcdResponse, Put}
 use crate::cluster::load::Load;
 use crate::cluster::records::{Identity, Keys, RecordError};
 use crate::cluster::{ControlMessage, NodeRef, Registration, Ring};
-use crate::config::ClusterConfig;
+use crate::config::{ClusterConfig, write_mode_name};
 use crate::runtime::{ClusterNews, ClusterPlace, Command, CoreEvent, CoreHandle, PeerAddress, SignOfLife, boot_time};
 use crate::time::Instant;
 
@@ -228,6 +228,8 @@ struct ClusterNode {
     desk: Desk,
     ring_log: RingLog,
     has_joined: bool,
+    /// Others can't connect to the address that this node has told them.
+    was_unreachable: bool,
 }
 
 impl ClusterNode {
@@ -253,7 +255,7 @@ impl ClusterNode {
         let agent = Agent::new(boot_time(), options);
         let ring_log = RingLog::new(*node, Arc::clone(&task.counters));
         let untold = task.cores.iter().map(|_| ClusterNews::default()).collect();
-        let (cores, desk) = (Arc::new(Cores::new(task.cores.clone())), Desk::new(*node));
+        let (cores, desk) = (Arc::new(Cores::new(task.cores.clone())), Desk::new(*node, config.on_etcd_loss));
         Self {
             task,
             etcd,
@@ -265,6 +267,7 @@ impl ClusterNode {
             desk,
             ring_log,
             has_joined: false,
+            was_unreachable: false,
         }
     }
 
@@ -321,8 +324,8 @@ impl ClusterNode {
             let wait = if all_told { wait } else { wait.min(TELL_AGAIN) };
             tokio::select! {
                 Ok((ticket, response)) = answers.recv_async() => {
-                    if let EtcdResponse::LeaseGranted { lease, .. } = &response {
-                        self.lease = Some(*lease);
+                    if let EtcdResponse::LeaseGranted { lease, ttl_secs } = response {
+                        self.take_lease(lease, ttl_secs);
                     }
                     self.agent.handle_response(boot_time(), ticket, response);
                 }
@@ -380,6 +383,18 @@ impl ClusterNode {
     }
 
     /// A core has something to tell.
+    fn take_lease(&mut self, lease: i64, granted_secs: i64) {
+        let asked_secs = self.task.joining.config.lease.as_secs() as i64;
+        if granted_secs != asked_secs {
+            tracing::warn!(
+                asked_secs,
+                granted_secs,
+                "etcd grants another lease than --lease: it has a least, by its own timers"
+            );
+        }
+        self.lease = Some(lease);
+    }
+
     fn hear(&mut self, event: CoreEvent) {
         match event {
             CoreEvent::Control { from, bytes } => self.receive(from, &bytes),
@@ -469,6 +484,7 @@ impl ClusterNode {
             peers.push(PeerAddress { node: member.node, address, cores: member.cores });
         }
         self.addresses.retain(|node, _| members().any(|member| member.node == *node));
+        self.look_at_own_options(ring);
         let now = boot_time();
         let leads = self.agent.leads(now);
         let known = self.agent.known();
@@ -481,6 +497,39 @@ impl ClusterNode {
             self.has_joined = true;
             // Whoever waits for it may have been told to stop.
             let _ = self.task.joined.try_send(());
+        }
+    }
+
+    /// Tells, when it begins, where this node's options are not what its cluster is.
+    fn look_at_own_options(&mut self, ring: &Ring) {
+        let config = &self.task.joining.config;
+        let is_local = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
+        let is_unreachable =
+            self.task.address.parse().is_ok_and(|own| is_local(&own)) && !self.addresses.values().all(is_local);
+        if is_unreachable && !self.was_unreachable {
+            let address = &self.task.address;
+            tracing::warn!(
+                address,
+                "other nodes are on other machines, and this one has told them an address that only its own can connect \
+                 to: listen on another one, or name it with --advertise HOST:PORT"
+            );
+        }
+        self.was_unreachable = is_unreachable;
+        if self.has_joined {
+            return;
+        }
+        let asked = config.asked;
+        if asked.replicas.is_some_and(|asked| asked != ring.replicas) {
+            let (asked, cluster) = (asked.replicas, ring.replicas);
+            tracing::warn!(asked, cluster, "the cluster keeps other --replicas: what its first node said counts");
+        }
+        if let Some(asked) = asked.write_mode.filter(|asked| *asked != ring.write_mode) {
+            let (asked, cluster) = (write_mode_name(asked), write_mode_name(ring.write_mode));
+            tracing::warn!(
+                asked,
+                cluster,
+                "the cluster has another default for --write: what its first node said counts"
+            );
         }
     }
 

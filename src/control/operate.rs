@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::loads::{Gathered, Loads};
 use crate::cluster::NodeRef;
 use crate::cluster::agent::{Agent, Wish};
+use crate::cluster::copies::OnEtcdLoss;
 use crate::cluster::leader::{Known, Leader, StepsLeft};
 use crate::cluster::overview::{self, Refusal};
 use crate::time::{Duration, Instant};
@@ -29,6 +30,10 @@ pub(super) struct Question {
 pub(super) enum Ask {
     /// How the cluster stands.
     Status,
+    /// How the cluster stands, if this node can answer requests for it.
+    Ready,
+    /// How the cluster stands, if it knows a node of this name.
+    Find { name: String },
     /// That a node gives everything away.
     Drain { name: String, fewer_copies: bool },
     /// That it takes its share again.
@@ -56,7 +61,7 @@ pub(super) struct Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Progress {
     since: Instant,
-    first: usize,
+    first: StepsLeft,
     /// Copies to be made and vnodes to be handed over.
     pub left: StepsLeft,
 }
@@ -66,22 +71,30 @@ impl Progress {
     pub(super) fn after(before: Option<Self>, now: Instant, left: StepsLeft) -> Option<Self> {
         match before {
             _ if left.total() == 0 => None,
-            Some(known) if left.total() <= known.first => Some(Self { left, ..known }),
+            Some(known) if left.copies() <= known.first.copies() && left.handovers <= known.first.handovers => {
+                Some(Self { left, ..known })
+            }
             // It has just begun, or there is more to do than before.
-            _ => Some(Self { since: now, first: left.total(), left }),
+            _ => Some(Self { since: now, first: left, left }),
         }
     }
 
     /// Steps that were done since it was first looked at.
     pub(super) fn done(&self) -> usize {
-        self.first - self.left.total()
+        self.first.total() - self.left.total()
     }
 
-    /// How long the rest takes at the speed so far; none before a first step is done.
+    /// How long the rest takes at the speed so far: that of the copies or that of the handovers, whichever takes longer, for
+    /// they go on beside each other and each has its own pace. None before a first step is done of each that is left.
     pub(super) fn rest(&self, now: Instant) -> Option<Duration> {
         let passed_ms = now.since(self.since).as_millis();
-        let rest_ms = (passed_ms * self.left.total() as u64).checked_div(self.done() as u64)?;
-        Some(Duration::from_millis(rest_ms))
+        let rest_ms = |first: usize, left: usize| match left {
+            0 => Some(0),
+            left => (passed_ms * left as u64).checked_div((first - left) as u64),
+        };
+        let copies = rest_ms(self.first.copies(), self.left.copies())?;
+        let handovers = rest_ms(self.first.handovers, self.left.handovers)?;
+        Some(Duration::from_millis(copies.max(handovers)))
     }
 }
 
@@ -90,13 +103,28 @@ impl Progress {
 pub(super) enum Declined {
     #[error(transparent)]
     Refused(#[from] Refusal),
+    #[error(transparent)]
+    Unready(#[from] Unready),
     #[error("etcd has not answered ({0}): look at the status before you ask again, it may yet happen")]
     Unanswered(String),
+}
+
+/// Why a node is of no use to those who ask it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unready {
+    #[error("the node has no place in its cluster (any more)")]
+    NoPlace,
+    #[error(
+        "the node has lost etcd for longer than its lease, and refuses everything until it is back (--on-etcd-loss fence)"
+    )]
+    Fenced,
 }
 
 /// Where operators are served.
 #[derive(Debug)]
 pub(super) struct Desk {
+    own: NodeRef,
+    on_etcd_loss: OnEtcdLoss,
     /// What the nodes say of themselves when a status is asked for.
     pub loads: Loads,
     /// Who waits for that.
@@ -109,8 +137,10 @@ pub(super) struct Desk {
 
 impl Desk {
     /// Of the node `own`.
-    pub(super) fn new(own: NodeRef) -> Self {
+    pub(super) fn new(own: NodeRef, on_etcd_loss: OnEtcdLoss) -> Self {
         Self {
+            own,
+            on_etcd_loss,
             loads: Loads::new(own),
             status_askers: Vec::new(),
             waiting: BTreeMap::new(),
@@ -130,6 +160,16 @@ impl Desk {
                 if self.status_askers.len() < QUESTIONS_MAX {
                     self.status_askers.push(question.answer);
                 }
+                return;
+            }
+            Ask::Ready => {
+                let ready = self.check_ready(now, agent).map(|()| self.standing(agent));
+                drop(question.answer.try_send(ready.map_err(Declined::from)));
+                return;
+            }
+            Ask::Find { name } => {
+                let found = overview::find(&known, name).map(|_| self.standing(agent));
+                drop(question.answer.try_send(found.map_err(Declined::from)));
                 return;
             }
             Ask::Drain { name, fewer_copies } => {
@@ -180,6 +220,15 @@ impl Desk {
         }
     }
 
+    /// Whether requests are answered here.
+    fn check_ready(&self, now: Instant, agent: &Agent) -> Result<(), Unready> {
+        if agent.ring().is_none_or(|ring| ring.slot_of(self.own).is_none()) {
+            return Err(Unready::NoPlace);
+        }
+        let is_fenced = self.on_etcd_loss == OnEtcdLoss::Fence && !agent.has_good_lease(now);
+        if is_fenced { Err(Unready::Fenced) } else { Ok(()) }
+    }
+
     fn standing(&self, agent: &Agent) -> Standing {
         let trouble = agent.trouble().map(ToString::to_string);
         let (progress, gathered) = (self.progress, self.loads.last());
@@ -208,5 +257,20 @@ mod tests {
         assert_eq!(Progress::after(further, at(20), left(0)), None);
         let more = Progress::after(further, at(20), left(500)).expect("it goes on");
         assert_eq!((more.done(), more.left.total()), (0, 500));
+    }
+
+    #[test]
+    fn copies_and_handovers_have_each_their_pace_and_the_slower_one_counts() {
+        let at = |secs: u64| Instant::from_millis(secs * 1000);
+        let left = |copies_to_begin, handovers| StepsLeft { handovers, copies_begun: 0, copies_to_begin };
+        let begun = Progress::after(None, at(0), left(1000, 100));
+        let quick = Progress::after(begun, at(2), left(200, 100));
+        assert_eq!(quick.and_then(|it| it.rest(at(2))), None, "how long a handover takes is not known yet");
+        let later = Progress::after(quick, at(4), left(100, 90));
+        assert_eq!(later.and_then(|it| it.rest(at(4))), Some(Duration::from_secs(36)), "ten of 100 in four seconds");
+        let last = Progress::after(later, at(20), left(0, 50)).expect("it goes on");
+        assert_eq!((last.rest(at(20)), last.done()), (Some(Duration::from_secs(20)), 1050));
+        let anew = Progress::after(Some(last), at(30), left(0, 200)).expect("it goes on");
+        assert_eq!((anew.done(), anew.rest(at(31))), (0, None), "more to hand over than at first");
     }
 }

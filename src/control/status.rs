@@ -55,7 +55,8 @@ pub struct Moving {
     pub bytes_left: u64,
     /// Bytes that are streamed in a second, of late.
     pub bytes_per_sec: u64,
-    /// Seconds that the rest takes at the speed so far: that of the steps or that of the bytes, whichever takes longer.
+    /// Seconds that the rest takes at the speed so far: that of the copies, the handovers or the bytes, whichever takes
+    /// longest. None before there is a speed.
     pub eta_secs: Option<u64>,
 }
 
@@ -141,7 +142,7 @@ impl Moving {
             steps_done: progress.done(),
             bytes_left,
             bytes_per_sec,
-            eta_secs: by_steps.max(by_bytes),
+            eta_secs: by_steps.map(|secs| secs.max(by_bytes.unwrap_or(0))),
         }
     }
 }
@@ -181,13 +182,24 @@ pub(super) fn samples(now: Instant, standing: &Standing, own: &str, counters: &R
         sum.add(*lag);
         sum
     });
-    let moving = standing.progress.map(|progress| Moving::new(now, &progress, &load)).unwrap_or_default();
+    let moving = standing.progress.map(|progress| Moving::new(now, &progress, &load));
+    // While something is left, and it is not known how long it takes, there is no such figure.
+    let eta_secs = moving.as_ref().map_or(Some(0), |moving| moving.eta_secs);
+    let moving = moving.unwrap_or_default();
     let gauge = |name, help, value| Sample { name, help, kind: SampleKind::Gauge, label: None, value };
     let counter = |name, help, value: &AtomicU64| {
         let value = value.load(Ordering::Relaxed);
         Sample { name, help, kind: SampleKind::Counter, label: None, value }
     };
-    vec![
+    let eta = eta_secs.map(|secs| {
+        gauge(
+            "cluster_eta_seconds",
+            "Seconds that this takes at the speed so far; absent while that is not known.",
+            secs,
+        )
+    });
+    let samples = [
+        answers(true),
         gauge("cluster_epoch", "Epoch of the ring that this node knows.", epoch.into()),
         gauge("cluster_nodes", "Nodes that are there.", nodes as u64),
         gauge("cluster_leads", "One while this node leads the cluster.", leads.into()),
@@ -207,11 +219,6 @@ pub(super) fn samples(now: Instant, standing: &Standing, own: &str, counters: &R
         ),
         gauge("cluster_bytes_left", "Bytes to be streamed for them, by the average of all vnodes.", moving.bytes_left),
         gauge(
-            "cluster_eta_seconds",
-            "Seconds that this takes at the speed so far; zero also while that is not known.",
-            moving.eta_secs.unwrap_or(0),
-        ),
-        gauge(
             "cluster_own_lag_writes",
             "Writes that this node's copies have not acknowledged to their primaries.",
             own_lag.writes,
@@ -225,7 +232,19 @@ pub(super) fn samples(now: Instant, standing: &Standing, own: &str, counters: &R
         counter("failovers_total", "Vnodes that this node took over from a lost primary.", &counters.failovers),
         counter("moves_total", "Vnodes that were handed over to this node.", &counters.moves),
         counter("vnodes_lost_total", "Vnodes that began empty here since nobody had them any more.", &counters.lost),
-    ]
+    ];
+    samples.into_iter().chain(eta).collect()
+}
+
+/// What `/metrics` shows while the task that keeps the node in its cluster does not answer: that the others are missing.
+pub(super) fn no_answer() -> Vec<Sample> {
+    vec![answers(false)]
+}
+
+fn answers(value: bool) -> Sample {
+    let (name, help) =
+        ("cluster_answers", "One while the node can say how its cluster stands; at zero those figures are missing.");
+    Sample { name, help, kind: SampleKind::Gauge, label: None, value: value.into() }
 }
 
 #[cfg(test)]
@@ -237,7 +256,7 @@ mod tests {
     fn what_is_left_takes_as_long_as_its_steps_or_its_bytes_whichever_is_more() {
         let at = |secs: u64| Instant::from_millis(secs * 1000);
         let left = |handovers, copies_to_begin| StepsLeft { handovers, copies_begun: 2, copies_to_begin };
-        let begun = Progress::after(None, at(0), left(20, 8));
+        let begun = Progress::after(None, at(0), left(20, 12));
         let progress = Progress::after(begun, at(10), left(10, 8)).expect("it goes on");
         // Eight vnodes of 1 MB each are to be begun, and half a vnode is left of what was.
         let load = |streamed_bytes_per_sec| Load {
@@ -249,10 +268,10 @@ mod tests {
         };
         let moving = |rate| Moving::new(at(10), &progress, &load(rate));
         let quick = moving(100_000_000);
-        assert_eq!((quick.steps_left, quick.steps_done, quick.bytes_left), (20, 10, 8_500_000));
-        assert_eq!(quick.eta_secs, Some(20), "ten steps took ten seconds");
+        assert_eq!((quick.steps_left, quick.steps_done, quick.bytes_left), (20, 14, 8_500_000));
+        assert_eq!(quick.eta_secs, Some(25), "four copies took ten seconds, and ten are left");
         assert_eq!(moving(100_000).eta_secs, Some(85), "the bytes take longer");
-        assert_eq!(moving(0).eta_secs, Some(20), "nothing is streamed just now");
-        assert_eq!(Moving::new(at(0), &begun.expect("begun"), &load(0)).eta_secs, None);
+        assert_eq!(moving(0).eta_secs, Some(25), "nothing is streamed just now");
+        assert_eq!(Moving::new(at(0), &begun.expect("begun"), &load(100)).eta_secs, None, "there is more than bytes");
     }
 }

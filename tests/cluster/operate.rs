@@ -138,9 +138,10 @@ fn weights_are_given_and_taken_back() {
     assert_eq!(cluster(&nodes["b"], &["rebalance", "a=own"]).0, Some(0));
     assert_eq!(leads("a"), 32);
     assert!(present(&mut client).into_iter().all(|is_there| is_there));
-    let (code, _, error) = cluster(&nodes["b"], &["rebalance", "nobody=2"]);
+    let (code, _, error) = cluster(&nodes["b"], &["rebalance", "a=7", "nobody=2"]);
     assert_eq!(code, Some(1));
     assert!(error.contains("there are a, b"), "{error}");
+    assert_eq!(row(&status(&nodes["b"]), "a")["weight"], 1, "all of it or nothing");
     nodes.into_values().for_each(NodeProcess::stop);
 }
 
@@ -161,8 +162,12 @@ fn with_fence_a_lost_etcd_stops_every_answer_and_its_return_brings_all_back() {
         }
         Err(_) => true,
     };
+    let is_ready = |node: &NodeProcess| node.http_get("/readyz").split_whitespace().nth(1) == Some("200");
+    assert!(nodes.values().all(is_ready));
     etcd.kill();
     while !is_refused(&mut hasty) {}
+    while nodes.values().any(is_ready) {}
+    assert!(nodes["a"].http_get("/readyz").contains("--on-etcd-loss fence"));
     let set = |mode| Request::set(key(1), "new", Default::default()).with_write_mode(mode);
     for mode in [WriteMode::Async, WriteMode::One, WriteMode::All] {
         assert!(hasty.run([set(mode)]).remove(0).into_one().is_err(), "all is refused");
@@ -170,6 +175,7 @@ fn with_fence_a_lost_etcd_stops_every_answer_and_its_return_brings_all_back() {
     assert!(is_refused(&mut hasty) && nodes.values().all(|node| node.metric("quoit_stale_replies_total") == 0));
     etcd.restart();
     while is_refused(&mut hasty) {}
+    while !nodes.values().all(is_ready) {}
     assert!(present(&mut patient).into_iter().all(|is_there| is_there), "nothing is lost, nothing refused was done");
     assert!(patient.run([set(WriteMode::All)]).remove(0).into_one().is_ok());
     nodes.into_values().for_each(NodeProcess::stop);
