@@ -154,7 +154,7 @@ impl Core {
     /// Sends a reply that has waited to whoever asked; those for other cores are put into `batches`.
     pub(super) fn answer(&mut self, asker: Asker, frame: &[u8], batches: &mut Vec<(usize, Batch)>) {
         match asker {
-            Asker::Connection { slot, generation } => self.deliver(slot, generation, frame),
+            Asker::Connection { slot, generation } => self.deliver(slot, generation, frame, true),
             Asker::Gather(key) => self.deliver_part(key, usize::from(self.options.core), frame),
             Asker::Core { core, token, request_bytes } => {
                 let place = batches.iter().position(|(known, _)| *known == core).unwrap_or_else(|| {

@@ -138,6 +138,8 @@ pub(super) struct Connection {
     pub is_touched: bool,
     /// In the list of connections with output to send.
     pub is_dirty: bool,
+    /// In the list of connections that wait for more of their replies.
+    pub is_together: bool,
     /// It agreed in its hello to be told of new topologies.
     pub wants_news: bool,
     /// Requests unanswered at other cores.
@@ -181,6 +183,7 @@ impl Connection {
             has_turn: false,
             is_touched: false,
             is_dirty: false,
+            is_together: false,
             wants_news: false,
             inflight: 0,
             output: Output::default(),

@@ -27,6 +27,7 @@ use super::report::Counters;
 use super::ring::{Completion, Purpose, Ring};
 use super::scan::stall_on;
 use super::spare::Spare;
+use super::together::Together;
 use super::vectored::SpareVectors;
 use super::waiting::Waiting;
 use crate::shard::{ReplyLimits, Shard};
@@ -99,6 +100,8 @@ pub(super) struct Core {
     pub held: Held,
     /// Requests that wait for their vnode; none without a cluster.
     pub waiting: Waiting,
+    /// Connections whose released replies wait for others of theirs.
+    pub together: Together,
     /// Since when it is gathered what copies on other cores are to be told.
     pub gathers_since: Option<Reading>,
     pub next_generation: u32,
@@ -167,6 +170,7 @@ impl Core {
             peers,
             held,
             waiting,
+            together: Together::default(),
             gathers_since: None,
             next_generation: 0,
             now,
@@ -219,6 +223,7 @@ impl Core {
         is_busy |= self.tell_news();
         self.tidy_touched();
         self.mesh.flush();
+        self.send_together();
         self.send_dirty();
         self.budget.set_elsewhere(self.elsewhere_bytes());
         self.resume_waiting();
@@ -302,7 +307,7 @@ impl Core {
     /// Whether nothing is being sent, so that no room will come of it: then one reply goes on without room, or all might wait
     /// for each other.
     pub(super) fn is_stuck(&self) -> bool {
-        self.active_sends == 0 && self.dirty.is_empty()
+        self.active_sends == 0 && self.dirty.is_empty() && self.together.is_empty()
     }
 
     /// Lets a connection wait until there is room for what it wants.

@@ -157,8 +157,12 @@ pub(super) const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 /// Bytes a peer link may have unsent; past it what is to be sent is refused, and whoever sends goes by its own backlog.
 pub(super) const PEER_OUTPUT_BYTES_MAX: usize = 4 << 20;
 /// What copies on other cores are to be told is gathered for so long at most, while the core has other work; one that has not
-/// tells at once. Longer: replies that wait for a commit leave later; shorter: more and smaller sends.
-pub(super) const PEER_GATHER_TIME: Duration = Duration::from_micros(50);
+/// tells at once. Longer: replies that wait for a commit leave later; shorter: more and smaller sends (with 50 µs half as many
+/// again, `benches/README.md`).
+pub(super) const PEER_GATHER_TIME: Duration = Duration::from_micros(150);
+/// Released replies of a connection wait for so long at most for others of its replies that still wait. Longer: they leave
+/// later where the others are late; shorter than a core's turns at a few nodes: they leave one by one again.
+pub(super) const REPLY_GATHER_TIME: Duration = Duration::from_micros(200);
 /// First wait before a broken peer link is made again; doubles up to the longest, half of it random. A node that restarts is
 /// found soon, and a dead one is not knocked at by every core of every node.
 pub(super) const PEER_BACKOFF_FIRST: Duration = Duration::from_millis(10);

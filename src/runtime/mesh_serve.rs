@@ -8,7 +8,7 @@ use quoit_wire::{
 
 use super::budget::Charge;
 use super::clock::Reading;
-use super::connection::{Connection, Stall, Token};
+use super::connection::{Connection, Phase, Stall, Token};
 use super::core::Core;
 use super::gather::{Gather, Part as GatherPart};
 use super::held::Asker;
@@ -178,7 +178,7 @@ impl Core {
             entries += 1;
             self.mesh.credit(origin, request_bytes);
             match token {
-                Token::Connection { slot, generation } => self.deliver(slot, generation, frame),
+                Token::Connection { slot, generation } => self.deliver(slot, generation, frame, false),
                 Token::Gather(key) => self.deliver_part(key, origin, frame),
             }
         }
@@ -211,16 +211,43 @@ impl Core {
         !waits || is_deaf || self.is_stuck() || self.budget.has_reply_room(connection.unsent_bytes(), frame.len())
     }
 
-    /// Appends a reply that another core made to its connection's output, if the connection is still there.
-    pub(super) fn deliver(&mut self, slot: u32, generation: u32, frame: &[u8]) {
+    /// Appends a reply that another core made, or that has waited, to its connection's output, if the connection is still
+    /// there. One that `may_wait` does so while other replies of the connection are missing (`together.rs`).
+    pub(super) fn deliver(&mut self, slot: u32, generation: u32, frame: &[u8], may_wait: bool) {
         let Some(mut connection) = self.take(slot) else { return };
         if connection.generation == generation {
             connection.inflight -= 1;
             self.append_frame(&mut connection, frame);
             self.resume_inflight(slot, &mut connection);
-            self.mark_dirty(slot, &mut connection);
+            if !may_wait || connection.inflight == 0 || connection.phase != Phase::Open {
+                self.mark_dirty(slot, &mut connection);
+            } else if !connection.is_together {
+                connection.is_together = true;
+                self.together.add(slot, self.now);
+            }
         }
         self.put(slot, connection);
+    }
+
+    /// Lets those connections send that have waited long enough for more of their replies.
+    pub(super) fn send_together(&mut self) {
+        if self.together.is_empty() {
+            return;
+        }
+        let connections = &mut self.connections;
+        let due = self.together.take_due(self.now, |slot| {
+            let Some(connection) = connections.get_mut(*slot as usize).and_then(Option::as_mut) else { return false };
+            // What leaves in this turn, or has left, takes all with it.
+            connection.is_together &= !connection.is_dirty && !connection.output.is_empty();
+            connection.is_together
+        });
+        for slot in due {
+            if let Some(mut connection) = self.take(slot) {
+                connection.is_together = false;
+                self.mark_dirty(slot, &mut connection);
+                self.put(slot, connection);
+            }
+        }
     }
 
     fn append_frame(&mut self, connection: &mut Connection, frame: &[u8]) {

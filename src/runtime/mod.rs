@@ -14,6 +14,7 @@
 //!                                              ├ news.rs                 a topology that changes
 //!                                              ├ cluster.rs              the turn of a cluster's core: copies, orders
 //!                                              ├ held.rs                 replies that wait for a commit
+//!                                              ├ together.rs             replies of one connection that leave together
 //!                                              ├ waiting.rs              requests that wait for their vnode
 //!                                              ├ peers.rs                links to other nodes' cores
 //!                                              ├ commands.rs             what the control thread asks
@@ -56,6 +57,7 @@ mod stages;
 mod state;
 #[cfg(test)]
 mod stepped;
+mod together;
 mod vectored;
 mod waiting;
 

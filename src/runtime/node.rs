@@ -503,7 +503,10 @@ fn take_turns(core: &mut Core, inbox: &mut Inbox, idle: Idle) -> io::Result<()> 
         core.counters.spinning_nanos += patience.spun_nanos(core.now);
         match turn {
             Turn::Over => return Ok(()),
-            Turn::Busy => patience.found_work(core.now),
+            Turn::Busy => {
+                patience.found_work(core.now);
+                core.let_others_run(idle);
+            }
             Turn::Background => {}
             Turn::Idle if patience.shall_park(core.now) => core.sleep(inbox)?,
             Turn::Idle => std::hint::spin_loop(),
@@ -512,6 +515,15 @@ fn take_turns(core: &mut Core, inbox: &mut Inbox, idle: Idle) -> io::Result<()> 
 }
 
 impl Core {
+    /// Between two turns, while replies wait for other nodes: those may share this core's processor, as they do where cores
+    /// sleep as soon as they can, and what the replies wait for comes when they run. Else a node would go on for as long as
+    /// its share lasts, with a few requests a turn, and the others' turn would come after milliseconds.
+    fn let_others_run(&self, idle: Idle) {
+        if idle == Idle::Park && self.held.len() > 0 {
+            std::thread::yield_now();
+        }
+    }
+
     /// Sleeps until there is something to do, but never longer than until items may have expired, or its cluster waits for a
     /// heartbeat. A wake-up that is lost, or a clock that does not go on, costs no more than that.
     fn sleep(&mut self, inbox: &Inbox) -> io::Result<()> {
@@ -520,7 +532,9 @@ impl Core {
         if !inbox.is_rung() && self.turn()? == Turn::Idle {
             let pause = self.cluster_pause(self.now.instant());
             let pause = pause.map_or(BACKGROUND_INTERVAL, |pause| Duration::from_millis(pause.as_millis()));
-            let is_over = self.ring.wait(pause.clamp(BACKGROUND_INTERVAL_MIN, BACKGROUND_INTERVAL))?;
+            let pause = pause.clamp(BACKGROUND_INTERVAL_MIN, BACKGROUND_INTERVAL);
+            let pause = self.together.pause(self.now).map_or(pause, |together| together.min(pause));
+            let is_over = self.ring.wait(pause)?;
             self.counters.parks += 1;
             self.counters.background_ticks += u64::from(is_over);
         }

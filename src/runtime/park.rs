@@ -18,7 +18,8 @@ const ADAPTIVE_SPIN_MIN_NANOS: u64 = 5_000;
 /// What a core does when a turn found nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
-    /// Sleep at once: no CPU while idle, a wake-up (tens of microseconds) before the next reply.
+    /// Sleep at once: no CPU while idle, a wake-up (tens of microseconds) before the next reply. For cores that share their
+    /// processor: while replies wait for other nodes, it is offered to others after each turn.
     Park,
     /// Never sleep: the core is always busy, replies leave at once.
     Spin,

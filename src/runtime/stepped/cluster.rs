@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use quoit_wire::topology::Seat;
-use quoit_wire::{Item, Items, Keys, MultiResult, RequestBody, Status, WriteMode};
+use quoit_wire::{Item, Items, Keys, MultiResult, Reply, RequestBody, Status, WriteMode};
 
 use super::{BUFFER_BYTES, CLUSTER, Client, HASH_SEED, PATIENCE, Stepped, VNODE_BITS, set};
 use crate::cluster::{CopyState, Member, NodeRef, Order, Ring, Roles};
 use crate::runtime::budget::Charge;
 use crate::runtime::clock::Reading;
 use crate::runtime::cluster::ClusterNews;
-use crate::runtime::connection::CloseCause;
+use crate::runtime::connection::{CloseCause, Connection};
 use crate::runtime::limits::{HELD_SHARE, RESERVE_BYTES_MIN, WAITING_SHARE};
 use crate::runtime::peers::PeerAddress;
 use crate::time::Duration;
@@ -176,6 +176,49 @@ fn a_write_and_reads_that_rest_on_it_are_answered_when_the_copy_has_it() {
 }
 
 #[test]
+fn a_released_reply_leaves_with_those_that_are_missing_or_when_its_time_is_over() {
+    let mut pair = Pair::new(1);
+    let key = pair.one.key(0, 0);
+    for is_late in [false, true] {
+        let mut client = pair.one.client(0);
+        let mut connections = pair.one.cores[0].connections.iter_mut();
+        let is_client = |(_, it): &(usize, &mut Option<Box<Connection>>)| it.as_ref().unwrap().peer.is_none();
+        let (slot, connection) = connections.find(is_client).unwrap();
+        let connection = connection.as_mut().unwrap();
+        // As if it had asked for something else, too.
+        connection.inflight += 1;
+        let generation = connection.generation;
+        let (written, frame) = client.frame(&set(&key, b"value"));
+        client.send_bytes(&mut pair.one, &frame);
+        pair.hold(1);
+        let start = Reading::now();
+        while held(&pair.one) > 0 {
+            assert!(!Reading::now().is_past(start, PATIENCE), "released");
+            pair.turn();
+        }
+        assert!(!pair.one.cores[0].together.is_empty(), "the other is missing");
+        // Its time is over, or never will be.
+        let since = if is_late { Reading::default() } else { start.plus_nanos(1 << 60) };
+        pair.one.cores[0].together.wait_since(since);
+        pair.one.rest();
+        let written = (written, Status::Ok, Vec::new());
+        let (before, mut after) = if is_late { (vec![written], vec![]) } else { (vec![], vec![written]) };
+        assert_eq!(client.received_now(), before);
+        let mut other = Vec::new();
+        Reply::status(99, Status::Miss).encode(&mut other);
+        pair.one.cores[0].deliver(slot as u32, generation, &other, true);
+        pair.one.rest();
+        after.push((99, Status::Miss, Vec::new()));
+        assert_eq!(client.received_now(), after, "late: {is_late}");
+        drop(client);
+        pair.one.until("it is gone", |node| {
+            node.cores[0].connections.iter().all(|(_, it)| it.as_ref().unwrap().peer.is_some()).then_some(())
+        });
+    }
+    pair.end();
+}
+
+#[test]
 fn replies_wait_over_the_mesh_in_gathers_and_for_large_values() {
     let mut pair = Pair::new(2);
     let keys: Vec<Vec<u8>> = [(0, 0), (1, 0), (0, 1), (1, 1)].map(|(core, number)| pair.one.key(core, number)).into();
@@ -268,9 +311,7 @@ fn a_lost_link_is_made_again_and_what_waited_is_committed() {
     pair.hold(1);
     for node in [&mut pair.one, &mut pair.two] {
         let core = &mut node.cores[0];
-        let is_link = |(_, it): &(usize, &Option<Box<crate::runtime::connection::Connection>>)| {
-            it.as_ref().unwrap().peer.is_some()
-        };
+        let is_link = |(_, it): &(usize, &Option<Box<Connection>>)| it.as_ref().unwrap().peer.is_some();
         let slots: Vec<u32> = core.connections.iter().filter(is_link).map(|(slot, _)| slot as u32).collect();
         for slot in slots {
             let mut connection = core.take(slot).unwrap();
