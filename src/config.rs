@@ -22,7 +22,9 @@ use quoit_wire::{limits, topology};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use self::cluster::ClusterFlags;
-pub use self::cluster::{AskedOfCluster, ClusterConfig, EtcdConfig, Secret, parse_name, parse_weight, write_mode_name};
+pub use self::cluster::{
+    AskedOfCluster, ClusterConfig, EtcdConfig, Secret, parse_name, parse_weight, parse_write_mode, write_mode_name,
+};
 pub use self::key::Key;
 pub use self::sources::{Origin, Setting, SourceError};
 use crate::cluster::NAME_BYTES_MAX;

@@ -1,6 +1,6 @@
 //! What each client command does: one request, or a few, and the reading of the answer.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -36,8 +36,12 @@ fn run_get(get: &Get) -> Result<Ending, CommandError> {
     let key = get.key.as_bytes();
     let hit = match get.touch {
         Some(_) => client.get_and_touch(key, lifetime(get.touch))?,
+        None if get.any => client.call(Request::get(key).from_any_copy())?.into_hit()?,
         None => client.get(key)?,
     };
+    if hit.as_ref().is_some_and(|hit| hit.is_stale) {
+        say("this may be stale: who answered can't be sure that nobody has written since");
+    }
     match (&hit, get.common.json) {
         (_, true) => output::line(&output::hit_json(key, hit.as_ref()))?,
         (Some(hit), false) => output::value(&hit.value)?,
@@ -56,7 +60,8 @@ fn run_set(set: &Set) -> Result<Ending, CommandError> {
     };
     let options = SetOptions { ttl: lifetime(set.ttl), client_flags: set.flags, condition, idle: set.idle };
     let key = set.key.as_bytes();
-    let outcome = connect(&set.common)?.set(key, value, options)?;
+    let request = Request::set(key, value, options).with_write_mode(set.writing.write);
+    let outcome = connect(&set.common)?.call(request)?.into_set_outcome()?;
     let (stored, version) = match outcome {
         SetOutcome::Stored(version) => (true, Some(version)),
         SetOutcome::ConditionFailed(version) => (false, version),
@@ -76,7 +81,8 @@ fn run_set(set: &Set) -> Result<Ending, CommandError> {
 fn run_extend(extend: &Extend, request: impl Fn(&[u8], Vec<u8>) -> Request) -> Result<Ending, CommandError> {
     let value = value_of(extend.value.as_deref())?;
     let key = extend.key.as_bytes();
-    let version = connect(&extend.common)?.call(request(key, value))?.into_version()?;
+    let version =
+        connect(&extend.common)?.call(request(key, value).with_write_mode(extend.writing.write))?.into_version()?;
     if extend.common.json {
         let version = version.map(|version| version.to_string());
         output::line(&json!({"key": output::text(key), "stored": version.is_some(), "version": version}))?;
@@ -87,7 +93,8 @@ fn run_extend(extend: &Extend, request: impl Fn(&[u8], Vec<u8>) -> Request) -> R
 }
 
 fn run_del(del: &Del) -> Result<Ending, CommandError> {
-    let requests = del.keys.iter().map(|key| Request::delete(key.as_bytes()));
+    let delete = |key: &OsString| Request::delete(key.as_bytes()).with_write_mode(del.writing.write);
+    let requests = del.keys.iter().map(delete);
     let outcomes = connect(&del.common)?.run(requests);
     let mut removed = Vec::new();
     let mut failure = None;
@@ -114,7 +121,8 @@ fn run_del(del: &Del) -> Result<Ending, CommandError> {
 
 fn run_touch(touch: &Touch) -> Result<Ending, CommandError> {
     let key = touch.key.as_bytes();
-    let version = connect(&touch.common)?.touch(key, lifetime(touch.ttl))?;
+    let request = Request::touch(key, lifetime(touch.ttl)).with_write_mode(touch.writing.write);
+    let version = connect(&touch.common)?.call(request)?.into_version()?;
     if touch.common.json {
         let version = version.map(|version| version.to_string());
         output::line(&json!({"key": output::text(key), "touched": version.is_some(), "version": version}))?;
@@ -127,7 +135,8 @@ fn run_touch(touch: &Touch) -> Result<Ending, CommandError> {
 fn run_incr(incr: &Incr) -> Result<Ending, CommandError> {
     let key = incr.key.as_bytes();
     let options = IncrementOptions { initial: incr.initial, ttl: lifetime(incr.ttl) };
-    let counter = connect(&incr.common)?.increment(key, incr.delta, options)?;
+    let request = Request::increment(key, incr.delta, options).with_write_mode(incr.writing.write);
+    let counter = connect(&incr.common)?.call(request)?.into_counter()?;
     match (counter, incr.common.json) {
         (counter, true) => {
             let version = counter.map(|counter| counter.version.to_string());

@@ -16,10 +16,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
-use quoit_client::{Error, Version};
+use quoit_client::{Error, Version, WriteMode};
 
 use self::admin::AdminError;
 pub use self::cluster::ClusterCommand;
+use crate::config::{Invalid, parse_write_mode};
 use crate::units::parse_duration;
 
 /// Where a node listens unless told otherwise, and so where the commands look.
@@ -105,12 +106,20 @@ pub struct Common {
     /// Any node of the cluster, host:port; several with commas, to be tried in turn
     #[arg(long, short, value_name = "ADDRESS", env = "QUOIT_SERVER", default_value = SERVER_DEFAULT, value_delimiter = ',')]
     server: Vec<String>,
-    /// How long to wait for an answer, at most 1m
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+    /// How long to wait for an answer, at most 1m; a lost node of a cluster is replaced within its --lease and 1.5s
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     timeout: Duration,
     /// Print one JSON value instead of text
     #[arg(long)]
     json: bool,
+}
+
+/// What every command takes that changes something.
+#[derive(Clone, Copy, Debug, Args)]
+struct Writing {
+    /// Copies in a cluster to wait for: none, one, or all that are in sync [default: what the cluster waits for]
+    #[arg(long, value_name = "async|one|all", default_value = "auto", value_parser = parse_write, hide_default_value = true)]
+    write: WriteMode,
 }
 
 /// `quoit get`.
@@ -121,6 +130,9 @@ pub struct Get {
     /// Let the item live this long from now: 30s, 1h30m; 0 is for ever
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     touch: Option<Duration>,
+    /// Let any copy of the item answer, also while its primary is being replaced; perhaps with an older value, which is said
+    #[arg(long, conflicts_with = "touch")]
+    any: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -152,6 +164,8 @@ pub struct Set {
     #[arg(long, group = "condition", value_name = "VERSION", value_parser = parse_version)]
     if_version: Option<Version>,
     #[command(flatten)]
+    writing: Writing,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -164,6 +178,8 @@ pub struct Extend {
     #[arg(allow_negative_numbers = true)]
     value: Option<OsString>,
     #[command(flatten)]
+    writing: Writing,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -173,6 +189,8 @@ pub struct Del {
     /// The items' keys
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<OsString>,
+    #[command(flatten)]
+    writing: Writing,
     #[command(flatten)]
     common: Common,
 }
@@ -185,6 +203,8 @@ pub struct Touch {
     /// How long the item shall live from now: 30s, 1h30m; 0 is for ever, as without it
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     ttl: Option<Duration>,
+    #[command(flatten)]
+    writing: Writing,
     #[command(flatten)]
     common: Common,
 }
@@ -203,6 +223,8 @@ pub struct Incr {
     /// How long a counter that is made shall live; 0 is for ever, as without it
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "initial")]
     ttl: Option<Duration>,
+    #[command(flatten)]
+    writing: Writing,
     #[command(flatten)]
     common: Common,
 }
@@ -247,10 +269,10 @@ enum Ending {
 /// Why a command could not be carried out.
 #[derive(Debug, thiserror::Error)]
 enum CommandError {
-    #[error("no answer within {0:?}; the node is overloaded or gone (--timeout 5s waits longer)")]
+    #[error("no answer within {0:?}; the node is overloaded or gone (--timeout 20s waits longer)")]
     Deadline(Duration),
     #[error(
-        "no answer within {0:?}; it may or may not have been done (look before you repeat it; --timeout 5s waits longer)"
+        "no answer within {0:?}; it may or may not have been done (look before you repeat it; --timeout 20s waits longer)"
     )]
     InDoubt(Duration),
     #[error(transparent)]
@@ -295,6 +317,11 @@ pub fn run(command: &ClientCommand) -> ExitCode {
 /// A line on standard error, which may be closed; then nobody wants to know.
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "quoit: {line}");
+}
+
+/// Reads how many copies a write waits for; `auto` leaves it to the cluster.
+fn parse_write(text: &str) -> Result<WriteMode, Invalid> {
+    parse_write_mode(text).map(|mode| mode.unwrap_or(WriteMode::ClusterDefault))
 }
 
 /// Reads a version as it is shown, `term.sequence`, or as one number.

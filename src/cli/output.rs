@@ -69,6 +69,7 @@ pub(super) fn hit_json(key: &[u8], hit: Option<&Hit>) -> Value {
             "value": text(&hit.value),
             "version": hit.version.to_string(),
             "flags": hit.client_flags,
+            "stale": hit.is_stale,
         }),
         None => json!({"key": text(key), "found": false}),
     }
@@ -187,7 +188,9 @@ mod tests {
     fn json_keeps_every_byte_and_every_bit() {
         let hit = Hit { value: vec![0xff, 0x00], version: Version::new(815, 7), client_flags: 42, is_stale: false };
         let shown = hit_json(b"key", Some(&hit));
-        let expected = json!({"key": "key", "found": true, "value": {"hex": "ff00"}, "version": "815.7", "flags": 42});
+        let expected = json!({
+            "key": "key", "found": true, "value": {"hex": "ff00"}, "version": "815.7", "flags": 42, "stale": false
+        });
         assert_eq!(shown, expected);
         assert_eq!(hit_json(&[0xfe], None), json!({"key": {"hex": "fe"}, "found": false}));
     }

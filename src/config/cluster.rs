@@ -312,7 +312,8 @@ pub const fn write_mode_name(mode: WriteMode) -> &'static str {
     }
 }
 
-fn parse_write_mode(text: &str) -> Result<Option<WriteMode>, Invalid> {
+/// Reads the word for a write mode; `auto` is none of them.
+pub fn parse_write_mode(text: &str) -> Result<Option<WriteMode>, Invalid> {
     match text {
         "auto" => Ok(None),
         "async" => Ok(Some(WriteMode::Async)),

@@ -208,6 +208,18 @@ fn without_etcd_reads_are_marked_stale_async_writes_are_taken_and_others_refused
     let stale =
         (0..KEYS).filter(|number| client.get(key(*number)).expect("an answer").expect("a hit").is_stale).count();
     assert_eq!(stale, KEYS);
+    let server = nodes["a"].address.to_string();
+    let command = |arguments: &[&str]| {
+        let mut command = quoit(&[arguments, &["--server", &server]].concat());
+        watchdog::within("the command ends", || command.output()).expect("the binary runs")
+    };
+    for arguments in [&["get", "key-1", "--json"][..], &["get", "key-1", "--json", "--any"]] {
+        let shown = command(arguments);
+        let (output, error) = (String::from_utf8_lossy(&shown.stdout), String::from_utf8_lossy(&shown.stderr));
+        assert!(output.contains("\"stale\":true") && error.contains("this may be stale"), "{output}{error}");
+    }
+    assert_eq!(command(&["set", "key-1", "new", "--write", "one", "--timeout", "1s"]).status.code(), Some(2));
+    assert_eq!(command(&["set", "key-1", "1", "--write", "async"]).status.code(), Some(0));
     let seen = status(&nodes["b"]);
     assert!(seen["trouble"].as_str().is_some_and(|trouble| trouble.contains("etcd does not answer")), "{seen}");
     assert_eq!((&seen["epoch"], &row(&seen, "a")["state"]), (&before["epoch"], &"serving".into()), "as last seen");
