@@ -99,6 +99,11 @@ impl<'a> Value<'a> {
         blocks(self.list())
     }
 
+    /// One of them; `None` past the last.
+    pub(super) fn block(&self, index: usize) -> Option<BlockId> {
+        blocks(self.list().get(4 * index..)?).next()
+    }
+
     /// The blocks' numbers, four bytes each.
     #[inline]
     fn list(&self) -> &'a [u8] {

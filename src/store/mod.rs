@@ -31,6 +31,8 @@ pub mod state;
 mod time_to_live_test;
 mod versions;
 
+use std::io::Write as _;
+
 use quoit_wire::Version;
 use quoit_wire::limits::KEY_BYTES_MAX;
 use quoit_wire::topology::{key_hash, vnode_of};
@@ -383,9 +385,10 @@ impl Store {
             (None, Some((initial, ttl))) => (initial, self.header_for(now, 0, Expiry::after(ttl))),
             (None, None) => return IncrementOutcome::Missing,
         };
-        let text = value.to_string();
+        let mut digits = [0; DECIMAL_BYTES_MAX];
+        let text = decimal(value, &mut digits);
         let header = Header { value_bytes: text.len(), ..header };
-        let draft = Draft { hash, key, header, parts: &[Part::Bytes(text.as_bytes())], keeps_blocks: false };
+        let draft = Draft { hash, key, header, parts: &[Part::Bytes(text)], keeps_blocks: false };
         match self.put(now, draft, current) {
             Some(version) => IncrementOutcome::Stored { version, value },
             None => IncrementOutcome::NoSpace,
@@ -448,8 +451,10 @@ impl Store {
 
     /// Ends a pin: the value's memory may change again.
     pub fn unpin(&mut self, pin: Pin) {
-        let blocks: Vec<_> = self.pinned_value(&pin).blocks().collect();
-        for block in blocks {
+        // One at a time: the item, which names them, stays where it is until its own pin goes.
+        let mut unpinned = 0;
+        while let Some(block) = self.pinned_value(&pin).block(unpinned) {
+            unpinned += 1;
             let segment = blocks::segment_of_block(block);
             if self.memory.segments.unpin(segment) {
                 self.blocks.free_if_empty(&mut self.memory, segment);
@@ -618,4 +623,12 @@ impl Store {
         }
         std::str::from_utf8(self.memory.arena.bytes(at, length)).ok()?.parse().ok()
     }
+}
+
+/// A counter's value as it is stored, written into `digits`.
+fn decimal(value: i64, digits: &mut [u8; DECIMAL_BYTES_MAX]) -> &[u8] {
+    let mut rest = &mut digits[..];
+    write!(rest, "{value}").expect("an i64 has no more digits, with its sign");
+    let length = DECIMAL_BYTES_MAX - rest.len();
+    &digits[..length]
 }
