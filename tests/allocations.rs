@@ -117,5 +117,5 @@ fn send_and_count(idle: Idle) {
 
 #[test]
 fn gets_sets_and_sleeps_between_them_allocate_nothing() {
-    [Idle::Spin, Idle::Park].into_iter().for_each(send_and_count);
+    [Idle::Spin, Idle::Park, Idle::Adaptive].into_iter().for_each(send_and_count);
 }
