@@ -218,7 +218,9 @@ impl<T> Session<T> {
             if self.may_pass(refusal.status) {
                 self.refuse(key, refusal, now);
             } else {
-                self.conclude(key, Err(refusal.to_error()), now);
+                let may_be_applied = part.may_be_applied || results.is_unknown;
+                let error = if may_be_applied { Error::OutcomeUnknown } else { refusal.to_error() };
+                self.conclude(key, Err(error), now);
             }
         }
         for position in results.too_large {
