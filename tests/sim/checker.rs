@@ -14,8 +14,8 @@ use crate::store::DepartureCause;
 
 use super::client::DEADLINE;
 use super::history::{
-    Ask, COUNTER_BASE, Cause, EVERY_KEY, Execution, FILLING, FILLING_WORDS, Flushed, History, Operation, Outcome,
-    Subject,
+    Ask, COUNTER_BASE, Cause, EVERY_KEY, Excuses, Execution, FILLING, FILLING_WORDS, Flushed, History, Operation,
+    Outcome, Subject,
 };
 
 /// Clocks run by up to a twentieth faster: a time to live ends that much earlier.
@@ -80,6 +80,7 @@ struct Key<'a> {
     key: usize,
     /// In the order of versions.
     executions: Vec<Execution>,
+    excuses: Excuses,
     /// Versions that a client was told of by a write that waits for copies, or by a read of one.
     durable: Vec<Version>,
     violations: Vec<String>,
@@ -97,7 +98,8 @@ impl<'a> Key<'a> {
     fn new(history: &'a History, key: usize) -> Self {
         let mut executions = history.executions[key].clone();
         executions.sort_by_key(|execution| execution.version);
-        let mut this = Self { history, key, executions, durable: Vec::new(), violations: Vec::new() };
+        let excuses = history.excuses(history.vnodes[key]);
+        let mut this = Self { history, key, executions, excuses, durable: Vec::new(), violations: Vec::new() };
         let sure = this.operations().filter(|(_, operation)| !operation.is_stale());
         let told = sure.filter_map(|(_, operation)| match point(operation)? {
             Point::Wrote(version) | Point::Read(version) => Some(version),
@@ -120,9 +122,13 @@ impl<'a> Key<'a> {
             }
             let Some(point) = point(operation) else { continue };
             let since_us = self.bound_from(number, operation);
-            let before = ended.iter().filter(|(finished_us, _)| *finished_us < since_us);
-            let binding = before.map(|(_, version)| *version).filter(|it| !self.is_excused(*it, operation));
-            let floor = binding.max().unwrap_or(Version::NONE);
+            // The latest are last, more or less: few are looked at twice.
+            let mut floor = Version::NONE;
+            for (finished_us, version) in ended.iter().rev() {
+                if *version > floor && *finished_us < since_us && !self.is_excused(*version, operation) {
+                    floor = *version;
+                }
+            }
             let at = match point {
                 Point::Wrote(version) => self.check_write(number, operation, version, floor),
                 Point::Read(version) => self.check_read(number, operation, version, floor),
@@ -412,7 +418,7 @@ impl<'a> Key<'a> {
 
     fn may_be_lost(&self, version: Version, by_us: u64) -> bool {
         let written_us = self.execution(version).map(|it| self.writer(&it).invoked_us);
-        written_us.is_some_and(|written_us| self.history.may_be_lost(self.history.vnodes[self.key], written_us, by_us))
+        written_us.is_some_and(|written_us| self.excuses.may_be_lost(written_us, by_us))
     }
 
     fn fail(&mut self, number: usize, operation: &Operation, text: String) {

@@ -138,6 +138,12 @@ pub(super) enum Cause {
     VnodeLost,
 }
 
+/// When what a vnode had may have been lost: each first loss, and the earliest second one of this and all later first ones.
+#[derive(Clone, Debug)]
+pub(super) struct Excuses {
+    pairs: Vec<(u64, u64)>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct History {
     /// The vnode of each key.
@@ -232,15 +238,37 @@ impl History {
         self.flushed.extend(flushed);
     }
 
-    /// Whether what was written to a vnode from this moment on may be lost by now: two of its nodes lost, and no moment
-    /// between the losses at which all copies were there (C14).
-    pub(super) fn may_be_lost(&self, vnode: usize, written_us: u64, by_us: u64) -> bool {
+    /// What may be lost of a vnode: two of its nodes lost, and no moment between the losses at which all copies were there
+    /// (C14).
+    pub(super) fn excuses(&self, vnode: usize) -> Excuses {
         let concerns = |loss: &&Loss| loss.vnode.is_none_or(|it| it == vnode);
-        let losses = || self.losses.iter().filter(concerns).filter(|it| (written_us..=by_us).contains(&it.at_us));
+        let losses: Vec<Loss> = self.losses.iter().filter(concerns).copied().collect();
         let is_restored = |from: u64, to: u64| self.restored_us.iter().any(|at| (from..to).contains(at));
-        losses().any(|first| {
-            let second = |it: &&Loss| it.at_us >= first.at_us && it.node != first.node;
-            losses().filter(second).any(|it| !is_restored(first.at_us, it.at_us))
-        })
+        let pair = |first: &Loss| {
+            let seconds = losses.iter().filter(|it| it.at_us >= first.at_us && it.node != first.node);
+            let second_us = seconds.map(|it| it.at_us).min()?;
+            (!is_restored(first.at_us, second_us)).then_some((first.at_us, second_us))
+        };
+        let mut pairs: Vec<(u64, u64)> = losses.iter().filter_map(pair).collect();
+        pairs.sort_unstable();
+        let mut earliest_us = u64::MAX;
+        for (_, second_us) in pairs.iter_mut().rev() {
+            earliest_us = earliest_us.min(*second_us);
+            *second_us = earliest_us;
+        }
+        Excuses { pairs }
+    }
+
+    /// Whether what was written to a vnode from this moment on may be lost by now.
+    pub(super) fn may_be_lost(&self, vnode: usize, written_us: u64, by_us: u64) -> bool {
+        self.excuses(vnode).may_be_lost(written_us, by_us)
+    }
+}
+
+impl Excuses {
+    /// Whether what was written from this moment on may be lost by now.
+    pub(super) fn may_be_lost(&self, written_us: u64, by_us: u64) -> bool {
+        let next = self.pairs.partition_point(|(first_us, _)| *first_us < written_us);
+        self.pairs.get(next).is_some_and(|(_, second_us)| *second_us <= by_us)
     }
 }
