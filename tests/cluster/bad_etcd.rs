@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::etcd::Etcd;
 use super::node_process::{NodeProcess, quoit};
-use super::{client, fill, found, present, start, watchdog};
+use super::watchdog::within;
+use super::{client, fill, found, present, start};
 
 const REPLICATED: [&str; 4] = ["--replicas", "1", "--write", "one"];
 
@@ -28,7 +29,8 @@ fn assert_told_and_left_alone(key: &str, change: impl FnOnce(&[u8]) -> Vec<u8>, 
     let bad = change(&good);
     etcd.put(key, &bad);
     for node in nodes.values() {
-        while !trouble(node).is_some_and(|trouble| trouble.contains(complaint)) {}
+        let is_told = || trouble(node).is_some_and(|trouble| trouble.contains(complaint));
+        within("the node says what is wrong", || while !is_told() {});
         assert_eq!(node.metric("quoit_cluster_in_trouble"), 1);
     }
     // Longer than a lease: it is kept alive all the same.
@@ -39,7 +41,7 @@ fn assert_told_and_left_alone(key: &str, change: impl FnOnce(&[u8]) -> Vec<u8>, 
     assert_eq!(etcd.value(key), bad, "nobody has written over it");
     etcd.put(key, &good);
     for node in nodes.values() {
-        while trouble(node).is_some() {}
+        within("all is well again", || while trouble(node).is_some() {});
     }
     // The cluster changes again: one more node gets its share.
     let late = start(&etcd, "late", &REPLICATED);
@@ -71,7 +73,7 @@ fn a_cluster_of_another_version_takes_no_node_and_is_left_as_it_is() {
     let url = etcd.url();
     let mut command = quoit(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--memory", "128MiB"]);
     command.args(["--etcd", &url, "--cluster", "test", "--node-id", "a", "--cores", "0"]);
-    let ended = watchdog::within("the node ends", || command.output()).expect("the binary runs");
+    let ended = within("the node ends", || command.output()).expect("the binary runs");
     let log = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(!ended.status.success() && log.contains("format 99") && log.contains("one version"), "{log}");
     assert_eq!(etcd.value(&key), foreign);

@@ -3,22 +3,27 @@
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use quoit_client::{Request, WriteMode};
+use quoit_client::blocking::Client;
+use quoit_client::{Options, Request, WriteMode};
 use serde_json::Value;
 
 use super::etcd::Etcd;
 use super::node_process::{NodeProcess, quoit};
-use super::{KEYS, client, fill, found, key, present, start, watchdog};
+use super::watchdog::within;
+use super::{KEYS, client, fill, found, key, present, start};
 
 const REPLICATED: [&str; 4] = ["--replicas", "1", "--write", "one"];
+
+/// Time of a client that wants to hear a refusal, and not wait until it is over.
+const HASTE: Duration = Duration::from_millis(300);
 
 /// Runs `quoit cluster …` against a node; exit code, standard output, standard error.
 fn cluster(node: &NodeProcess, arguments: &[&str]) -> (Option<i32>, String, String) {
     let admin = node.admin.to_string();
     let mut command = quoit(&[&["cluster"], arguments, &["--admin", &admin, "--timeout", "60s"]].concat());
-    let Output { status, stdout, stderr } =
-        watchdog::within("the command ends", || command.output()).expect("the binary runs");
+    let Output { status, stdout, stderr } = within("the command ends", || command.output()).expect("the binary runs");
     (status.code(), String::from_utf8(stdout).expect("text"), String::from_utf8(stderr).expect("text"))
 }
 
@@ -117,7 +122,8 @@ fn a_status_tells_how_far_copies_lag_and_who_is_silent() {
     assert!(table.contains("no word from c: "), "{table}");
     assert_eq!(nodes["b"].metric("quoit_cluster_nodes_silent"), 1);
     nodes["c"].signal(libc::SIGCONT);
-    while lag(&status(&nodes["a"])) > 0 || row(&status(&nodes["a"]), "c")[silent] == true {}
+    let lags = || lag(&status(&nodes["a"])) > 0 || row(&status(&nodes["a"]), "c")[silent] == true;
+    within("the copies have caught up", || while lags() {});
     assert!(nodes["c"].http_get("/topology").contains("\"lag_writes\":0"));
     nodes.into_values().for_each(NodeProcess::stop);
 }
@@ -151,11 +157,11 @@ fn with_fence_a_lost_etcd_stops_every_answer_and_its_return_brings_all_back() {
     let fence = [&REPLICATED[..], &["--on-etcd-loss", "fence"]].concat();
     let nodes = found(&etcd, &["a", "b"], &fence);
     let servers = nodes.values().map(|node| node.address.to_string());
-    let options = quoit_client::Options { deadline: std::time::Duration::from_millis(300), ..Default::default() };
-    let mut hasty = quoit_client::blocking::Client::connect(servers, options).expect("a node answers");
+    let options = Options { deadline: HASTE, ..Default::default() };
+    let mut hasty = Client::connect(servers, options).expect("a node answers");
     let mut patient = client(nodes["a"].address);
     fill(&mut patient);
-    let is_refused = |client: &mut quoit_client::blocking::Client| match client.get(key(1)) {
+    let is_refused = |client: &mut Client| match client.get(key(1)) {
         Ok(hit) => {
             assert!(!hit.expect("it is there").is_stale, "what is answered is good");
             false
@@ -165,8 +171,8 @@ fn with_fence_a_lost_etcd_stops_every_answer_and_its_return_brings_all_back() {
     let is_ready = |node: &NodeProcess| node.http_get("/readyz").split_whitespace().nth(1) == Some("200");
     assert!(nodes.values().all(is_ready));
     etcd.kill();
-    while !is_refused(&mut hasty) {}
-    while nodes.values().any(is_ready) {}
+    within("everything is refused", || while !is_refused(&mut hasty) {});
+    within("no node says that it is ready", || while nodes.values().any(is_ready) {});
     assert!(nodes["a"].http_get("/readyz").contains("--on-etcd-loss fence"));
     let set = |mode| Request::set(key(1), "new", Default::default()).with_write_mode(mode);
     for mode in [WriteMode::Async, WriteMode::One, WriteMode::All] {
@@ -174,8 +180,8 @@ fn with_fence_a_lost_etcd_stops_every_answer_and_its_return_brings_all_back() {
     }
     assert!(is_refused(&mut hasty) && nodes.values().all(|node| node.metric("quoit_stale_replies_total") == 0));
     etcd.restart();
-    while is_refused(&mut hasty) {}
-    while !nodes.values().all(is_ready) {}
+    within("requests are answered again", || while is_refused(&mut hasty) {});
+    within("every node says that it is ready", || while !nodes.values().all(is_ready) {});
     assert!(present(&mut patient).into_iter().all(|is_there| is_there), "nothing is lost, nothing refused was done");
     assert!(patient.run([set(WriteMode::All)]).remove(0).into_one().is_ok());
     nodes.into_values().for_each(NodeProcess::stop);
@@ -187,8 +193,8 @@ fn without_etcd_reads_are_marked_stale_async_writes_are_taken_and_others_refused
     let nodes = found(&etcd, &["a", "b"], &REPLICATED);
     let mut client = client(nodes["a"].address);
     let servers = nodes.values().map(|node| node.address.to_string());
-    let hasty = quoit_client::Options { deadline: std::time::Duration::from_millis(300), ..Default::default() };
-    let mut hasty = quoit_client::blocking::Client::connect(servers, hasty).expect("a node answers");
+    let hasty = Options { deadline: HASTE, ..Default::default() };
+    let mut hasty = Client::connect(servers, hasty).expect("a node answers");
     fill(&mut client);
     let any = client.run([Request::get(key(1)).from_any_copy()]).remove(0).into_one().expect("a copy answers");
     assert_eq!(any.value, b"1");
@@ -204,14 +210,15 @@ fn without_etcd_reads_are_marked_stale_async_writes_are_taken_and_others_refused
     let before = status(&nodes["a"]);
     etcd.kill();
     // Until the leases are over reads are good; then they are marked, and none fails in between.
-    while !client.get(key(1)).expect("reads are answered").expect("it is there").is_stale {}
+    let is_stale = |client: &mut Client| client.get(key(1)).expect("reads are answered").expect("it is there").is_stale;
+    within("reads are marked stale", || while !is_stale(&mut client) {});
     let stale =
         (0..KEYS).filter(|number| client.get(key(*number)).expect("an answer").expect("a hit").is_stale).count();
     assert_eq!(stale, KEYS);
     let server = nodes["a"].address.to_string();
     let command = |arguments: &[&str]| {
         let mut command = quoit(&[arguments, &["--server", &server]].concat());
-        watchdog::within("the command ends", || command.output()).expect("the binary runs")
+        within("the command ends", || command.output()).expect("the binary runs")
     };
     for arguments in [&["get", "key-1", "--json"][..], &["get", "key-1", "--json", "--any"]] {
         let shown = command(arguments);
@@ -233,7 +240,7 @@ fn without_etcd_reads_are_marked_stale_async_writes_are_taken_and_others_refused
     let taken = client.run([set(WriteMode::Async)]).remove(0).into_one();
     assert!(taken.is_ok(), "{taken:?}");
     etcd.restart();
-    while client.get(key(1)).expect("reads are answered").expect("it is there").is_stale {}
+    within("reads are good again", || while is_stale(&mut client) {});
     let safe = client.run([set(WriteMode::One)]).remove(0).into_one();
     assert!(safe.is_ok(), "{safe:?}");
     assert!((0..KEYS).all(|number| !client.get(key(number)).expect("an answer").expect("a hit").is_stale));
