@@ -17,6 +17,8 @@ const MIB: usize = 1 << 20;
 const LIVE_SHARE_MIN: f64 = 0.85;
 /// The goal's bytes of an item beyond key and value.
 const ITEM_BYTES_MAX: f64 = 16.0;
+/// Sets between two looks at how much lives.
+const SETS_PER_LOOK: u64 = 100;
 /// Arenas that overwrites are tried in. In the second, no search that is cut off after so many segments sees all of it.
 const OVERWRITE_MIB: [usize; 2] = [256, 1024];
 
@@ -118,7 +120,7 @@ pub(crate) fn cap(secs: u64) {
                 }
                 used_max = used_max.max(store.used_bytes());
                 is_full |= written > 2 * memory_bytes as u64;
-                if sets.is_multiple_of(1000) && is_full {
+                if sets.is_multiple_of(SETS_PER_LOOK) && is_full {
                     live_min = live_min.min(live_share(&store));
                     beside_min = beside_min.min(live_share_beside(&store));
                 }
@@ -165,8 +167,8 @@ pub(crate) fn overwrite(secs: u64) {
         let mut random = StdRng::seed_from_u64(SEED);
         let value = [5; 400];
         let length = |random: &mut StdRng| if varies { random.random_range(100..400) } else { 250 };
-        let mut items = 0;
-        while live_share_beside(&store) < LIVE_SHARE_MIN {
+        let mut items = 0u64;
+        while !items.is_multiple_of(SETS_PER_LOOK) || live_share_beside(&store) < LIVE_SHARE_MIN {
             let bytes = length(&mut random);
             set(&mut store, Instant::ORIGIN, items, Write { value: &value[..bytes], ..Write::default() });
             items += 1;
