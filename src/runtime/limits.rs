@@ -32,6 +32,8 @@ pub(super) const OUTPUT_SHARE: usize = 4;
 pub(super) const CONNECTION_OUTPUT_BYTES_MAX: usize = 40 << 20;
 /// Received bytes that a stalled connection may hold before its receive is cancelled.
 pub(super) const CONNECTION_STALLED_BYTES_MAX: usize = 64 << 10;
+/// Room in a carry beyond what lies in it and is promised. More is given back when what took it is done with.
+pub(super) const CARRY_SURPLUS_BYTES_MAX: usize = 64 << 10;
 /// Bytes of one send. A send completes when all of it has left, so this is how little a slow reader must take in its
 /// time to be seen making progress (3 KiB/s). Larger: what others ask meanwhile waits longer; smaller: more completions per
 /// large value. (Measured against 72 and 128 KiB: the least processor time for values of 1 MiB.)

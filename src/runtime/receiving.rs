@@ -10,7 +10,9 @@ use super::buffers::ReceiveBuffers;
 use super::clock::Reading;
 use super::connection::{Connection, Intake, Phase, Stall};
 use super::core::Core;
-use super::limits::{CONNECTION_STALLED_BYTES_MAX, RECEIVE_BUFFER_BYTES, TURN_REQUESTS_MAX, TURN_TIME_MAX};
+use super::limits::{
+    CARRY_SURPLUS_BYTES_MAX, CONNECTION_STALLED_BYTES_MAX, RECEIVE_BUFFER_BYTES, TURN_REQUESTS_MAX, TURN_TIME_MAX,
+};
 use super::ring::Purpose;
 
 /// Connections that are scanned between two looks at the clock.
@@ -88,6 +90,10 @@ impl Core {
                 if carry.is_empty() {
                     self.spare.give(carry);
                 } else {
+                    // The room of a large frame goes with it. Who kept it might wait for room behind who waits for this.
+                    if !connection.is_promised && carry.capacity() - carry.len() > CARRY_SURPLUS_BYTES_MAX {
+                        carry.shrink_to_fit();
+                    }
                     connection.carry = carry;
                 }
             }

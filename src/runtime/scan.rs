@@ -38,6 +38,9 @@ pub(super) fn scan(
 ) -> (usize, Stop) {
     let mut offset = start;
     let output_bytes_high = core.output_bytes_high();
+    if is_still_arriving(connection, source, start, end) {
+        return (0, Stop::End);
+    }
     connection.is_promised = false;
     if connection.inflight >= CONNECTION_INFLIGHT_MAX {
         // Also of this core's own keys: their replies may wait for a commit.
@@ -169,6 +172,16 @@ pub(super) fn scan(
         }
         offset += head.frame_bytes;
     }
+}
+
+/// Whether more is to come of a frame that was promised its room. It keeps the promise, and waits for nothing else: whoever
+/// stopped there would hold what others wait for.
+fn is_still_arriving(connection: &Connection, source: Source, start: usize, end: usize) -> bool {
+    if !connection.is_promised || !matches!(source, Source::Carry) {
+        return false;
+    }
+    let arrived = &connection.carry[start..end];
+    matches!(request_head(arrived, usize::MAX), Ok(Some(head)) if arrived.len() < head.frame_bytes)
 }
 
 /// What to do with a frame whose end has not arrived.

@@ -116,7 +116,8 @@ fn a_status_tells_how_far_copies_lag_and_who_is_silent() {
             break status;
         }
     };
-    assert!(lag(&told) <= written && row(&told, "c")["lag_bytes"].as_u64() > Some(0), "{told}");
+    // Of those that filled the node some may have been on their way to it, too.
+    assert!(lag(&told) <= written + KEYS as u64 && row(&told, "c")["lag_bytes"].as_u64() > Some(0), "{told}");
     assert_eq!((row(&told, "a")[silent].clone(), row(&told, "b")[silent].clone()), (false.into(), false.into()));
     let (_, table, _) = cluster(&nodes["b"], &["status"]);
     assert!(table.contains("no word from c: "), "{table}");
