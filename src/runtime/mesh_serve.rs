@@ -85,11 +85,11 @@ impl Core {
         };
         let Part { batch, mut offset } = part;
         let mut replies = self.mesh.spare_batch(batch.sent);
-        let mut scanned = offset;
         let mut hashes = [0; PREFETCH_WINDOW];
         while offset < batch.bytes.len() && self.mesh.has_reply_window(origin, &replies) {
-            // A window at a time, as with this core's own requests: fetched, then executed.
-            let mut count = 0;
+            // A window at a time, as with this core's own requests: fetched, then executed. It begins where the last one has
+            // ended, which may be before its own end: the asking core takes replies meanwhile, and then there is room again.
+            let (mut count, mut scanned) = (0, offset);
             while count < PREFETCH_WINDOW
                 && let Some((_, frame, next)) = batch.request_at(scanned)
             {
